@@ -1,0 +1,394 @@
+"""RL²: a recurrent policy whose hidden state is the learner (Duan et al., 2016, 1611.02779).
+
+A GRU sees (observation, previous action, previous reward, boundary) and keeps its state
+through all episodes of a trial; PPO (Schulman et al., 2017, 1707.06347) trains it on the
+return of the whole trial. Adapting to a task is nothing but acting in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+
+from metarl import distributions
+from metarl.errors import bad_option
+from metarl.losses import approximate_kl, clip_fraction, clipped_surrogate, value_loss
+from metarl.policies import ActorCriticOutput, RecurrentActorCritic
+from metarl.returns import explained_variance, gae, masked_mean, normalize
+from metarl.rollout import Context, Episodes, Metrics, Record, Stream, Timestep, Trial
+from metarl.seeding import LaneGenerator
+from metarl.spaces import ActionCodec, observation_size
+
+
+@dataclass(frozen=True)
+class RL2Config:
+    """Hyper-parameters of RL²; the defaults are for Bernoulli bandits."""
+
+    tasks_per_update: int = 1000
+    """Trials gathered for one update, each with a task of its own."""
+    episodes_per_trial: int | None = None
+    """Episodes of a trial; by default what the task distribution prescribes."""
+    hidden_size: int = 64
+    """Units of the GRU."""
+    encoder_sizes: tuple[int, ...] = ()
+    """Tanh layers before the GRU."""
+    observed_reward_scale: float = 1.0
+    """Factor on the reward the policy sees; the reward it is trained on is not scaled."""
+    discount: float = 0.99
+    """Gamma, per step, across the episodes of a trial."""
+    gae_lambda: float = 0.3
+    """Lambda of the advantage estimates, across the episodes of a trial."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    final_learning_rate: float = 1e-4
+    """Reached linearly after `schedule_updates`."""
+    num_epochs: int = 4
+    """Passes over an update's trials."""
+    num_minibatches: int = 4
+    """Parts of an epoch; a part is made of whole trials, or of chunks of them."""
+    chunk_length: int | None = None
+    """Steps that gradients flow back through; by default the whole trial."""
+    clip: float = 0.2
+    """Bound on the change of the probability ratio."""
+    entropy_coefficient: float = 0.01
+    """Weight of the entropy bonus at the start."""
+    final_entropy_coefficient: float = 0.0
+    """Reached linearly after `schedule_updates`."""
+    schedule_updates: int = 400
+    """Updates after which learning rate and entropy bonus have their final values."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    max_gradient_norm: float = 0.5
+    """Gradients are scaled down to this norm."""
+    target_kl: float | None = 0.03
+    """Stop an update's epochs once the policy has moved further than this."""
+    initial_std: float = 1.0
+    """Standard deviation of continuous actions at the start."""
+    min_std: float = 0.1
+    """Its floor: without one, exploration dies before adaptation is learned."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        for name in ("tasks_per_update", "hidden_size", "num_epochs", "schedule_updates"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("episodes_per_trial", "chunk_length"):
+            value = getattr(self, name)
+            _require(self, name, value is None or value >= 1, "at least 1")
+        _require(self, "encoder_sizes", all(n >= 1 for n in self.encoder_sizes), "at least 1 each")
+        for name in ("discount", "gae_lambda"):
+            _require(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
+        for name in ("learning_rate", "clip", "max_gradient_norm", "initial_std", "min_std"):
+            _require(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")
+        for name in (
+            "final_learning_rate",
+            "entropy_coefficient",
+            "final_entropy_coefficient",
+            "value_coefficient",
+        ):
+            _require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        _require(self, "target_kl", self.target_kl is None or self.target_kl > 0, "above 0")
+        _require(
+            self,
+            "num_minibatches",
+            1 <= self.num_minibatches <= self.tasks_per_update,
+            f"1 to tasks-per-update ({self.tasks_per_update})",
+        )
+
+
+def _require(config: RL2Config, name: str, holds: bool, accepted: str) -> None:
+    if not holds:
+        raise bad_option(f"--{name.replace('_', '-')}", getattr(config, name), accepted)
+
+
+class _Batch(NamedTuple):
+    """Sequences for the update: whole trials or chunks, rows first."""
+
+    inputs: Float[Tensor, "row time input"]
+    observation: Float[Tensor, "row time observation"]
+    state: Float[Tensor, "row hidden"]
+    action: Shaped[Tensor, "row time *action"]
+    log_prob: Float[Tensor, "row time"]
+    advantage: Float[Tensor, "row time"]
+    target: Float[Tensor, "row time"]
+    valid: Bool[Tensor, "row time"]
+
+
+class RL2:
+    """Meta-learns a recurrent policy; knows a task by the hidden state it reaches there."""
+
+    Config = RL2Config
+
+    sequential = True
+    episodes_per_adaptation: int | None = None
+    num_adaptations = 0
+
+    def __init__(
+        self,
+        config: RL2Config,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.config = config
+        self.observation_space, self.action_space = observation_space, action_space
+        self.device = torch.device(device)
+        self.tasks_per_update = config.tasks_per_update
+        self.episodes_per_trial = config.episodes_per_trial
+        self.codec = ActionCodec(action_space)
+        size = observation_size(observation_space)
+        self.network = RecurrentActorCritic(
+            size,
+            size + self.codec.size + 2,
+            self.codec,
+            encoder_sizes=config.encoder_sizes,
+            hidden_size=config.hidden_size,
+            initial_std=config.initial_std,
+            min_std=config.min_std,
+            generator=torch.Generator().manual_seed(seed),
+        ).to(self.device)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), config.learning_rate, eps=1e-5
+        )
+        self.num_updates = 0
+        # Mean and second moment of the value targets: the critic predicts standardised ones,
+        # so that one value-loss weight serves returns of any size.
+        self.target_mean = torch.zeros((), device=self.device)
+        self.target_square = torch.ones((), device=self.device)
+
+    def begin(self, num_tasks: int) -> Context:
+        """Return zero hidden states ``[task, lane=1, hidden]``."""
+        return torch.zeros(num_tasks, 1, self.config.hidden_size, device=self.device)
+
+    @torch.no_grad()
+    def act(
+        self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
+    ) -> tuple[Tensor, Record, Context]:
+        """Take one step of the GRU; rows that are not active keep their state."""
+        shape = timestep.active.shape
+        step = Timestep(*(x.to(self.device).flatten(0, 1).unsqueeze(1) for x in timestep))
+        inputs = self._inputs(
+            step.observation,
+            step.previous_action,
+            step.previous_reward,
+            step.boundary,
+            step.trial_start,
+        )
+        output: ActorCriticOutput = self.network(
+            inputs, step.observation, context.flatten(0, 1)
+        )
+        distribution = type(output.distribution)(
+            *(x.squeeze(1).unflatten(0, shape) for x in output.distribution)
+        )
+        if greedy:
+            action = distributions.mode(distribution)
+        else:
+            action = distributions.sample(distribution, generator)
+        record = {
+            "log_prob": distributions.log_prob(distribution, action),
+            "value": self._unscaled(output.value).unflatten(0, shape).squeeze(-1),
+        }
+        if self.config.chunk_length is not None:
+            record["state"] = context
+        active = timestep.active.to(self.device).unsqueeze(-1)
+        after = torch.where(active, output.state.unflatten(0, shape), context)
+        return action, record, after
+
+    def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
+        """Return ``context``: acting has already carried it on."""
+        return context
+
+    def update(self, trial: Trial, generator: torch.Generator) -> Metrics:
+        """Run PPO on whole trials, each one long episode that ends with its last step."""
+        config = self.config
+        progress = min(1.0, self.num_updates / config.schedule_updates)
+        entropy_coefficient = _between(
+            config.entropy_coefficient, config.final_entropy_coefficient, progress
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = _between(config.learning_rate, config.final_learning_rate, progress)
+
+        stream = _to(trial.stream(), self.device)
+        value, valid = stream.record["value"], stream.valid
+        next_value = torch.cat([value[:, 1:] * valid[:, 1:], torch.zeros_like(value[:, :1])], 1)
+        advantage = gae(
+            stream.reward,
+            value,
+            next_value,
+            valid,
+            torch.zeros_like(valid),
+            discount=config.discount,
+            gae_lambda=config.gae_lambda,
+        )
+        target = advantage + value
+        self._track_targets(target[valid])
+        batch = self._batch(stream, normalize(advantage, valid), self._scaled(target))
+
+        totals: dict[str, list[Tensor]] = {}
+        epochs = 0
+        for _ in range(config.num_epochs):
+            divergence = []
+            for rows in self._minibatches(len(batch.valid), generator):
+                metrics = self._step(_rows(batch, rows), entropy_coefficient)
+                divergence.append(metrics["kl"])
+                for name, metric in metrics.items():
+                    totals.setdefault(name, []).append(metric)
+            epochs += 1
+            if config.target_kl and float(torch.stack(divergence).mean()) > config.target_kl:
+                break
+        self.num_updates += 1
+        return {name: float(torch.stack(values).mean()) for name, values in totals.items()} | {
+            "explained_variance": float(explained_variance(value, target, valid)),
+            "num_epochs": float(epochs),
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "entropy_coefficient": entropy_coefficient,
+        }
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return network, Adam and the targets' moments; the number of updates as JSON."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            for name, value in moments.items():
+                tensors[f"optimizer.{index}.{name}"] = value
+        tensors |= {"target_mean": self.target_mean, "target_square": self.target_square}
+        return tensors, {"num_updates": self.num_updates}
+
+    def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
+        """Take back what :meth:`state` returned."""
+        network, moments = {}, {}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "network":
+                network[rest] = value
+            elif kind == "optimizer":
+                index, _, moment = rest.partition(".")
+                moments.setdefault(int(index), {})[moment] = value.clone()
+        self.network.load_state_dict(network)
+        state = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**state, "state": moments})
+        self.target_mean = tensors["target_mean"].to(self.device)
+        self.target_square = tensors["target_square"].to(self.device)
+        self.num_updates = int(extra["num_updates"])
+
+    def _inputs(
+        self,
+        observation: Tensor,
+        previous_action: Tensor,
+        previous_reward: Tensor,
+        boundary: Tensor,
+        trial_start: Tensor,
+    ) -> Float[Tensor, "row time input"]:
+        """Join what the GRU sees (section 2.2); zeros stand for what came before a trial."""
+        action = previous_action
+        if self.codec.discrete:
+            action = nn.functional.one_hot(previous_action.long(), self.codec.size)
+        action = torch.where(trial_start.unsqueeze(-1), 0.0, action.to(observation.dtype))
+        reward = self.config.observed_reward_scale * previous_reward
+        return torch.cat(
+            [observation, action, reward.unsqueeze(-1), boundary.unsqueeze(-1).float()], -1
+        )
+
+    def _batch(self, stream: Stream, advantage: Tensor, target: Tensor) -> _Batch:
+        """Cut the trials into chunks that start from the state they were gathered with."""
+        inputs = self._inputs(
+            stream.observation,
+            stream.previous_action,
+            stream.previous_reward,
+            stream.boundary,
+            stream.trial_start,
+        )
+        tasks, time = stream.valid.shape
+        length = self.config.chunk_length or time
+        chunks = -(-time // length)
+
+        def cut(x: Tensor) -> Tensor:
+            missing = chunks * length - time
+            if missing:
+                x = torch.cat([x, x.new_zeros((tasks, missing, *x.shape[2:]))], 1)
+            return x.reshape(tasks * chunks, length, *x.shape[2:])
+
+        if self.config.chunk_length is None:
+            state = inputs.new_zeros(tasks, self.config.hidden_size)
+        else:
+            state = cut(stream.record["state"])[:, 0]
+        valid = cut(stream.valid)
+        batch = _Batch(
+            inputs=cut(inputs),
+            observation=cut(stream.observation),
+            state=state,
+            action=cut(stream.action),
+            log_prob=cut(stream.record["log_prob"]),
+            advantage=cut(advantage),
+            target=cut(target),
+            valid=valid,
+        )
+        return _rows(batch, valid[:, 0].nonzero().squeeze(1))
+
+    def _minibatches(self, rows: int, generator: torch.Generator) -> Iterator[Tensor]:
+        order = torch.randperm(rows, generator=generator).to(self.device)
+        yield from order.tensor_split(min(self.config.num_minibatches, rows))
+
+    def _step(self, batch: _Batch, entropy_coefficient: float) -> dict[str, Tensor]:
+        """Take one gradient step on a minibatch."""
+        config = self.config
+        output: ActorCriticOutput = self.network(batch.inputs, batch.observation, batch.state)
+        log_prob = distributions.log_prob(output.distribution, batch.action)
+        policy_loss = clipped_surrogate(
+            log_prob, batch.log_prob, batch.advantage, batch.valid, config.clip
+        )
+        critic_loss = value_loss(output.value, batch.target, batch.valid)
+        entropy = masked_mean(distributions.entropy(output.distribution), batch.valid)
+        loss = (
+            policy_loss + config.value_coefficient * critic_loss - entropy_coefficient * entropy
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            return {
+                "policy_loss": policy_loss.detach(),
+                "value_loss": critic_loss.detach(),
+                "entropy": entropy.detach(),
+                "kl": approximate_kl(log_prob, batch.log_prob, batch.valid),
+                "clip_fraction": clip_fraction(
+                    log_prob, batch.log_prob, batch.valid, config.clip
+                ),
+                "gradient_norm": norm.detach(),
+            }
+
+    def _track_targets(self, target: Tensor) -> None:
+        """Follow the moments of the value targets, weighting recent updates more."""
+        weight = 1 / min(self.num_updates + 1, 20)
+        self.target_mean = torch.lerp(self.target_mean, target.mean(), weight)
+        self.target_square = torch.lerp(self.target_square, target.square().mean(), weight)
+
+    def _deviation(self) -> Tensor:
+        return (self.target_square - self.target_mean.square()).clamp(min=1e-6).sqrt()
+
+    def _scaled(self, target: Tensor) -> Tensor:
+        return (target - self.target_mean) / self._deviation()
+
+    def _unscaled(self, value: Tensor) -> Tensor:
+        return value * self._deviation() + self.target_mean
+
+
+def _between(start: float, end: float, progress: float) -> float:
+    return start + (end - start) * progress
+
+
+def _to(stream: Stream, device: torch.device) -> Stream:
+    record = {name: x.to(device) for name, x in stream.record.items()}
+    return Stream(*(x.to(device) for x in stream[:-1]), record=record)
+
+
+def _rows(batch: _Batch, rows: Tensor) -> _Batch:
+    return _Batch(*(x[rows] for x in batch))

@@ -1,0 +1,66 @@
+"""Bernoulli bandits of the RL² paper (Duan et al., 2016, arXiv 1611.02779, section 3.1).
+
+A task has K arms whose success probabilities are uniform in [0, 1]. An episode is one pull,
+a trial has N of them. The observation never changes: what an agent knows of the arms it
+knows from its own actions and rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import gymnasium as gym
+import numpy as np
+from array_api_compat import array_namespace
+
+from metarl.errors import bad_option
+from metarl.tasks import (
+    Array,
+    ArrayTaskDistribution,
+    Noise,
+    NoiseSpec,
+    Split,
+    State,
+    Task,
+    Transition,
+)
+
+
+class BernoulliBandit(ArrayTaskDistribution):
+    """K-armed Bernoulli bandits, N pulls a trial."""
+
+    horizon = 1
+    transition_noise = NoiseSpec(uniform=1)
+
+    def __init__(self, n: int = 10, k: int = 5) -> None:
+        if n < 1:
+            raise bad_option("bandit n", n, "at least 1 pull a trial")
+        if k < 2:
+            raise bad_option("bandit k", k, "at least 2 arms")
+        self.name = f"bandit/n{n}-k{k}"
+        self.num_arms = k
+        self.episodes_per_trial = n
+        self.observation_space = gym.spaces.Discrete(1)
+        self.action_space = gym.spaces.Discrete(k)
+
+    def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
+        """Draw arms; the lowest bit of the first probability's 53 tells the splits apart."""
+        bits = rng.integers(2**53, size=(n, self.num_arms))
+        bits[:, 0] = (bits[:, 0] & ~1) | (split == "test")
+        rows = (bits * 2.0**-53).tolist()
+        return [Task(self.name, (("p", tuple(row)),)) for row in rows]
+
+    def initial(self, params: Mapping[str, Array], noise: Noise) -> tuple[State, Array]:
+        """Return the arms as the state, and the one observation there is."""
+        p = params["p"]
+        xp = array_namespace(p)
+        return {"p": p}, xp.zeros(p.shape[0], dtype=xp.int64)
+
+    def transition(self, state: State, action: Array, noise: Noise) -> Transition:
+        """Pay 1 with the probability of the arm that is pulled; the episode ends."""
+        p = state["p"]
+        xp = array_namespace(p)
+        pulled = xp.take_along_axis(p, action[:, None], axis=1)[:, 0]
+        reward = xp.astype(noise.uniform[:, 0] < pulled, p.dtype)
+        observation = xp.zeros(p.shape[0], dtype=xp.int64)
+        return Transition(state, observation, reward, xp.ones_like(reward, dtype=xp.bool), {})

@@ -1,0 +1,60 @@
+"""HalfCheetah with a goal velocity, as in the meta-RL literature.
+
+Source: Finn et al., 2017 (arXiv 1703.03400, section 5.3); the range U(0, 3), the horizon of
+200 steps and the control weight are those of ProMP (Rothfuss et al., 2018, arXiv
+1810.06784). What differs: the simulator is Gymnasium's HalfCheetah-v5 (current MuJoCo), so
+returns stand beside published ones, they do not reproduce them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+
+from metarl.errors import bad_option
+from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv
+
+CONTROL_WEIGHT = 0.05
+
+
+class HalfCheetahVelocity(TaskDistribution):
+    """Run at a velocity v* in [low, high) m/s: reward -|v - v*| - 0.05·|action|²."""
+
+    def __init__(self, low: float = 0.0, high: float = 3.0, horizon: int = 200) -> None:
+        if not low < high:
+            raise bad_option("half-cheetah/velocity low, high", (low, high), "low < high")
+        if horizon < 2:
+            raise bad_option("half-cheetah/velocity horizon", horizon, "at least 2 steps")
+        defaults = low == 0.0 and high == 3.0 and horizon == 200
+        options = "" if defaults else f":low={low},high={high},horizon={horizon}"
+        self.name = f"half-cheetah/velocity{options}"
+        self.low, self.high, self.horizon = low, high, horizon
+        # written out so that asking for the spaces does not build a simulator
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (6,), np.float32)
+
+    def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
+        """Draw velocities; the last bit of the draw tells the splits apart."""
+        bits = (rng.integers(2**40, size=n) & ~1) | (split == "test")
+        velocities = self.low + (self.high - self.low) * bits * 2.0**-40
+        return [Task.of(self.name, velocity=velocity) for velocity in velocities.tolist()]
+
+    def make(self, task: Task | None = None) -> Env:
+        """Make HalfCheetah-v5 with this family's reward."""
+        return _VelocityEnv(HalfCheetahEnv(), self.horizon, task)
+
+
+class _VelocityEnv(TaskEnv):
+    velocity: float
+
+    def apply_task(self, task: Task) -> None:
+        self.velocity = task["velocity"]
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, info = super().step(action)
+        control = CONTROL_WEIGHT * float(np.square(action).sum())
+        reward = -abs(float(info["x_velocity"]) - self.velocity) - control
+        return observation, reward, terminated, truncated, info

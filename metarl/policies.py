@@ -1,0 +1,122 @@
+"""Networks that map observations to the parameters of an action distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metarl.distributions import Categorical, Distribution, Gaussian
+from metarl.spaces import ActionCodec
+
+
+def orthogonal(layer: nn.Linear, gain: float, generator: torch.Generator) -> nn.Linear:
+    """Initialise ``layer`` with orthogonal weights and zero biases, and return it."""
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(
+    input_size: int,
+    hidden_sizes: Sequence[int],
+    generator: torch.Generator,
+    activation: type[nn.Module] = nn.Tanh,
+) -> nn.Sequential:
+    """Return hidden layers, each followed by its activation."""
+    layers: list[nn.Module] = []
+    for size in hidden_sizes:
+        layers += [orthogonal(nn.Linear(input_size, size), math.sqrt(2), generator), activation()]
+        input_size = size
+    return nn.Sequential(*layers)
+
+
+class ActionHead(nn.Module):
+    """The last layer of a policy: logits, or a mean beside a state-independent log-std."""
+
+    def __init__(
+        self,
+        input_size: int,
+        codec: ActionCodec,
+        generator: torch.Generator,
+        *,
+        initial_std: float = 1.0,
+        min_std: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.output = orthogonal(nn.Linear(input_size, codec.size), 0.01, generator)
+        self.min_log_std = math.log(min_std)
+        self.log_std: nn.Parameter | None = None
+        if not codec.discrete:
+            self.log_std = nn.Parameter(torch.full((codec.size,), math.log(initial_std)))
+
+    def forward(self, features: Float[Tensor, "*batch features"]) -> Distribution:
+        """Return the distribution; a Gaussian's std never falls below the floor.
+
+        The floored tensor is what sampling and log-probabilities both use.
+        """
+        output = self.output(features)
+        if self.log_std is None:
+            return Categorical(torch.log_softmax(output, -1))
+        log_std = self.log_std.clamp(min=self.min_log_std)
+        return Gaussian(output, log_std.expand_as(output))
+
+
+class ActorCriticOutput(NamedTuple):
+    """What a recurrent actor-critic returns for ``[batch, time]`` inputs."""
+
+    distribution: Distribution
+    value: Float[Tensor, "batch time"]
+    state: Float[Tensor, "batch hidden"]
+    """After the last step."""
+
+
+class RecurrentActorCritic(nn.Module):
+    """Encoder, GRU, and heads that see the GRU's output beside the observation."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        input_size: int,
+        codec: ActionCodec,
+        *,
+        encoder_sizes: Sequence[int],
+        hidden_size: int,
+        initial_std: float,
+        min_std: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.encoder = mlp(input_size, encoder_sizes, generator)
+        self.gru = nn.GRU(
+            encoder_sizes[-1] if encoder_sizes else input_size, hidden_size, batch_first=True
+        )
+        for name, parameter in self.gru.named_parameters():
+            if "weight" in name:
+                for gate in parameter.data.chunk(3):
+                    nn.init.orthogonal_(gate, generator=generator)
+            else:
+                nn.init.zeros_(parameter)
+        features = hidden_size + observation_size
+        self.policy = ActionHead(
+            features, codec, generator, initial_std=initial_std, min_std=min_std
+        )
+        self.critic = orthogonal(nn.Linear(features, 1), 1.0, generator)
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "batch time input"],
+        observation: Float[Tensor, "batch time observation"],
+        state: Float[Tensor, "batch hidden"],
+    ) -> ActorCriticOutput:
+        """Run whole sequences through the GRU, from ``state`` at their first step."""
+        hidden, last = self.gru(self.encoder(inputs), state.unsqueeze(0).contiguous())
+        features = torch.cat([hidden, observation], -1)
+        return ActorCriticOutput(
+            self.policy(features), self.critic(features).squeeze(-1), last.squeeze(0)
+        )

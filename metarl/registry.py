@@ -1,0 +1,142 @@
+"""Names of task distributions and agents, and how a name becomes one.
+
+A name is ``family/variant``, with options of the family after a colon:
+``half-cheetah/velocity:high=2.0``. The registry holds strings only, so that asking for one
+family imports no other. ``package.module:Name`` is taken where the user typed it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import UserError, near_matches
+from metarl.tasks import TaskDistribution
+
+TASK_DISTRIBUTIONS: dict[str, str] = {
+    "bandit/n<N>-k<K>": "metarl.envs.bandit:BernoulliBandit",
+    "half-cheetah/velocity": "metarl.envs.half_cheetah:HalfCheetahVelocity",
+}
+"""Pattern of a name -> ``module:Class``; ``<N>`` stands for an integer, given as ``n=``."""
+
+AGENTS: dict[str, str] = {
+    "rl2": "metarl.agents.rl2:RL2",
+}
+"""Name -> ``module:Class``; the class has its config's dataclass as ``Config``."""
+
+_OBJECT = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+
+
+def load_object(path: str) -> Any:
+    """Import ``package.module:Name``; the current folder is searched too."""
+    module_name, _, attribute = path.partition(":")
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path}: {error}") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise UserError(
+            f"{path}: module {module_name} has no {attribute!r}; {near_matches(attribute, names)}"
+        ) from None
+
+
+def make(name: str, **options: Any) -> TaskDistribution:
+    """Make the task distribution ``name``.
+
+    Args:
+        name: such as ``bandit/n10-k5``, with options of the family after a colon
+            (``half-cheetah/velocity:high=2.0``), or ``package.module:Name``.
+        options: of the family, as keywords; they win over those in the name.
+
+    Raises:
+        UserError: for an unknown name (near matches are listed) or option.
+
+    >>> make("bandit/n10-k5").episodes_per_trial
+    10
+    """
+    if _OBJECT.match(name):
+        made = load_object(name)(**options)
+        if not isinstance(made, TaskDistribution):
+            raise UserError(f"--env: {name} made {type(made).__name__}; accepted: TaskDistribution")
+        made.name = name if not getattr(made, "name", None) else made.name
+        return made
+    base, _, text = name.partition(":")
+    for pattern, path in TASK_DISTRIBUTIONS.items():
+        values = _match(pattern, base)
+        if values is None:
+            continue
+        family = load_object(path)
+        given = {**values, **_parse_options(name, text), **options}
+        accepted = inspect.signature(family).parameters
+        unknown = [option for option in given if option not in accepted]
+        if unknown:
+            hint = near_matches(unknown[0], accepted)
+            raise UserError(f"--env: {name} has no option {unknown[0]!r}; {hint}")
+        for option, value in given.items():
+            _check_type(name, option, value, accepted[option].default)
+        distribution = family(**given)
+        assert isinstance(distribution, TaskDistribution)
+        return distribution
+    raise UserError(f"--env: unknown environment {name!r}; {near_matches(base, env_names())}")
+
+
+def env_names() -> list[str]:
+    """Return the names of all families, placeholders filled with an example."""
+    example = {"N": "10", "K": "5"}
+    return [re.sub(r"<(\w)>", lambda m: example[m[1]], p) for p in TASK_DISTRIBUTIONS]
+
+
+def agent_class(name: str) -> Any:
+    """Return the class of agent ``name``.
+
+    Raises:
+        UserError: for an unknown name; near matches are listed.
+    """
+    if name not in AGENTS:
+        raise UserError(f"agent: unknown agent {name!r}; {near_matches(name, AGENTS)}")
+    return load_object(AGENTS[name])
+
+
+def _match(pattern: str, name: str) -> dict[str, int] | None:
+    regex = re.sub(r"<(\w)>", lambda m: f"(?P<{m[1].lower()}>[0-9]+)", pattern)
+    found = re.fullmatch(regex, name)
+    return None if found is None else {k: int(v) for k, v in found.groupdict().items()}
+
+
+def _parse_options(name: str, text: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not value:
+            raise UserError(f"--env: {name}: got option {item!r}; accepted: option=value")
+        options[key.replace("-", "_")] = _literal(value)
+    return options
+
+
+def _literal(text: str) -> bool | int | float | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _check_type(name: str, option: str, value: Any, default: Any) -> None:
+    kinds: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
+    if default is not inspect.Parameter.empty and default is not None:
+        wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+        if wrong:
+            accepted = " or ".join(k.__name__ for k in kinds)
+            raise UserError(f"--env: {name}: {option}: got {value!r}; accepted: {accepted}")

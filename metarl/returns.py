@@ -1,0 +1,93 @@
+"""Returns and advantages over sequences padded on the right."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def discounted_returns(
+    reward: Float[Tensor, "*batch time"],
+    valid: Bool[Tensor, "*batch time"],
+    discount: float,
+    boundary: Bool[Tensor, "*batch time"] | None = None,
+) -> Float[Tensor, "*batch time"]:
+    """Return sum_k discount^k · reward[t + k], zero where not valid.
+
+    Where ``boundary`` is given, a step that it marks starts afresh: what comes from there on
+    does not count for the steps before it.
+    """
+    result = torch.zeros_like(reward)
+    following = torch.zeros_like(reward[..., 0])
+    for t in reversed(range(reward.shape[-1])):
+        following = torch.where(valid[..., t], reward[..., t] + discount * following, 0.0)
+        result[..., t] = following
+        if boundary is not None:
+            following = torch.where(boundary[..., t], 0.0, following)
+    return result
+
+
+def gae(
+    reward: Float[Tensor, "*batch time"],
+    value: Float[Tensor, "*batch time"],
+    next_value: Float[Tensor, "*batch time"],
+    valid: Bool[Tensor, "*batch time"],
+    last: Bool[Tensor, "*batch time"],
+    *,
+    discount: float,
+    gae_lambda: float,
+) -> Float[Tensor, "*batch time"]:
+    """Generalised advantage estimation (Schulman et al., 2016, arXiv 1506.02438, eq. 16).
+
+    Args:
+        reward: r_t.
+        value: V(s_t).
+        next_value: V(s_{t+1}), zero where nothing follows; it is what truncation bootstraps from.
+        valid: steps that happened; a sequence's come first.
+        last: steps after which the sum of TD errors stops (ends of an episode, or of a trial
+            for agents that learn across episodes). The last valid step always is one.
+        discount: gamma.
+        gae_lambda: lambda.
+
+    Returns:
+        A_t, zero where not valid.
+    """
+    delta = reward + discount * next_value - value
+    result = torch.zeros_like(reward)
+    following = torch.zeros_like(reward[..., 0])
+    for t in reversed(range(reward.shape[-1])):
+        carried = torch.where(last[..., t], 0.0, following)
+        following = torch.where(
+            valid[..., t], delta[..., t] + discount * gae_lambda * carried, 0.0
+        )
+        result[..., t] = following
+    return result
+
+
+def normalize(
+    x: Float[Tensor, "*batch"], valid: Bool[Tensor, "*batch"], epsilon: float = 1e-8
+) -> Float[Tensor, "*batch"]:
+    """Return ``x`` with mean 0 and standard deviation 1 over ``valid``, zero elsewhere."""
+    count = valid.sum().clamp(min=1)
+    mean = torch.where(valid, x, 0.0).sum() / count
+    centred = torch.where(valid, x - mean, 0.0)
+    deviation = (centred.square().sum() / count).sqrt()
+    return centred / (deviation + epsilon)
+
+
+def masked_mean(x: Float[Tensor, "*batch"], valid: Bool[Tensor, "*batch"]) -> Float[Tensor, ""]:
+    """Return the mean of ``x`` over ``valid``; 0 where nothing is."""
+    return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def explained_variance(
+    value: Float[Tensor, "*batch"],
+    target: Float[Tensor, "*batch"],
+    valid: Bool[Tensor, "*batch"],
+) -> Float[Tensor, ""]:
+    """Return 1 - Var[target - value] / Var[target] over ``valid`` (0 for constant targets)."""
+    y, error = target[valid], (target - value)[valid]
+    if y.numel() < 2 or float(y.var()) < 1e-12:
+        return y.new_zeros(())
+    return 1 - error.var() / y.var()

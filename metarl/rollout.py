@@ -1,0 +1,562 @@
+"""Experience, and the one loop that gathers it for every agent, in training and evaluation.
+
+Arrays of experience are ``[task, episode, time, …]``; those of one moment are
+``[task, lane, …]``, where a lane is a slot that works for a task. Padding is marked by
+``valid``; nothing is called "done".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.vector import VectorEnv
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metarl import seeding
+from metarl.errors import UserError
+from metarl.seeding import Component, LaneGenerator, Phase
+from metarl.spaces import ActionCodec, flatten_observations
+from metarl.tasks import Task
+
+Context: TypeAlias = Any
+"""What an agent has learned about its tasks: a tree (tuples, dicts, NamedTuples) of tensors
+whose first axis is the task. Opaque to all but the agent, which never writes into one."""
+
+Record: TypeAlias = dict[str, Tensor]
+"""What an agent wants back in ``update``: tensors ``[task, lane, …]`` of one step."""
+
+Metrics: TypeAlias = dict[str, float]
+
+Slots: TypeAlias = "VectorEnv[Any, Any, Any]"
+
+
+class Timestep(NamedTuple):
+    """What an agent sees when it acts."""
+
+    observation: Float[Tensor, "task lane observation"]
+    """Flattened."""
+    previous_action: Shaped[Tensor, "task lane *action"]
+    """As it was taken: clipped to [-1, 1], or an integer; zero at ``trial_start``."""
+    previous_reward: Float[Tensor, "task lane"]
+    """The environment's; zero at ``trial_start``."""
+    boundary: Bool[Tensor, "task lane"]
+    """First step of an episode: ``previous_*`` are the last of the episode before."""
+    trial_start: Bool[Tensor, "task lane"]
+    """First step of a trial (of every episode, for agents that are not sequential)."""
+    active: Bool[Tensor, "task lane"]
+    """Where False the action is ignored and the row of the context stays as it is."""
+
+
+class Episodes(NamedTuple):
+    """One round of experience."""
+
+    observation: Float[Tensor, "task episode time observation"]
+    action: Shaped[Tensor, "task episode time *action"]
+    """As sampled: log-probabilities are of this one."""
+    taken: Shaped[Tensor, "task episode time *action"]
+    """As the environment took it, in policy units."""
+    reward: Float[Tensor, "task episode time"]
+    terminated: Bool[Tensor, "task episode time"]
+    truncated: Bool[Tensor, "task episode time"]
+    valid: Bool[Tensor, "task episode time"]
+    record: Record
+    final_observation: Float[Tensor, "task episode observation"]
+    """What the last step of an episode returned: what a truncated value is bootstrapped from."""
+    metrics: dict[str, Tensor]
+    """``[task, episode]``: ``return``, ``length``, and the distribution's ``info_keys``
+    (``success`` if it was reached at any step, others averaged over the steps)."""
+
+
+class Stream(NamedTuple):
+    """A trial as one sequence per task: valid steps packed to the left, episodes joined."""
+
+    observation: Float[Tensor, "task time observation"]
+    action: Shaped[Tensor, "task time *action"]
+    previous_action: Shaped[Tensor, "task time *action"]
+    previous_reward: Float[Tensor, "task time"]
+    reward: Float[Tensor, "task time"]
+    boundary: Bool[Tensor, "task time"]
+    trial_start: Bool[Tensor, "task time"]
+    terminated: Bool[Tensor, "task time"]
+    truncated: Bool[Tensor, "task time"]
+    valid: Bool[Tensor, "task time"]
+    record: Record
+
+
+class Trial(NamedTuple):
+    """Everything an agent lived through with some tasks."""
+
+    tasks: list[Task]
+    rounds: list[Episodes]
+    """One per adaptation, and one after the last."""
+    context: Context
+    """After the last adaptation and, for sequential agents, the last episode."""
+
+    @property
+    def env_steps(self) -> int:
+        """Number of environment steps taken."""
+        return sum(int(episodes.valid.sum()) for episodes in self.rounds)
+
+    def stream(self) -> Stream:
+        """Join all episodes of all rounds: what recurrent agents train on."""
+        merged = join_episodes(self.rounds)
+        tasks, episodes, time = merged.valid.shape
+
+        def flat(x: Tensor) -> Tensor:
+            return x.reshape(tasks, episodes * time, *x.shape[3:])
+
+        valid = flat(merged.valid)
+        length = int(valid.sum(1).max())
+        first = torch.zeros_like(merged.valid)
+        first[:, :, 0] = merged.valid[:, :, 0]
+        if bool(valid.all()):
+
+            def pack(x: Tensor) -> Tensor:
+                return flat(x)
+
+        else:
+            order = (~valid).to(torch.int8).argsort(dim=1, stable=True)[:, :length]
+
+            def pack(x: Tensor) -> Tensor:
+                x = flat(x)
+                index = order.to(x.device).reshape(tasks, length, *[1] * (x.ndim - 2))
+                return x.gather(1, index.expand(-1, -1, *x.shape[2:]))
+
+        def shift(x: Tensor) -> Tensor:
+            return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
+
+        reward, boundary = pack(merged.reward), pack(first)
+        trial_start = torch.zeros_like(boundary)
+        trial_start[:, 0] = True
+        return Stream(
+            observation=pack(merged.observation),
+            action=pack(merged.action),
+            previous_action=shift(pack(merged.taken)),
+            previous_reward=shift(reward),
+            reward=reward,
+            boundary=boundary,
+            trial_start=trial_start,
+            terminated=pack(merged.terminated),
+            truncated=pack(merged.truncated),
+            valid=pack(merged.valid),
+            record={name: pack(x) for name, x in merged.record.items()},
+        )
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """What every meta-learning algorithm is to the rest of the toolkit.
+
+    :func:`metarl.check_agent` tells whether a class keeps this contract.
+    """
+
+    episodes_per_adaptation: int | None
+    """Episodes gathered for one call of ``adapt``; None where there is nothing to do between
+    episodes and the whole trial is one round."""
+    sequential: bool
+    """True if ``act`` carries knowledge on, so that a task's episodes run one after another in
+    one lane; False if ``act`` leaves the context as it is, so that they fill the lanes."""
+    tasks_per_update: int
+    """Tasks in a meta-batch."""
+    num_adaptations: int
+    """Calls of ``adapt`` in a training trial."""
+    episodes_per_trial: int | None
+    """Episodes of a training trial for agents that do not adapt in between; None takes what
+    the task distribution prescribes."""
+
+    def begin(self, num_tasks: int) -> Context:
+        """Return prior knowledge, one row per task."""
+
+    def act(
+        self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
+    ) -> tuple[Tensor, Record, Context]:
+        """Return actions ``[task, lane, *action]``, a record of them and the context after."""
+
+    def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
+        """Return what is known after seeing ``episodes``."""
+
+    def update(self, trial: Trial, generator: torch.Generator) -> Metrics:
+        """Improve the prior knowledge: the meta-update."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all that training has changed: tensors, and what JSON holds."""
+
+    def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
+        """Take back what :meth:`state` returned."""
+
+
+class Keys(NamedTuple):
+    """Where the random numbers of one round come from, ``[task]`` each."""
+
+    environment: seeding.KeyArray
+    action: seeding.KeyArray
+    adaptation: int
+
+    @staticmethod
+    def of(
+        seed: int, phase: Phase, iteration: int, tasks: npt.NDArray[np.int64] | int
+    ) -> Callable[[int], Keys]:
+        """Return the keys of each round; ``tasks`` are the numbers the tasks go by."""
+        numbers = np.arange(tasks) if isinstance(tasks, int) else tasks
+
+        def of_round(adaptation: int) -> Keys:
+            def key(component: Component) -> np.uint64:
+                return seeding.derive(seed, phase, component, iteration, adaptation)
+
+            return Keys(
+                seeding.fold(key(Component.ENVIRONMENT), numbers),
+                seeding.fold(key(Component.ACTIONS), numbers),
+                int(key(Component.ADAPTATION) >> np.uint64(1)),
+            )
+
+        return of_round
+
+    def rows(self, index: slice) -> Keys:
+        """Return the keys of some of the tasks."""
+        return Keys(self.environment[index], self.action[index], self.adaptation)
+
+
+def collect(
+    agent: Agent,
+    envs: Slots,
+    tasks: Sequence[Task],
+    context: Context,
+    timestep: Timestep | None,
+    *,
+    num_episodes: int,
+    keys: Keys,
+    greedy: bool = False,
+) -> tuple[Episodes, Timestep | None, Context]:
+    """Gather one round: ``num_episodes`` of every task, in waves where slots are fewer.
+
+    Args:
+        agent: acts; it is not changed.
+        envs: as many slots as there are; they need not divide anything.
+        tasks: one per row of ``context``.
+        context: what the agent knows, one row per task.
+        timestep: what the round before returned, None at the start of a trial: the last
+            action and reward reach a sequential agent across calls through it.
+        num_episodes: of every task.
+        keys: of this round's random numbers; the experience does not depend on the slots.
+        greedy: take the most likely action.
+
+    Returns:
+        The experience, what the next round takes as ``timestep``, and the context after it.
+    """
+    lanes = 1 if agent.sequential else min(num_episodes, max(1, envs.num_envs // len(tasks)))
+    wave = envs.num_envs // lanes
+    parts = []
+    with one_thread(), torch.no_grad():
+        for start in range(0, len(tasks), wave):
+            rows = slice(start, start + wave)
+            parts.append(
+                _collect_wave(
+                    agent,
+                    envs,
+                    tasks[rows],
+                    _take_rows(context, rows),
+                    _take_rows(timestep, rows),
+                    num_episodes,
+                    lanes,
+                    keys.rows(rows),
+                    greedy,
+                )
+            )
+    episodes, timesteps, contexts = zip(*parts, strict=True)
+    return (
+        _join(episodes, axis=0),
+        None if timesteps[0] is None else _cat_trees(timesteps),
+        _cat_trees(contexts) if agent.sequential else context,
+    )
+
+
+def run_trial(
+    agent: Agent,
+    envs: Slots,
+    tasks: Sequence[Task],
+    *,
+    num_adaptations: int,
+    episodes_per_round: int,
+    keys: Callable[[int], Keys],
+    greedy: bool = False,
+) -> Trial:
+    """Meet ``tasks`` with prior knowledge only, then adapt ``num_adaptations`` times.
+
+    ``keys`` gives the randomness of each round (:meth:`Keys.of`).
+    """
+    context, timestep = agent.begin(len(tasks)), None
+    rounds = []
+    for k in range(num_adaptations + 1):
+        episodes, timestep, context = collect(
+            agent,
+            envs,
+            tasks,
+            context,
+            timestep,
+            num_episodes=episodes_per_round,
+            keys=keys(k),
+            greedy=greedy,
+        )
+        rounds.append(episodes)
+        if k < num_adaptations:
+            context = agent.adapt(context, episodes, torch_generator(keys(k).adaptation))
+    return Trial(list(tasks), rounds, context)
+
+
+def trial_rounds(agent: Agent, episodes_per_trial: int | None) -> tuple[int, int]:
+    """Return the adaptations of a training trial, and the episodes of each of its rounds."""
+    if agent.episodes_per_adaptation is not None:
+        return agent.num_adaptations, agent.episodes_per_adaptation
+    episodes = agent.episodes_per_trial or episodes_per_trial
+    if episodes is None:
+        raise UserError(
+            "--episodes-per-trial: got None; accepted: a number of episodes, since the task "
+            "distribution prescribes none"
+        )
+    return 0, episodes
+
+
+def torch_generator(key: int) -> torch.Generator:
+    """Return a torch generator on the CPU seeded with ``key``."""
+    return torch.Generator().manual_seed(key % 2**63)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run the body with one torch thread: small batches are slower with more."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Log:
+    """Steps of all lanes as they come, scattered into ``[task, episode, time]`` at the end."""
+
+    def __init__(self) -> None:
+        self.rows: list[npt.NDArray[np.int64]] = []
+        self.values: dict[str, list[Tensor]] = {}
+
+    def add(self, where: npt.NDArray[np.int64], mask: Tensor | None, **values: Tensor) -> None:
+        """Append the active lanes of one step; ``where`` are their places."""
+        self.rows.append(where)
+        for name, value in values.items():
+            value = value.flatten(0, 1)
+            kept = value if mask is None else value[mask.to(value.device)]
+            self.values.setdefault(name, []).append(kept)
+
+    def scatter(self, shape: tuple[int, int, int]) -> dict[str, Tensor]:
+        """Return every field as ``[task, episode, time, …]``, zero where nothing came."""
+        rows = torch.from_numpy(np.concatenate(self.rows))
+        result = {}
+        for name, values in self.values.items():
+            steps = torch.cat(values)
+            dense = steps.new_zeros((shape[0] * shape[1] * shape[2], *steps.shape[1:]))
+            dense[rows.to(steps.device)] = steps
+            result[name] = dense.reshape(*shape, *steps.shape[1:])
+        return result
+
+
+def _collect_wave(
+    agent: Agent,
+    envs: Slots,
+    tasks: Sequence[Task],
+    context: Context,
+    timestep: Timestep | None,
+    num_episodes: int,
+    lanes: int,
+    keys: Keys,
+    greedy: bool,
+) -> tuple[Episodes, Timestep | None, Context]:
+    """Run ``num_episodes`` of every task; lane l has episodes l, l + lanes, … of its task."""
+    shape = (len(tasks), lanes)
+    num_lanes = len(tasks) * lanes
+    space = envs.single_observation_space
+    codec = ActionCodec(envs.single_action_space)
+    row = np.repeat(np.arange(len(tasks)), lanes)
+    episode = np.tile(np.arange(lanes), len(tasks))
+    time = np.zeros(num_lanes, np.int64)
+    active = episode < num_episodes
+    first = np.ones(num_lanes, np.bool_)
+
+    if timestep is None or not agent.sequential:
+        trial_start = np.ones(num_lanes, np.bool_)
+        previous_action = np.zeros(
+            (num_lanes, *(() if codec.discrete else (codec.size,))),
+            np.int64 if codec.discrete else np.float32,
+        )
+        previous_reward = np.zeros(num_lanes, np.float32)
+    else:
+        trial_start = np.zeros(num_lanes, np.bool_)
+        previous_action = timestep.previous_action.flatten(0, 1).cpu().numpy().copy()
+        previous_reward = timestep.previous_reward.flatten(0, 1).cpu().numpy().copy()
+
+    slot_mask = np.zeros(envs.num_envs, np.bool_)
+    slot_seed = np.zeros(envs.num_envs, np.uint64)
+
+    def start(which: npt.NDArray[np.bool_], new: list[Task | None] | None) -> npt.NDArray[Any]:
+        slot_mask[:num_lanes] = which
+        slot_seed[:num_lanes] = seeding.fold(keys.environment[row], episode)
+        options = {"reset_mask": slot_mask.copy()} | ({} if new is None else {"tasks": new})
+        observation, _ = envs.reset(seed=cast(Any, slot_seed), options=options)
+        return flatten_observations(space, observation[:num_lanes])
+
+    spare: list[Task | None] = [None] * (envs.num_envs - num_lanes)
+    slot_tasks = [tasks[t] if a else None for t, a in zip(row, active, strict=True)]
+    observation = start(active, slot_tasks + spare)
+
+    def lane_tensor(x: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(x)).unflatten(0, shape)
+
+    log = _Log()
+    final_observation = np.zeros((*shape[:1], num_episodes, observation.shape[1]), np.float32)
+    action_keys = seeding.fold(keys.action[row], episode)
+    actions = np.zeros((envs.num_envs, *previous_action.shape[1:]), previous_action.dtype)
+    steps_limit = 0
+    while active.any():
+        now = Timestep(
+            observation=lane_tensor(observation),
+            previous_action=lane_tensor(previous_action),
+            previous_reward=lane_tensor(previous_reward),
+            boundary=lane_tensor(first),
+            trial_start=lane_tensor(trial_start),
+            active=lane_tensor(active),
+        )
+        generator = LaneGenerator(seeding.fold(action_keys, time).reshape(shape))
+        action, record, context = agent.act(context, now, generator, greedy)
+        taken = codec.taken(action.cpu().numpy()).reshape(num_lanes, *action.shape[2:])
+        actions[:num_lanes] = taken
+        next_observation, reward, terminated, truncated, info = envs.step(codec.to_env(actions))
+        flat_observation = flatten_observations(space, next_observation[:num_lanes])
+        reward32 = np.asarray(reward[:num_lanes], np.float32)
+        everywhere = bool(active.all())
+        where = (row * num_episodes + episode) * (2**20) + time
+        log.add(
+            where if everywhere else where[active],
+            None if everywhere else torch.from_numpy(active.copy()),
+            observation=now.observation,
+            action=action,
+            taken=lane_tensor(taken),
+            reward=lane_tensor(reward32),
+            terminated=lane_tensor(terminated[:num_lanes]),
+            truncated=lane_tensor(truncated[:num_lanes]),
+            **{f"record.{name}": value for name, value in record.items()},
+            **{f"info.{k}": lane_tensor(v[:num_lanes]) for k, v in info.items() if k[0] != "_"},
+        )
+        time += active
+        steps_limit = max(steps_limit, int(time.max()))
+        previous_action[active] = taken[active]
+        previous_reward[active] = reward32[active]
+        first[active] = False
+        trial_start[active] = False
+        observation = flat_observation
+
+        ended = active & (terminated | truncated)[:num_lanes]
+        if ended.any():
+            final_observation[row[ended], episode[ended]] = observation[ended]
+            episode[ended] += lanes
+            time[ended] = 0
+            active = active & (episode < num_episodes)
+            again = ended & active
+            first[ended] = True
+            if not agent.sequential:
+                trial_start[ended] = True
+                previous_action[ended] = 0
+                previous_reward[ended] = 0
+            if again.any():
+                observation = start(again, None)
+                action_keys = seeding.fold(keys.action[row], episode)
+
+    log.rows = [(w >> 20) * steps_limit + (w & (2**20 - 1)) for w in log.rows]
+    fields = log.scatter((len(tasks), num_episodes, steps_limit))
+    episodes = _episodes(log, fields, torch.from_numpy(final_observation))
+    if not agent.sequential:
+        return episodes, None, context
+    carried = Timestep(
+        observation=lane_tensor(observation),
+        previous_action=lane_tensor(previous_action),
+        previous_reward=lane_tensor(previous_reward),
+        boundary=lane_tensor(first),
+        trial_start=lane_tensor(trial_start),
+        active=lane_tensor(active),
+    )
+    return episodes, carried, context
+
+
+def _episodes(log: _Log, fields: dict[str, Tensor], final_observation: Tensor) -> Episodes:
+    reward = fields["reward"]
+    valid = torch.zeros(reward.shape, dtype=torch.bool)
+    valid.view(-1)[torch.from_numpy(np.concatenate(log.rows))] = True
+    length = valid.sum(-1)
+    metrics = {"return": reward.sum(-1), "length": length.float()}
+    for name, value in fields.items():
+        if name == "info.success":
+            metrics["success"] = (value > 0).any(-1).float()
+        elif name.startswith("info."):
+            metrics[name[5:]] = (value.sum(-1) / length.clamp(min=1)).float()
+    return Episodes(
+        observation=fields["observation"],
+        action=fields["action"],
+        taken=fields["taken"],
+        reward=reward,
+        terminated=fields["terminated"],
+        truncated=fields["truncated"],
+        valid=valid,
+        record={k[7:]: v for k, v in fields.items() if k.startswith("record.")},
+        final_observation=final_observation,
+        metrics=metrics,
+    )
+
+
+def join_episodes(rounds: Sequence[Episodes]) -> Episodes:
+    """Join rounds of the same tasks along the episode axis, times padded to the longest."""
+    return _join(rounds, axis=1)
+
+
+def _join(parts: Sequence[Episodes], axis: int) -> Episodes:
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(part.valid.shape[2] for part in parts)
+
+    def padded(x: Tensor) -> Tensor:
+        missing = longest - x.shape[2]
+        if missing == 0:
+            return x
+        return torch.cat([x, x.new_zeros((*x.shape[:2], missing, *x.shape[3:]))], dim=2)
+
+    even = [
+        part._replace(
+            **{name: padded(getattr(part, name)) for name in _TIMED},
+            record={name: padded(x) for name, x in part.record.items()},
+        )
+        for part in parts
+    ]
+    joined = pytree.tree_map(lambda *xs: torch.cat(xs, dim=axis), *even)
+    return cast(Episodes, joined)
+
+
+_TIMED = ("observation", "action", "taken", "reward", "terminated", "truncated", "valid")
+
+
+def _take_rows(tree: Any, rows: slice) -> Any:
+    if tree is None:
+        return None
+    return pytree.tree_map(lambda x: x[rows], tree)
+
+
+def _cat_trees(trees: Sequence[Any]) -> Any:
+    if len(trees) == 1:
+        return trees[0]
+    return pytree.tree_map(lambda *xs: torch.cat(xs), *trees)

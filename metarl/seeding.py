@@ -1,0 +1,101 @@
+"""Derived randomness: every draw is a function of a seed and of where it is used.
+
+No generator lives across iterations. A key is derived with NumPy's ``SeedSequence`` for a
+whole round of experience; below it, tasks, episodes and steps are folded in by a hash that
+works on arrays, so that 10 000 lanes cost as much as one and so that the numbers a lane
+sees do not depend on how many lanes run beside it.
+
+The hash is the output function of SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable
+pseudorandom number generators", OOPSLA).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+KeyArray = npt.NDArray[np.uint64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+class Phase(IntEnum):
+    """What an experience is gathered for; phases never share a random number."""
+
+    TRAIN = 0
+    VALIDATE = 1
+    EVALUATE = 2
+    USE = 3
+
+
+class Component(IntEnum):
+    """Which part of the program draws."""
+
+    TASKS = 0
+    ENVIRONMENT = 1
+    ACTIONS = 2
+    ADAPTATION = 3
+    UPDATE = 4
+    PARAMETERS = 5
+
+
+def derive(seed: int, *key: int) -> np.uint64:
+    """Return 64 bits that depend on all of ``seed`` and ``key`` (non-negative integers)."""
+    sequence = np.random.SeedSequence(seed, spawn_key=tuple(int(k) for k in key))
+    return np.uint64(sequence.generate_state(1, np.uint64)[0])
+
+
+def numpy_generator(seed: int, *key: int) -> np.random.Generator:
+    """Return a NumPy generator derived from ``seed`` and ``key``."""
+    sequence = np.random.SeedSequence(seed, spawn_key=tuple(int(k) for k in key))
+    return np.random.Generator(np.random.PCG64(sequence))
+
+
+def _mix(x: KeyArray) -> KeyArray:
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+def fold(keys: npt.ArrayLike, index: npt.ArrayLike) -> KeyArray:
+    """Return new keys that depend on ``keys`` and ``index``, which are broadcast together."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is what is meant
+        offset = (np.asarray(index).astype(np.uint64) + np.uint64(1)) * _GOLDEN
+        return _mix(_mix(np.asarray(keys, np.uint64) + offset) + _GOLDEN)
+
+
+def uniform(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
+    """Draw ``num`` values in the open interval (0, 1) for every key: ``[*keys, num]``."""
+    bits = fold(keys[..., None], np.arange(num))
+    return (np.asarray(bits >> np.uint64(11), np.float64) + 0.5) * 2.0**-53
+
+
+def normal(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
+    """Draw ``num`` standard normal values for every key: ``[*keys, num]``."""
+    return np.asarray(ndtri(uniform(keys, num)), np.float64)
+
+
+@dataclass(frozen=True)
+class LaneGenerator:
+    """The random numbers of one step in every lane, whatever the number of lanes.
+
+    ``keys`` belong to the lane's task, episode and step; a call that draws twice in one
+    step must ask for all its values at once, since equal calls return equal values.
+    """
+
+    keys: KeyArray
+    """``[task, lane]``."""
+
+    def uniform(self, num: int) -> npt.NDArray[np.float64]:
+        """Return ``[task, lane, num]`` values in (0, 1)."""
+        return uniform(self.keys, num)
+
+    def normal(self, num: int) -> npt.NDArray[np.float64]:
+        """Return ``[task, lane, num]`` standard normal values."""
+        return normal(self.keys, num)

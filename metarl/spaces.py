@@ -1,0 +1,73 @@
+"""What agents see of Gymnasium's spaces: flat observations, actions in [-1, 1] or integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from metarl.errors import UserError
+
+
+def observation_size(space: gym.Space[Any]) -> int:
+    """Return the length of a flattened observation."""
+    if isinstance(space, gym.spaces.Box):
+        return int(np.prod(space.shape))
+    if isinstance(space, gym.spaces.Discrete):
+        return int(space.n)
+    raise UserError(f"observation space {space}: got {type(space).__name__}; accepted: Box, Discrete")
+
+
+def flatten_observations(
+    space: gym.Space[Any], observations: npt.NDArray[Any]
+) -> npt.NDArray[np.float32]:
+    """Return ``[slot, size]`` float32: a Box raveled, a Discrete one-hot."""
+    if isinstance(space, gym.spaces.Discrete):
+        return np.eye(int(space.n), dtype=np.float32)[observations - space.start]
+    flat = observations.reshape(len(observations), -1)
+    return np.asarray(flat, np.float32)
+
+
+class ActionCodec:
+    """Turns a policy's actions into the environment's.
+
+    A Discrete space has actions ``0 … n-1``. A Box has ``size`` numbers: where it is bounded,
+    [-1, 1] is clipped and mapped onto the bounds; where it is not, they pass as they are.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.space = space
+        self.discrete = isinstance(space, gym.spaces.Discrete)
+        if isinstance(space, gym.spaces.Discrete):
+            self.size = int(space.n)
+            self._start = int(space.start)
+        elif isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+            self.size = int(np.prod(space.shape))
+            low = space.low.reshape(-1).astype(np.float64)
+            high = space.high.reshape(-1).astype(np.float64)
+            bounded = np.isfinite(low) & np.isfinite(high)
+            self._clip = np.where(bounded, 1.0, np.inf)
+            self._scale = np.where(bounded, (high - low) / 2, 1.0)
+            self._center = np.where(bounded, (high + low) / 2, 0.0)
+        else:
+            raise UserError(f"action space: got {space}; accepted: Discrete, Box of floats")
+
+    @property
+    def input_size(self) -> int:
+        """Length of an action as an agent's input: one-hot, or the numbers themselves."""
+        return self.size
+
+    def taken(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the action in policy units as the environment takes it: ``[…, size]`` clipped."""
+        if self.discrete:
+            return action
+        return np.asarray(np.clip(action, -self._clip, self._clip), action.dtype)
+
+    def to_env(self, taken: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return ``[slot, *space.shape]`` in the space's own units and type."""
+        if self.discrete:
+            return taken + self._start
+        scaled = self._center + self._scale * taken
+        return scaled.reshape(len(taken), *(self.space.shape or ())).astype(self.space.dtype)
