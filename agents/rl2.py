@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -48,7 +48,7 @@ class RL2Config:
     learning_rate: float = 1e-3
     """Of Adam."""
     final_learning_rate: float = 1e-4
-    """Reached linearly after `schedule_updates`."""
+    """Reached linearly at the end of the schedule."""
     num_epochs: int = 4
     """Passes over an update's trials."""
     num_minibatches: int = 4
@@ -60,9 +60,10 @@ class RL2Config:
     entropy_coefficient: float = 0.01
     """Weight of the entropy bonus at the start."""
     final_entropy_coefficient: float = 0.0
-    """Reached linearly after `schedule_updates`."""
-    schedule_updates: int = 400
-    """Updates after which learning rate and entropy bonus have their final values."""
+    """Reached linearly at the end of the schedule."""
+    schedule_updates: int | None = None
+    """Updates until learning rate and entropy bonus have their final values; by default all
+    that a run starts out with."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     max_gradient_norm: float = 0.5
@@ -76,9 +77,9 @@ class RL2Config:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
-        for name in ("tasks_per_update", "hidden_size", "num_epochs", "schedule_updates"):
+        for name in ("tasks_per_update", "hidden_size", "num_epochs"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("episodes_per_trial", "chunk_length"):
+        for name in ("episodes_per_trial", "chunk_length", "schedule_updates"):
             value = getattr(self, name)
             _require(self, name, value is None or value >= 1, "at least 1")
         _require(self, "encoder_sizes", all(n >= 1 for n in self.encoder_sizes), "at least 1 each")
@@ -100,6 +101,12 @@ class RL2Config:
             1 <= self.num_minibatches <= self.tasks_per_update,
             f"1 to tasks-per-update ({self.tasks_per_update})",
         )
+
+    def for_iterations(self, iterations: int) -> RL2Config:
+        """Return the same with a schedule as long as a run of ``iterations``."""
+        if self.schedule_updates is not None:
+            return self
+        return replace(self, schedule_updates=iterations)
 
 
 def _require(config: RL2Config, name: str, holds: bool, accepted: str) -> None:
@@ -209,7 +216,7 @@ class RL2:
     def update(self, trial: Trial, generator: torch.Generator) -> Metrics:
         """Run PPO on whole trials, each one long episode that ends with its last step."""
         config = self.config
-        progress = min(1.0, self.num_updates / config.schedule_updates)
+        progress = min(1.0, self.num_updates / (config.schedule_updates or math.inf))
         entropy_coefficient = _between(
             config.entropy_coefficient, config.final_entropy_coefficient, progress
         )

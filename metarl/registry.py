@@ -140,3 +140,8 @@ def _check_type(name: str, option: str, value: Any, default: Any) -> None:
         if wrong:
             accepted = " or ".join(k.__name__ for k in kinds)
             raise UserError(f"--env: {name}: {option}: got {value!r}; accepted: {accepted}")
+
+
+def is_import(name: str) -> bool:
+    """Return whether making ``name`` imports a module that the name itself chooses."""
+    return _OBJECT.match(name) is not None

@@ -1,0 +1,473 @@
+"""Adaptation curves: how well an agent does with a task after so much experience of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+from torch import Tensor
+
+from metarl import seeding
+from metarl.checkpoints import write_json
+from metarl.errors import UserError, bad_option
+from metarl.rollout import (
+    Agent,
+    Context,
+    Keys,
+    Slots,
+    Timestep,
+    Trial,
+    collect,
+    one_thread,
+    run_trial,
+    torch_generator,
+    trial_rounds,
+)
+from metarl.seeding import Component, LaneGenerator, Phase
+from metarl.spaces import ActionCodec, flatten_observations
+from metarl.tasks import Env, Split, Task, TaskDistribution
+
+FORMAT = 1
+TASK_BLOCK = 1000
+"""Evaluation tasks are drawn in blocks of this size, whatever the number of slots."""
+
+ARRAY_SLOTS = 5000
+SIMULATOR_SLOTS = 40
+
+Measure: TypeAlias = Literal["experience", "probe"]
+
+
+@dataclass(frozen=True)
+class AdaptationCurve:
+    """Returns on held-out tasks against episodes of experience."""
+
+    env: str
+    agent: str
+    seed: int
+    split: Split
+    shared_split: bool
+    measure: Measure
+    greedy: bool
+    episodes: tuple[int, ...]
+    """Point i was measured with the context after ``episodes[i]`` episodes."""
+    returns: npt.NDArray[np.float32] = field(repr=False)
+    """``[point, task]``."""
+    success: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    """``[point, task]``, where the environment reports success."""
+    trial_return: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    """``[task]``: the total over all episodes; None where probes were taken instead."""
+    iteration: int | None = None
+    env_steps: int | None = None
+    checkpoint: str = "final"
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``evaluation/<split>.json`` holds."""
+        return {
+            "format": FORMAT,
+            "env": self.env,
+            "agent": self.agent,
+            "seed": self.seed,
+            "split": self.split,
+            "shared_split": self.shared_split,
+            "iteration": self.iteration,
+            "env_steps": self.env_steps,
+            "checkpoint": self.checkpoint,
+            "measure": self.measure,
+            "actions": "greedy" if self.greedy else "sampled",
+            "episodes": list(self.episodes),
+            "num_tasks": self.returns.shape[1],
+            "return": summarize(self.returns),
+            "success": None if self.success is None else summarize(self.success),
+            "trial_return": None
+            if self.trial_return is None
+            else {k: v[0] for k, v in summarize(self.trial_return[None]).items()},
+        }
+
+    def save(self, directory: Path, name: str) -> None:
+        """Write ``name.json`` and, with the values of each task, ``name.npz``."""
+        directory.mkdir(parents=True, exist_ok=True)
+        arrays = {"return": self.returns}
+        for key, values in (("success", self.success), ("trial_return", self.trial_return)):
+            if values is not None:
+                arrays[key] = values
+        np.savez_compressed(directory / f"{name}.npz", allow_pickle=False, **arrays)
+        write_json(directory / f"{name}.json", self.summary())
+
+
+def summarize(values: npt.NDArray[np.floating[Any]]) -> dict[str, list[float]]:
+    """Return mean, interquartile mean and the mean's 95% interval over tasks, per point.
+
+    The interval is SciPy's percentile bootstrap up to 1000 tasks, and the normal
+    approximation it converges to above.
+
+    Args:
+        values: ``[point, task]``.
+    """
+    values = np.asarray(values, np.float64)
+    mean = values.mean(1)
+    n = values.shape[1]
+    if n == 1:
+        low = high = mean
+    elif n <= 1000:
+        interval = stats.bootstrap(
+            (values,),
+            np.mean,
+            axis=1,
+            n_resamples=2000,
+            batch=50,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        low, high = interval.low, interval.high
+    else:
+        half = stats.norm.ppf(0.975) * values.std(1, ddof=1) / np.sqrt(n)
+        low, high = mean - half, mean + half
+    return {
+        "mean": mean.tolist(),
+        "iqm": stats.trim_mean(values, 0.25, axis=1).tolist(),
+        "low": np.asarray(low).tolist(),
+        "high": np.asarray(high).tolist(),
+    }
+
+
+def evaluate_adaptation(
+    agent: Agent,
+    tasks: TaskDistribution,
+    *,
+    split: Split = "test",
+    num_tasks: int = 1000,
+    num_episodes: int | None = None,
+    seed: int = 0,
+    greedy: bool = False,
+    measure: Measure = "experience",
+    num_slots: int | None = None,
+    agent_name: str = "",
+    phase: Phase = Phase.EVALUATE,
+    iteration: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> AdaptationCurve:
+    """Let ``agent`` adapt to ``num_tasks`` tasks it has not seen, and measure it on the way.
+
+    Args:
+        agent: it is not changed.
+        tasks: where tasks come from.
+        split: which of them.
+        num_tasks: how many; memory does not grow with them but for the results.
+        num_episodes: of a whole trial, the last point's included; by default what the agent
+            or the distribution prescribes. An agent that adapts every 20 episodes has points
+            at 0, 20, 40 and 60 in a trial of 80.
+        seed: of tasks, episodes and actions.
+        greedy: take the most likely actions.
+        measure: ``experience`` measures by the episodes that also adapt; ``probe`` by a greedy
+            episode from a copy of the context, thrown away.
+        num_slots: episodes stepped at once; the result does not depend on it.
+        agent_name: kept in the curve.
+        phase: whose random numbers to use.
+        iteration: of training, during which this is; other iterations draw other tasks.
+        advance: called with the number of tasks that have been finished.
+
+    Returns:
+        Points of the curve, with every task's value.
+    """
+    if num_tasks < 1:
+        raise bad_option("--num-tasks", num_tasks, "at least 1")
+    adaptations, per_round = _rounds(agent, tasks, num_episodes)
+    slots = num_slots or default_slots(tasks, num_tasks)
+    envs = tasks.make_vec(min(slots, num_tasks * (1 if agent.sequential else per_round)))
+    parts: list[_Points] = []
+    try:
+        for start in range(0, num_tasks, max(slots, 1)):
+            numbers = np.arange(start, min(start + slots, num_tasks))
+            batch = _draw(tasks, split, numbers, seed, phase, iteration)
+            keys = Keys.of(seed, phase, iteration, numbers)
+            if measure == "probe":
+                points = _probe(agent, envs, batch, adaptations, per_round, keys)
+            else:
+                trial = run_trial(
+                    agent,
+                    envs,
+                    batch,
+                    num_adaptations=adaptations,
+                    episodes_per_round=per_round,
+                    keys=keys,
+                    greedy=greedy,
+                )
+                points = adaptation_points(agent, trial)
+            parts.append(points)
+            if advance is not None:
+                advance(len(numbers))
+    finally:
+        envs.close()
+    return AdaptationCurve(
+        env=tasks.name,
+        agent=agent_name or type(agent).__name__,
+        seed=seed,
+        split=split,
+        shared_split=tasks.shared_split,
+        measure=measure,
+        greedy=greedy,
+        episodes=parts[0].episodes,
+        returns=_stack([part.returns for part in parts]),
+        success=None
+        if parts[0].success is None
+        else _stack([part.success for part in parts if part.success is not None]),
+        trial_return=None
+        if parts[0].total is None
+        else np.concatenate([p.total.numpy() for p in parts if p.total is not None]),
+    )
+
+
+@dataclass(frozen=True)
+class _Points:
+    episodes: tuple[int, ...]
+    returns: Tensor
+    """``[task, point]``."""
+    success: Tensor | None
+    total: Tensor | None
+    """``[task]``."""
+
+
+def adaptation_points(agent: Agent, trial: Trial) -> _Points:
+    """Return a trial's points: a round's mean each, or an episode each in a single round."""
+    returns = [episodes.metrics["return"] for episodes in trial.rounds]
+    success = [e.metrics["success"] for e in trial.rounds if "success" in e.metrics]
+    total = torch.stack([r.sum(1) for r in returns]).sum(0)
+    if agent.episodes_per_adaptation is None:
+        count = sum(r.shape[1] for r in returns)
+        return _Points(
+            tuple(range(count)), torch.cat(returns, 1), torch.cat(success, 1) if success else None, total
+        )
+    at = tuple(k * agent.episodes_per_adaptation for k in range(len(returns)))
+    return _Points(
+        at,
+        torch.stack([r.mean(1) for r in returns], 1),
+        torch.stack([s.mean(1) for s in success], 1) if success else None,
+        total,
+    )
+
+
+def _probe(
+    agent: Agent,
+    envs: Slots,
+    tasks: list[Task],
+    adaptations: int,
+    per_round: int,
+    keys: Callable[[int], Keys],
+) -> _Points:
+    """Measure by one greedy episode at each point, of which the agent keeps nothing."""
+    stride = 1 if agent.episodes_per_adaptation is None else per_round
+    count = per_round if agent.episodes_per_adaptation is None else adaptations + 1
+    context: Context = agent.begin(len(tasks))
+    timestep: Timestep | None = None
+    returns, success = [], []
+    for k in range(count):
+        probe_keys = keys(2 * k + 1)
+        probe, _, _ = collect(
+            agent, envs, tasks, context, timestep, num_episodes=1, keys=probe_keys, greedy=True
+        )
+        returns.append(probe.metrics["return"][:, 0])
+        if "success" in probe.metrics:
+            success.append(probe.metrics["success"][:, 0])
+        if k + 1 < count:
+            own = keys(2 * k)
+            episodes, timestep, context = collect(
+                agent, envs, tasks, context, timestep, num_episodes=stride, keys=own
+            )
+            if agent.episodes_per_adaptation is not None:
+                context = agent.adapt(context, episodes, torch_generator(own.adaptation))
+    return _Points(
+        tuple(k * stride for k in range(count)),
+        torch.stack(returns, 1),
+        torch.stack(success, 1) if success else None,
+        None,
+    )
+
+
+def _rounds(agent: Agent, tasks: TaskDistribution, num_episodes: int | None) -> tuple[int, int]:
+    if agent.episodes_per_adaptation is None:
+        if num_episodes is not None and num_episodes < 1:
+            raise bad_option("--num-episodes", num_episodes, "at least 1")
+        return 0, num_episodes or trial_rounds(agent, tasks.episodes_per_trial)[1]
+    each = agent.episodes_per_adaptation
+    if num_episodes is None:
+        return 3, each  # as the MAML paper shows: before, and after one to three steps
+    if num_episodes < each:
+        raise bad_option("--num-episodes", num_episodes, f"at least {each}, a round of this agent")
+    return num_episodes // each - 1, each
+
+
+def _draw(
+    tasks: TaskDistribution,
+    split: Split,
+    numbers: npt.NDArray[np.int64],
+    seed: int,
+    phase: Phase,
+    iteration: int,
+) -> list[Task]:
+    """Draw the tasks with these numbers; the same number is always the same task."""
+    drawn: list[Task] = []
+    first, last = int(numbers[0]), int(numbers[-1])
+    for block in range(first // TASK_BLOCK, last // TASK_BLOCK + 1):
+        rng = seeding.numpy_generator(seed, phase, Component.TASKS, iteration, block)
+        drawn += tasks.sample(rng, TASK_BLOCK, split)
+    offset = first - first // TASK_BLOCK * TASK_BLOCK
+    return drawn[offset : offset + len(numbers)]
+
+
+def _stack(parts: list[Tensor]) -> npt.NDArray[np.float32]:
+    return np.ascontiguousarray(torch.cat(parts).numpy().T, np.float32)
+
+
+def default_slots(tasks: TaskDistribution, wanted: int) -> int:
+    """Return how many slots to step at once when ``wanted`` could be used."""
+    return max(1, min(wanted, ARRAY_SLOTS if tasks.array_functions else SIMULATOR_SLOTS))
+
+
+class AdaptedPolicy:
+    """An agent that has adapted to one environment, ready to act in it."""
+
+    def __init__(
+        self, agent: Agent, context: Context, timestep: Timestep | None, env: Env, seed: int
+    ) -> None:
+        self._agent, self._context, self._timestep = agent, context, timestep
+        self._space = env.observation_space
+        self._codec = ActionCodec(env.action_space)
+        self._key = seeding.derive(seed, Phase.USE, Component.ACTIONS, 1)
+        self._count = 0
+
+    def act(
+        self,
+        observation: object,
+        reward: float | None = None,
+        *,
+        boundary: bool = False,
+        greedy: bool = False,
+    ) -> Any:
+        """Return an action for the environment.
+
+        Args:
+            observation: the environment's, as it comes.
+            reward: of the action before; agents that learn while they act (RL²) want it.
+            boundary: True at the first step of an episode.
+            greedy: take the most likely action.
+        """
+        flat = flatten_observations(self._space, np.asarray(observation)[None])
+        before = self._timestep or _first_timestep(self._codec)
+        now = before._replace(
+            observation=torch.from_numpy(flat)[:, None],
+            previous_reward=before.previous_reward
+            if reward is None
+            else torch.tensor([[reward]], dtype=torch.float32),
+            boundary=torch.tensor([[boundary or self._timestep is None]]),
+            active=torch.ones(1, 1, dtype=torch.bool),
+        )
+        keys = seeding.fold(self._key, np.full((1, 1), self._count))
+        with one_thread():
+            action, _, self._context = self._agent.act(
+                self._context, now, LaneGenerator(keys), greedy
+            )
+        self._count += 1
+        taken = self._codec.taken(action[:, 0].cpu().numpy())
+        self._timestep = now._replace(
+            previous_action=torch.from_numpy(taken)[:, None],
+            trial_start=torch.zeros(1, 1, dtype=torch.bool),
+        )
+        return self._codec.to_env(taken)[0]
+
+    def predict(
+        self, observation: object, state: object = None, episode_start: object = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, None]:
+        """Act as Stable-Baselines3's models do; nothing is learned of the reward."""
+        start = bool(np.any(np.asarray(episode_start))) if episode_start is not None else False
+        return self.act(observation, boundary=start, greedy=deterministic), None
+
+
+def _first_timestep(codec: ActionCodec) -> Timestep:
+    shape = () if codec.discrete else (codec.size,)
+    yes = torch.ones(1, 1, dtype=torch.bool)
+    return Timestep(
+        observation=torch.zeros(1, 1, 0),
+        previous_action=torch.zeros(1, 1, *shape, dtype=torch.int64 if codec.discrete else None),
+        previous_reward=torch.zeros(1, 1),
+        boundary=yes,
+        trial_start=yes,
+        active=yes,
+    )
+
+
+def adapt(agent: Agent, env: Env, *, episodes: int, seed: int = 0) -> AdaptedPolicy:
+    """Let ``agent`` adapt to one ordinary Gymnasium environment for some episodes.
+
+    Args:
+        agent: it is not changed.
+        env: with the spaces the agent was trained for; episodes must end.
+        episodes: of experience; an agent that adapts in rounds needs a multiple of its round.
+        seed: of episodes and actions.
+
+    Returns:
+        A policy that knows what the agent has learned: ``policy.act(observation)``.
+    """
+    each = agent.episodes_per_adaptation or 1
+    if episodes < 0 or episodes % each:
+        raise bad_option("episodes", episodes, f"a multiple of {each}, 0 or more")
+    tasks = _OneEnv(env)
+    envs = tasks.make_vec(1)
+    keys = Keys.of(seed, Phase.USE, 0, 1)
+    context: Context = agent.begin(1)
+    timestep: Timestep | None = None
+    for k in range(episodes // each):
+        gathered, timestep, context = collect(
+            agent, envs, [Task(tasks.name)], context, timestep, num_episodes=each, keys=keys(k)
+        )
+        if agent.episodes_per_adaptation is not None:
+            context = agent.adapt(context, gathered, torch_generator(keys(k).adaptation))
+    return AdaptedPolicy(agent, context, timestep, env, seed)
+
+
+class _OneEnv(TaskDistribution):
+    """An environment somebody made, as a distribution with that one task."""
+
+    def __init__(self, env: Env) -> None:
+        self.name = "given environment"
+        self.env = env
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self.horizon = 2**19
+
+    def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
+        return [Task(self.name)] * n
+
+    def make(self, task: Task | None = None) -> Env:
+        return _WithoutTask(self.env)
+
+
+class _WithoutTask(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps the task from an environment that has one of its own."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        return self.env.reset(seed=seed)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read ``evaluation/<split>.json``.
+
+    Raises:
+        UserError: where it is missing, damaged or of another format.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path}: not an evaluation of format {FORMAT}")
+    return content

@@ -1,0 +1,100 @@
+"""Pictures of adaptation and of learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+
+class Line(NamedTuple):
+    """One adaptation curve of a picture."""
+
+    label: str
+    summary: dict[str, Any]
+    """As in ``evaluation/<split>.json``."""
+    reference: bool = False
+    """Drawn dashed and grey: what others are compared with."""
+
+
+def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -> None:
+    """Draw mean and 95% interval over tasks against episodes of experience."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
+    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    drawn = 0
+    for line in lines:
+        values, x = line.summary[metric], line.summary["episodes"]
+        if line.reference:
+            style: dict[str, Any] = {"color": "0.45", "linestyle": "--", "linewidth": 1.4}
+        else:
+            style = {"color": colors[drawn % len(colors)], "linewidth": 2}
+            drawn += 1
+        marker = {"marker": "o", "markersize": 4} if len(x) <= 30 else {}
+        axes.plot(x, values["mean"], label=line.label, **style, **marker)
+        axes.fill_between(
+            x, values["low"], values["high"], color=style["color"], alpha=0.2, linewidth=0
+        )
+    first = lines[0].summary
+    envs = sorted({line.summary["env"] for line in lines})
+    axes.set_title(f"{', '.join(envs)}: {_tasks(first)}", fontsize=11)
+    axes.set_xlabel("episodes of experience with the task")
+    axes.set_ylabel(f"{metric} of an episode ({first['actions']} actions)")
+    _finish(axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plot_learning(
+    runs: Sequence[tuple[str, Sequence[dict[str, Any]]]], path: Path, env: str
+) -> None:
+    """Draw the return before and after adaptation against environment steps.
+
+    Args:
+        runs: label and lines of ``metrics.jsonl`` of each.
+        path: of the picture.
+        env: name for the title.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
+    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    for index, (label, metrics) in enumerate(runs):
+        color = colors[index % len(colors)]
+        for key, style, when in (("before", ":", "before"), ("after", "-", "after")):
+            name = f"train/return_{key}"
+            points = [(m["env_steps"], m[name]) for m in metrics if name in m]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True),
+                    linestyle=style,
+                    color=color,
+                    linewidth=1.6,
+                    label=f"{label}, {when} adaptation",
+                )
+    axes.set_title(f"{env}: training tasks, sampled actions", fontsize=11)
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return of an episode")
+    _finish(axes, integers=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _tasks(summary: dict[str, Any]) -> str:
+    kind = {"test": "held-out", "train": "training"}[summary["split"]]
+    shared = " (the same tasks as in training)" if summary["shared_split"] else ""
+    return f"{summary['num_tasks']:,} {kind} tasks{shared}, mean and 95% interval"
+
+
+def _finish(axes: Axes, integers: bool = True) -> None:
+    if integers:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)

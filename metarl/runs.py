@@ -1,0 +1,367 @@
+"""The run directory: what was asked for, on what, and where its results lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from metarl import registry
+from metarl.checkpoints import (
+    Checkpoint,
+    CheckpointStore,
+    Which,
+    space_from_json,
+    space_to_json,
+    write_json,
+)
+from metarl.errors import UserError, bad_option, near_matches
+from metarl.evaluation import AdaptationCurve, Measure, evaluate_adaptation, read_summary
+from metarl.logging import console, print_adaptation, read_metrics, ticker
+from metarl.plotting import Line, plot_adaptation, plot_learning
+from metarl.rollout import Agent
+from metarl.tasks import Split, TaskDistribution
+from metarl.training import TrainConfig, meta_train
+
+FORMAT = 1
+_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metarl-toolkit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run directory and the content of its ``config.json``."""
+
+    directory: Path
+    config: dict[str, Any]
+
+    @staticmethod
+    def create(config: TrainConfig, agent: str, agent_config: Any, tasks: TaskDistribution) -> Run:
+        """Make the directory; one that exists and is not empty is never written into."""
+        directory = config.run_dir or _default_directory(config, agent)
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise bad_option(
+                "--run-dir", str(directory), "a new or empty directory (--resume goes on with a run)"
+            )
+        content = {
+            "format": FORMAT,
+            "agent": agent,
+            "agent_config": dataclasses.asdict(agent_config),
+            "train_config": {**dataclasses.asdict(config), "run_dir": str(directory)},
+            "spaces": {
+                "observation": space_to_json(tasks.observation_space),
+                "action": space_to_json(tasks.action_space),
+            },
+            "command": " ".join(sys.argv),
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "packages": {name: metadata.version(name) for name in _PACKAGES},
+            "device": device_name(config.device),
+        }
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_json(directory / "config.json", content)
+        except OSError as error:
+            raise bad_option("--run-dir", str(directory), f"a writable place ({error})") from error
+        return Run(directory, content)
+
+    @staticmethod
+    def open(directory: Path) -> Run:
+        """Read a run directory.
+
+        Raises:
+            UserError: where ``directory`` is none.
+        """
+        path = directory / "config.json"
+        if not path.is_file():
+            raise UserError(f"{directory}: not a run directory (it has no config.json)")
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise UserError(f"{path}: not a configuration of format {FORMAT}")
+        return Run(directory, content)
+
+    @property
+    def agent_name(self) -> str:
+        """The agent's name in the registry."""
+        return str(self.config["agent"])
+
+    @property
+    def env(self) -> str:
+        """The task distribution's name."""
+        return str(self.config["train_config"]["env"])
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """What was asked of the training."""
+        values = _known(TrainConfig, self.config["train_config"], self.directory)
+        return TrainConfig(**{**values, "run_dir": self.directory})
+
+    @property
+    def agent_config(self) -> Any:
+        """The agent's config, as its dataclass."""
+        kind = registry.agent_class(self.agent_name).Config
+        return kind(**_known(kind, self.config["agent_config"], self.directory))
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """Where the agent's states are saved."""
+        keep = self.config["train_config"].get("keep_checkpoints", 2)
+        return CheckpointStore(self.directory / "checkpoints", keep)
+
+    def make_agent(self, device: str | None = None) -> Agent:
+        """Make the agent as it was before training, from the saved spaces alone."""
+        spaces = self.config["spaces"]
+        agent: Agent = registry.agent_class(self.agent_name)(
+            self.agent_config,
+            space_from_json(spaces["observation"]),
+            space_from_json(spaces["action"]),
+            seed=self.config["train_config"]["seed"],
+            device=device or "cpu",
+        )
+        return agent
+
+    def load_agent(
+        self, which: Which = "final", device: str | None = None
+    ) -> tuple[Agent, Checkpoint]:
+        """Make the agent as it was saved."""
+        checkpoint = self.checkpoints.load(which)
+        agent = self.make_agent(device)
+        try:
+            checkpoint.load_into(agent)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{self.directory}: checkpoint {checkpoint.iteration} does not fit "
+                f"{self.agent_name}: {error}"
+            ) from error
+        return agent, checkpoint
+
+    def make_tasks(self) -> TaskDistribution:
+        """Make the task distribution by its name; a user's own module is never imported so."""
+        if registry.is_import(self.env):
+            raise UserError(
+                f"{self.directory}: was trained on {self.env}, which is not imported because a "
+                f"file says so: name it again with --env {self.env}"
+            )
+        return registry.make(self.env)
+
+
+def load(directory: str | Path, which: Which = "final", device: str = "cpu") -> Agent:
+    """Load the agent of a run directory, as it was at the end or at its best.
+
+    Loading reads tensors and JSON; it never runs code from them.
+    """
+    return Run.open(Path(directory)).load_agent(which, device)[0]
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not have."""
+    accepted = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.cuda.is_available():
+        accepted.append("cuda")
+    if device not in accepted:
+        raise bad_option("--device", device, f"{', '.join(accepted)} (what this machine has)")
+
+
+def device_name(device: str) -> str:
+    """Return what ``device`` is, for records."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _known(kind: type, values: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Return the values for a dataclass as read from JSON: lists are tuples there."""
+    fields = {f.name for f in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields:
+            raise UserError(
+                f"{directory / 'config.json'}: {kind.__name__} has no {name!r}; "
+                f"{near_matches(name, fields)}"
+            )
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _default_directory(config: TrainConfig, agent: str) -> Path:
+    env = re.sub(r"[^a-z0-9._-]+", "-", config.env.lower()).strip("-")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    base = Path("runs") / env / agent / f"{config.seed}-{stamp}"
+    path, count = base, 1
+    while path.exists():
+        count += 1
+        path = base.with_name(f"{base.name}-{count}")
+    return path
+
+
+def _commit() -> str | None:
+    """Return the commit of this source tree, with a mark where it has been changed."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        if "metarl/runs.py" not in git("ls-files", "--full-name", "runs.py"):
+            return None
+        return git("rev-parse", "HEAD") + ("-changed" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def train(
+    config: TrainConfig, agent_name: str, agent_config: Any, resume: Run | None = None
+) -> Run:
+    """Meta-train into a new run directory, or go on with one, and evaluate at the end.
+
+    Raises:
+        UserError: for anything that cannot work, before any work is done.
+    """
+    check_device(config.device)
+    tasks = registry.make(config.env)
+    torch.set_num_threads(1)  # the meta-update alone may use more
+    kind = registry.agent_class(agent_name)
+    spaces = tasks.observation_space, tasks.action_space
+    if resume is None:
+        probe = kind(agent_config, *spaces, seed=config.seed)
+        config = config.resolve(probe, tasks)
+        if hasattr(agent_config, "for_iterations"):
+            agent_config = agent_config.for_iterations(config.iterations)
+        run = Run.create(config, agent_name, agent_config, tasks)
+        agent: Agent = kind(agent_config, *spaces, seed=config.seed, device=config.device)
+        iteration = env_steps = 0
+        console.print(f"{agent_name} on {tasks.name}, seed {config.seed}: {run.directory}")
+    else:
+        run = resume
+        agent, checkpoint = run.load_agent("final", config.device)
+        config = config.resolve(agent, tasks)
+        iteration, env_steps = checkpoint.iteration, checkpoint.env_steps
+        console.print(f"{run.directory}: goes on after iteration {iteration}")
+        if iteration >= (config.iterations or 0):
+            console.print("this run is finished: nothing is left to train")
+            return run
+    started = time.perf_counter()
+    meta_train(agent, tasks, config, run.directory, iteration=iteration, env_steps=env_steps)
+    console.print(f"trained in {time.perf_counter() - started:.0f} s")
+    evaluate(run, tasks=tasks, num_tasks=config.evaluation_tasks, device=config.device)
+    return run
+
+
+def evaluate(
+    run: Run,
+    *,
+    tasks: TaskDistribution | None = None,
+    split: Split = "test",
+    num_tasks: int = 1000,
+    num_episodes: int | None = None,
+    seed: int = 0,
+    greedy: bool = False,
+    measure: Measure = "experience",
+    which: Which = "final",
+    num_slots: int | None = None,
+    device: str = "cpu",
+) -> AdaptationCurve:
+    """Evaluate a run's agent beside an untrained one; write table, picture, JSON and arrays.
+
+    The untrained agent is the same one before its first update, on the first of the same
+    tasks (1000 at most). Its files are ``<split>-untrained``.
+    """
+    check_device(device)
+    tasks = tasks or run.make_tasks()
+    torch.set_num_threads(1)
+    agent, checkpoint = run.load_agent(which, device)
+    folder = run.directory / "evaluation"
+    curves = []
+    for name, subject, at, count in (
+        (split, agent, checkpoint.iteration, num_tasks),
+        (f"{split}-untrained", run.make_agent(device), 0, min(num_tasks, 1000)),
+    ):
+        title = "evaluating" if subject is agent else "untrained agent"
+        with ticker(title, count, unit="tasks") as progress:
+            curve = evaluate_adaptation(
+                subject,
+                tasks,
+                split=split,
+                num_tasks=count,
+                num_episodes=num_episodes,
+                seed=seed,
+                greedy=greedy,
+                measure=measure,
+                num_slots=num_slots,
+                advance=progress.advance,
+            )
+        curve = dataclasses.replace(
+            curve,
+            agent=run.agent_name,
+            iteration=at,
+            env_steps=checkpoint.env_steps if at else 0,
+            checkpoint=which,
+        )
+        curve.save(folder, name)
+        curves.append(curve)
+    trained, untrained = (curve.summary() for curve in curves)
+    picture = folder / f"{split}.png"
+    plot_adaptation(
+        [Line(run.agent_name, trained), Line("untrained", untrained, reference=True)], picture
+    )
+    print_adaptation(trained, untrained)
+    console.print(f"picture: {picture}", markup=False)
+    return curves[0]
+
+
+def plot(
+    directories: Sequence[Path],
+    kind: Literal["adaptation", "learning"],
+    output: Path,
+    *,
+    metric: str = "return",
+    split: Split = "test",
+) -> None:
+    """Draw the evaluations or the training of several runs into one picture.
+
+    Raises:
+        UserError: where a directory is no run, or has not what is to be drawn.
+    """
+    if not directories:
+        raise bad_option("RUNS", [], "one run directory or more")
+    if output.suffix not in (".png", ".pdf", ".svg"):
+        raise bad_option("--output", str(output), "a name that ends with .png, .pdf or .svg")
+    runs = [Run.open(directory) for directory in directories]
+    envs = sorted({run.env for run in runs})
+    labels = _labels(runs)
+    if kind == "learning":
+        curves = [read_metrics(run.directory / "metrics.jsonl") for run in runs]
+        plot_learning(list(zip(labels, curves, strict=True)), output, ", ".join(envs))
+    else:
+        lines = []
+        for run, label in zip(runs, labels, strict=True):
+            folder = run.directory / "evaluation"
+            lines.append(Line(label, read_summary(folder / f"{split}.json")))
+            untrained = read_summary(folder / f"{split}-untrained.json")
+            lines.append(Line(f"{label}, untrained", untrained, reference=True))
+            if lines[-2].summary.get(metric) is None:
+                raise bad_option("--metric", metric, f"return (no success in {run.directory})")
+        plot_adaptation(lines, output, metric)
+    console.print(f"picture: {output}", markup=False)
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Name each run by what tells it apart: agent, then environment, seed, folder."""
+    parts = [(r.agent_name, r.env, f"seed {r.train_config.seed}", r.directory.name) for r in runs]
+    used = [i for i in range(4) if i == 0 or (i < 3 and len({p[i] for p in parts}) > 1)]
+    labels = [", ".join(p[i] for i in used) for p in parts]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label}, {p[3]}" for label, p in zip(labels, parts, strict=True)]
+    return labels

@@ -1,0 +1,215 @@
+"""The one training loop, for every agent."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from metarl import seeding
+from metarl.checkpoints import Checkpoint, CheckpointStore
+from metarl.errors import bad_option
+from metarl.evaluation import adaptation_points, default_slots, evaluate_adaptation
+from metarl.logging import MetricsLog, ticker
+from metarl.rollout import Agent, Keys, Metrics, Trial, run_trial, torch_generator, trial_rounds
+from metarl.seeding import Component, Phase
+from metarl.tasks import TaskDistribution
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to meta-train on, and for how long."""
+
+    env: str = "bandit/n10-k5"
+    """Task distribution; `--list` names them."""
+    seed: int = 0
+    """Every random number is derived from it."""
+    device: str = "cpu"
+    """Where the agent runs: `cpu` or `cuda`."""
+    threads: int = 1
+    """Torch threads of the meta-update; experience is gathered with one."""
+    iterations: int | None = None
+    """Meta-updates; 400 where neither they nor `--env-steps` are given."""
+    env_steps: int | None = None
+    """Instead of `--iterations`: as many as take this many steps with full-length episodes."""
+    num_slots: int | None = None
+    """Episodes stepped at once; by default what the agent can use, at most 40 simulators."""
+    run_dir: Path | None = None
+    """Where results go; by default runs/<env>/<agent>/<seed>-<time>."""
+    checkpoint_interval: int = 50
+    """Iterations between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the newest are kept, beside the best."""
+    validation_interval: int = 50
+    """Iterations between evaluations on held-out tasks, which choose the best checkpoint."""
+    validation_tasks: int = 200
+    """Tasks of such an evaluation; others than those of the evaluation after training."""
+    evaluation_tasks: int = 1000
+    """Held-out tasks of the evaluation after training."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        for name in (
+            "threads",
+            "iterations",
+            "checkpoint_interval",
+            "keep_checkpoints",
+            "validation_interval",
+            "validation_tasks",
+            "evaluation_tasks",
+            "env_steps",
+            "num_slots",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise bad_option(f"--{name.replace('_', '-')}", value, "at least 1")
+        if self.seed < 0:
+            raise bad_option("--seed", self.seed, "0 or more")
+        if self.iterations is not None and self.env_steps is not None:
+            raise bad_option("--env-steps", self.env_steps, "no --iterations beside it")
+
+    def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
+        """Return the same with the number of iterations written out."""
+        if self.env_steps is None:
+            return replace(self, iterations=self.iterations or 400)
+        adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
+        steps = agent.tasks_per_update * (adaptations + 1) * per_round * tasks.horizon
+        return replace(self, iterations=math.ceil(self.env_steps / steps), env_steps=None)
+
+
+def meta_train(
+    agent: Agent,
+    tasks: TaskDistribution,
+    config: TrainConfig,
+    directory: Path,
+    *,
+    iteration: int = 0,
+    env_steps: int = 0,
+) -> Checkpoint:
+    """Meta-train ``agent`` and return its last checkpoint.
+
+    Args:
+        agent: changed in place; as it was after ``iteration`` meta-updates.
+        tasks: where training and validation tasks come from.
+        config: how long (resolved), how often.
+        directory: the run's: metrics and checkpoints go there.
+        iteration: meta-updates behind it.
+        env_steps: environment steps behind it.
+    """
+    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
+    lanes = 1 if agent.sequential else per_round
+    slots = config.num_slots or default_slots(tasks, agent.tasks_per_update * lanes)
+    store = CheckpointStore(directory / "checkpoints", config.keep_checkpoints)
+    last = Checkpoint.of(agent, iteration, env_steps)
+    total = config.resolve(agent, tasks).iterations or 0
+    envs = tasks.make_vec(slots)
+    with (
+        MetricsLog(directory, iteration) as log,
+        ticker("training", total, unit="iterations", done=iteration) as progress,
+    ):
+        try:
+            while last.iteration < total:
+                started = time.perf_counter()
+                number = last.iteration
+                # sample tasks
+                rng = seeding.numpy_generator(config.seed, Phase.TRAIN, Component.TASKS, number)
+                batch = tasks.sample(rng, agent.tasks_per_update, "train")
+                # collect, adapt
+                trial = run_trial(
+                    agent,
+                    envs,
+                    batch,
+                    num_adaptations=adaptations,
+                    episodes_per_round=per_round,
+                    keys=Keys.of(config.seed, Phase.TRAIN, number, len(batch)),
+                )
+                collected = time.perf_counter()
+                # meta-update
+                key = seeding.derive(config.seed, Phase.TRAIN, Component.UPDATE, number)
+                with _threads(config.threads):
+                    metrics = agent.update(trial, torch_generator(int(key)))
+                finished = time.perf_counter()
+
+                last = Checkpoint.of(agent, number + 1, last.env_steps + trial.env_steps)
+                ended = last.iteration == total
+                metrics = {f"update/{name}": value for name, value in metrics.items()}
+                metrics |= _trial_metrics(agent, trial) | {
+                    "time/env_steps_per_s": trial.env_steps / (finished - started),
+                    "time/collect_share": (collected - started) / (finished - started),
+                    "time/update_share": (finished - collected) / (finished - started),
+                }
+                score = None
+                if ended or last.iteration % config.validation_interval == 0:
+                    validation = _validate(agent, tasks, config, last.iteration)
+                    score = validation["validation/trial_return"]
+                    metrics |= validation
+                log.write(last.iteration, last.env_steps, metrics)
+                if ended or score is not None or last.iteration % config.checkpoint_interval == 0:
+                    store.save(last, score)
+                progress.advance(note=_note(metrics, last.env_steps))
+        except BaseException:  # whatever it was, what has been trained is kept
+            store.save(last)
+            raise
+        finally:
+            envs.close()
+    return last
+
+
+def _trial_metrics(agent: Agent, trial: Trial) -> Metrics:
+    points = adaptation_points(agent, trial)
+    metrics = {
+        "train/return_before": float(points.returns[:, 0].mean()),
+        "train/return_after": float(points.returns[:, -1].mean()),
+        "train/trial_return": float(points.returns.sum(1).mean()),
+    }
+    if points.success is not None:
+        metrics["train/success_before"] = float(points.success[:, 0].mean())
+        metrics["train/success_after"] = float(points.success[:, -1].mean())
+    return metrics
+
+
+def _validate(
+    agent: Agent, tasks: TaskDistribution, config: TrainConfig, iteration: int
+) -> Metrics:
+    curve = evaluate_adaptation(
+        agent,
+        tasks,
+        num_tasks=config.validation_tasks,
+        num_episodes=None,
+        seed=config.seed,
+        phase=Phase.VALIDATE,
+        iteration=iteration,
+        num_slots=config.num_slots,
+    )
+    means = curve.returns.mean(1)
+    metrics = {
+        "validation/return_before": float(means[0]),
+        "validation/return_after": float(means[-1]),
+        "validation/trial_return": float(means.sum()),
+    }
+    if curve.success is not None:
+        metrics["validation/success_before"] = float(curve.success[0].mean())
+        metrics["validation/success_after"] = float(curve.success[-1].mean())
+    return metrics
+
+
+def _note(metrics: Metrics, env_steps: int) -> str:
+    return (
+        f"return {metrics['train/return_before']:.2f} → {metrics['train/return_after']:.2f} "
+        f"(trial {metrics['train/trial_return']:.2f}), {env_steps:,} steps"
+    )
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

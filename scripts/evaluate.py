@@ -1,0 +1,65 @@
+"""Evaluate how the agent of a run adapts to held-out tasks, beside an untrained one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from metarl.checkpoints import Which
+from metarl.commandline import exits, parse
+from metarl.evaluation import Measure
+from metarl.registry import make
+from metarl.runs import Run, evaluate
+from metarl.tasks import Split
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to evaluate."""
+
+    run: Positional[Path]
+    """A run directory."""
+    split: Split = "test"
+    """Held-out tasks, or those of training."""
+    num_tasks: int = 1000
+    """How many tasks."""
+    num_episodes: int | None = None
+    """Episodes of a trial; by default as in training, or four rounds of adaptation's."""
+    seed: int = 0
+    """Of tasks, episodes and actions."""
+    greedy: bool = False
+    """Take the most likely actions instead of sampling."""
+    measure: Measure = "experience"
+    """By the episodes that also adapt, or by greedy ones from a copy, thrown away."""
+    checkpoint: Which = "final"
+    """The last one, or the best on the validation tasks."""
+    env: str | None = None
+    """Other tasks than the run's, with the same spaces; or the run's own, where it is a
+    module of yours."""
+    num_slots: int | None = None
+    """Episodes stepped at once; the result does not depend on it."""
+    device: str = "cpu"
+    """Where the agent runs: `cpu` or `cuda`."""
+
+
+@exits
+def main() -> None:
+    """Evaluate."""
+    options = parse(Options, __doc__ or "")
+    evaluate(
+        Run.open(options.run),
+        tasks=make(options.env) if options.env else None,
+        split=options.split,
+        num_tasks=options.num_tasks,
+        num_episodes=options.num_episodes,
+        seed=options.seed,
+        greedy=options.greedy,
+        measure=options.measure,
+        which=options.checkpoint,
+        num_slots=options.num_slots,
+        device=options.device,
+    )
+
+
+if __name__ == "__main__":
+    main()

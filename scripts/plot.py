@@ -1,0 +1,38 @@
+"""Compare runs in one picture: adaptation curves, or learning curves."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from metarl.commandline import exits, parse
+from metarl.runs import plot
+from metarl.tasks import Split
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to draw."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run directories."""
+    kind: Literal["adaptation", "learning"] = "adaptation"
+    """Return against episodes of experience, or against training's environment steps."""
+    metric: Literal["return", "success"] = "return"
+    """Of adaptation curves."""
+    split: Split = "test"
+    """Whose evaluation to draw."""
+    output: Path = Path("comparison.png")
+    """The picture."""
+
+
+@exits
+def main() -> None:
+    """Plot."""
+    options = parse(Options, __doc__ or "")
+    plot(options.runs, options.kind, options.output, metric=options.metric, split=options.split)
+
+
+if __name__ == "__main__":
+    main()
