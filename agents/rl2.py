@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from metarl import distributions
 from metarl.errors import bad_option
@@ -45,19 +46,19 @@ class RL2Config:
     """Gamma, per step, across the episodes of a trial."""
     gae_lambda: float = 0.3
     """Lambda of the advantage estimates, across the episodes of a trial."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Of Adam."""
     final_learning_rate: float = 1e-4
     """Reached linearly at the end of the schedule."""
     num_epochs: int = 4
     """Passes over an update's trials."""
-    num_minibatches: int = 4
+    num_minibatches: int = 8
     """Parts of an epoch; a part is made of whole trials, or of chunks of them."""
     chunk_length: int | None = None
     """Steps that gradients flow back through; by default the whole trial."""
     clip: float = 0.2
     """Bound on the change of the probability ratio."""
-    entropy_coefficient: float = 0.01
+    entropy_coefficient: float = 0.02
     """Weight of the entropy bonus at the start."""
     final_entropy_coefficient: float = 0.0
     """Reached linearly at the end of the schedule."""
@@ -162,9 +163,7 @@ class RL2:
             min_std=config.min_std,
             generator=torch.Generator().manual_seed(seed),
         ).to(self.device)
-        self.optimizer = torch.optim.Adam(
-            self.network.parameters(), config.learning_rate, eps=1e-5
-        )
+        self.optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate, eps=1e-5)
         self.num_updates = 0
         # Mean and second moment of the value targets: the critic predicts standardised ones,
         # so that one value-loss weight serves returns of any size.
@@ -189,11 +188,9 @@ class RL2:
             step.boundary,
             step.trial_start,
         )
-        output: ActorCriticOutput = self.network(
-            inputs, step.observation, context.flatten(0, 1)
-        )
+        output: ActorCriticOutput = self.network(inputs, step.observation, context.flatten(0, 1))
         distribution = type(output.distribution)(
-            *(x.squeeze(1).unflatten(0, shape) for x in output.distribution)
+            *(x.reshape(*shape, x.shape[-1]) for x in output.distribution)
         )
         if greedy:
             action = distributions.mode(distribution)
@@ -201,12 +198,12 @@ class RL2:
             action = distributions.sample(distribution, generator)
         record = {
             "log_prob": distributions.log_prob(distribution, action),
-            "value": self._unscaled(output.value).unflatten(0, shape).squeeze(-1),
+            "value": self._unscaled(output.value).reshape(shape),
         }
         if self.config.chunk_length is not None:
             record["state"] = context
         active = timestep.active.to(self.device).unsqueeze(-1)
-        after = torch.where(active, output.state.unflatten(0, shape), context)
+        after = torch.where(active, output.state.reshape(context.shape), context)
         return action, record, after
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
@@ -270,7 +267,8 @@ class RL2:
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Take back what :meth:`state` returned."""
-        network, moments = {}, {}
+        network: dict[str, Tensor] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "network":
@@ -353,11 +351,9 @@ class RL2:
         )
         critic_loss = value_loss(output.value, batch.target, batch.valid)
         entropy = masked_mean(distributions.entropy(output.distribution), batch.valid)
-        loss = (
-            policy_loss + config.value_coefficient * critic_loss - entropy_coefficient * entropy
-        )
+        loss = policy_loss + config.value_coefficient * critic_loss - entropy_coefficient * entropy
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
         self.optimizer.step()
         with torch.no_grad():
@@ -366,9 +362,7 @@ class RL2:
                 "value_loss": critic_loss.detach(),
                 "entropy": entropy.detach(),
                 "kl": approximate_kl(log_prob, batch.log_prob, batch.valid),
-                "clip_fraction": clip_fraction(
-                    log_prob, batch.log_prob, batch.valid, config.clip
-                ),
+                "clip_fraction": clip_fraction(log_prob, batch.log_prob, batch.valid, config.clip),
                 "gradient_norm": norm.detach(),
             }
 
@@ -393,8 +387,7 @@ def _between(start: float, end: float, progress: float) -> float:
 
 
 def _to(stream: Stream, device: torch.device) -> Stream:
-    record = {name: x.to(device) for name, x in stream.record.items()}
-    return Stream(*(x.to(device) for x in stream[:-1]), record=record)
+    return cast(Stream, pytree.tree_map(lambda x: x.to(device), stream))
 
 
 def _rows(batch: _Batch, rows: Tensor) -> _Batch:

@@ -83,7 +83,7 @@ def fail(error: UserError) -> NoReturn:
 
 def parse(kind: type[T], description: str) -> T:
     """Parse the command line into a dataclass whose fields' docstrings are its help."""
-    return cast(T, tyro.cli(kind, description=description, config=_TYRO))
+    return tyro.cli(kind, description=description, config=_TYRO)
 
 
 def parse_train(arguments: Sequence[str]) -> TrainRequest:

@@ -243,7 +243,10 @@ def adaptation_points(agent: Agent, trial: Trial) -> _Points:
     if agent.episodes_per_adaptation is None:
         count = sum(r.shape[1] for r in returns)
         return _Points(
-            tuple(range(count)), torch.cat(returns, 1), torch.cat(success, 1) if success else None, total
+            tuple(range(count)),
+            torch.cat(returns, 1),
+            torch.cat(success, 1) if success else None,
+            total,
         )
     at = tuple(k * agent.episodes_per_adaptation for k in range(len(returns)))
     return _Points(
@@ -383,7 +386,10 @@ class AdaptedPolicy:
         return self._codec.to_env(taken)[0]
 
     def predict(
-        self, observation: object, state: object = None, episode_start: object = None,
+        self,
+        observation: object,
+        state: object = None,
+        episode_start: object = None,
         deterministic: bool = False,
     ) -> tuple[Any, None]:
         """Act as Stable-Baselines3's models do; nothing is learned of the reward."""

@@ -35,16 +35,14 @@ class MetricsLog:
             kept = [x for x in read_metrics(self._path) if x["iteration"] <= first_iteration]
             self._path.write_text("".join(json.dumps(x) + "\n" for x in kept))
         self._file = self._path.open("a", buffering=1)
-        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]  # torch's is untyped
-            str(directory / "tensorboard"), purge_step=first_iteration + 1
-        )
+        self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=first_iteration + 1)
 
     def write(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
         """Record ``metrics`` after ``iteration`` meta-updates."""
         line = {"iteration": iteration, "env_steps": env_steps, **metrics}
         self._file.write(json.dumps(line) + "\n")
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, iteration)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, iteration)
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -56,7 +54,7 @@ class MetricsLog:
         traceback: TracebackType | None,
     ) -> None:
         self._file.close()
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -113,8 +111,6 @@ def ticker(title: str, total: int, *, unit: str, done: int = 0) -> Iterator[Tick
     )
     with progress:
         yield Ticker(title, total, done, unit, progress)
-
-
 
 
 def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:

@@ -36,8 +36,9 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
         else:
             style = {"color": colors[drawn % len(colors)], "linewidth": 2}
             drawn += 1
-        marker = {"marker": "o", "markersize": 4} if len(x) <= 30 else {}
-        axes.plot(x, values["mean"], label=line.label, **style, **marker)
+        if len(x) <= 30:
+            style |= {"marker": "o", "markersize": 4}
+        axes.plot(x, values["mean"], label=line.label, **style)
         axes.fill_between(
             x, values["low"], values["high"], color=style["color"], alpha=0.2, linewidth=0
         )

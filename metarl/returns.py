@@ -58,9 +58,7 @@ def gae(
     following = torch.zeros_like(reward[..., 0])
     for t in reversed(range(reward.shape[-1])):
         carried = torch.where(last[..., t], 0.0, following)
-        following = torch.where(
-            valid[..., t], delta[..., t] + discount * gae_lambda * carried, 0.0
-        )
+        following = torch.where(valid[..., t], delta[..., t] + discount * gae_lambda * carried, 0.0)
         result[..., t] = following
     return result
 

@@ -346,27 +346,108 @@ class _Log:
     """Steps of all lanes as they come, scattered into ``[task, episode, time]`` at the end."""
 
     def __init__(self) -> None:
-        self.rows: list[npt.NDArray[np.int64]] = []
-        self.values: dict[str, list[Tensor]] = {}
+        self._episode: list[npt.NDArray[np.int64]] = []
+        self._time: list[npt.NDArray[np.int64]] = []
+        self._values: dict[str, list[Tensor]] = {}
 
-    def add(self, where: npt.NDArray[np.int64], mask: Tensor | None, **values: Tensor) -> None:
-        """Append the active lanes of one step; ``where`` are their places."""
-        self.rows.append(where)
+    def add(self, lanes: _Lanes, values: dict[str, Tensor]) -> None:
+        """Append one step of the active lanes; values are ``[task, lane, …]``."""
+        mask = None if lanes.active.all() else torch.from_numpy(lanes.active.copy())
+        place = lanes.row * lanes.num_episodes + lanes.episode
+        self._episode.append(place if mask is None else place[lanes.active])
+        self._time.append(lanes.time.copy() if mask is None else lanes.time[lanes.active])
         for name, value in values.items():
             value = value.flatten(0, 1)
             kept = value if mask is None else value[mask.to(value.device)]
-            self.values.setdefault(name, []).append(kept)
+            self._values.setdefault(name, []).append(kept)
 
-    def scatter(self, shape: tuple[int, int, int]) -> dict[str, Tensor]:
-        """Return every field as ``[task, episode, time, …]``, zero where nothing came."""
-        rows = torch.from_numpy(np.concatenate(self.rows))
-        result = {}
-        for name, values in self.values.items():
-            steps = torch.cat(values)
-            dense = steps.new_zeros((shape[0] * shape[1] * shape[2], *steps.shape[1:]))
-            dense[rows.to(steps.device)] = steps
-            result[name] = dense.reshape(*shape, *steps.shape[1:])
-        return result
+    def scatter(self, num_tasks: int, num_episodes: int) -> dict[str, Tensor]:
+        """Return every field as ``[task, episode, time, …]``, zero where nothing came.
+
+        ``valid`` is one of them.
+        """
+        time = np.concatenate(self._time)
+        length = int(time.max()) + 1
+        rows = torch.from_numpy(np.concatenate(self._episode) * length + time)
+        size = num_tasks * num_episodes * length
+
+        def dense(steps: Tensor) -> Tensor:
+            result = steps.new_zeros((size, *steps.shape[1:]))
+            result[rows.to(steps.device)] = steps
+            return result.reshape(num_tasks, num_episodes, length, *steps.shape[1:])
+
+        fields = {name: dense(torch.cat(values)) for name, values in self._values.items()}
+        return fields | {"valid": dense(torch.ones(len(rows), dtype=torch.bool))}
+
+
+class _Lanes:
+    """What every lane of a wave is doing; arrays are ``[task · lane]``.
+
+    Lane l has episodes l, l + lanes, … of its task.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int,
+        lanes: int,
+        num_episodes: int,
+        codec: ActionCodec,
+        carried: Timestep | None,
+        sequential: bool,
+    ) -> None:
+        self.shape = (num_tasks, lanes)
+        self.num_episodes = num_episodes
+        self.sequential = sequential
+        self.size = num_tasks * lanes
+        self.row = np.repeat(np.arange(num_tasks), lanes)
+        self.episode = np.tile(np.arange(lanes), num_tasks)
+        self.time = np.zeros(self.size, np.int64)
+        self.active = self.episode < num_episodes
+        self.boundary = np.ones(self.size, np.bool_)
+        self.trial_start = np.full(self.size, carried is None)
+        shape = (self.size,) if codec.discrete else (self.size, codec.size)
+        self.previous_action = np.zeros(shape, codec.dtype)
+        self.previous_reward = np.zeros(self.size, np.float32)
+        if carried is not None:
+            self.previous_action[:] = carried.previous_action.flatten(0, 1).cpu().numpy()
+            self.previous_reward[:] = carried.previous_reward.flatten(0, 1).cpu().numpy()
+
+    def tensor(self, x: npt.NDArray[Any]) -> Tensor:
+        """Return a copy of ``[task · lane, …]`` as ``[task, lane, …]``."""
+        return torch.from_numpy(np.array(x)).reshape(*self.shape, *x.shape[1:])
+
+    def timestep(self, observation: npt.NDArray[np.float32]) -> Timestep:
+        """Return what the agent sees now."""
+        return Timestep(
+            observation=self.tensor(observation),
+            previous_action=self.tensor(self.previous_action),
+            previous_reward=self.tensor(self.previous_reward),
+            boundary=self.tensor(self.boundary),
+            trial_start=self.tensor(self.trial_start),
+            active=self.tensor(self.active),
+        )
+
+    def advance(
+        self,
+        taken: npt.NDArray[Any],
+        reward: npt.NDArray[np.float32],
+        ended: npt.NDArray[np.bool_],
+    ) -> npt.NDArray[np.bool_]:
+        """Count a step of the active lanes; return those that now start another episode."""
+        active = self.active
+        self.time[active] += 1
+        self.previous_action[active] = taken[active]
+        self.previous_reward[active] = reward[active]
+        self.boundary[active] = ended[active]
+        self.trial_start[active] = False
+        self.episode[ended] += self.shape[1]
+        self.time[ended] = 0
+        if not self.sequential:
+            self.trial_start[ended] = True
+            self.previous_action[ended] = 0
+            self.previous_reward[ended] = 0
+        self.active = active & (self.episode < self.num_episodes)
+        return ended & self.active
 
 
 def _collect_wave(
@@ -376,129 +457,69 @@ def _collect_wave(
     context: Context,
     timestep: Timestep | None,
     num_episodes: int,
-    lanes: int,
+    num_lanes: int,
     keys: Keys,
     greedy: bool,
 ) -> tuple[Episodes, Timestep | None, Context]:
-    """Run ``num_episodes`` of every task; lane l has episodes l, l + lanes, … of its task."""
-    shape = (len(tasks), lanes)
-    num_lanes = len(tasks) * lanes
-    space = envs.single_observation_space
+    """Run ``num_episodes`` of every task, all of which have their slots at once."""
     codec = ActionCodec(envs.single_action_space)
-    row = np.repeat(np.arange(len(tasks)), lanes)
-    episode = np.tile(np.arange(lanes), len(tasks))
-    time = np.zeros(num_lanes, np.int64)
-    active = episode < num_episodes
-    first = np.ones(num_lanes, np.bool_)
-
-    if timestep is None or not agent.sequential:
-        trial_start = np.ones(num_lanes, np.bool_)
-        previous_action = np.zeros(
-            (num_lanes, *(() if codec.discrete else (codec.size,))),
-            np.int64 if codec.discrete else np.float32,
-        )
-        previous_reward = np.zeros(num_lanes, np.float32)
-    else:
-        trial_start = np.zeros(num_lanes, np.bool_)
-        previous_action = timestep.previous_action.flatten(0, 1).cpu().numpy().copy()
-        previous_reward = timestep.previous_reward.flatten(0, 1).cpu().numpy().copy()
-
-    slot_mask = np.zeros(envs.num_envs, np.bool_)
-    slot_seed = np.zeros(envs.num_envs, np.uint64)
-
-    def start(which: npt.NDArray[np.bool_], new: list[Task | None] | None) -> npt.NDArray[Any]:
-        slot_mask[:num_lanes] = which
-        slot_seed[:num_lanes] = seeding.fold(keys.environment[row], episode)
-        options = {"reset_mask": slot_mask.copy()} | ({} if new is None else {"tasks": new})
-        observation, _ = envs.reset(seed=cast(Any, slot_seed), options=options)
-        return flatten_observations(space, observation[:num_lanes])
-
-    spare: list[Task | None] = [None] * (envs.num_envs - num_lanes)
-    slot_tasks = [tasks[t] if a else None for t, a in zip(row, active, strict=True)]
-    observation = start(active, slot_tasks + spare)
-
-    def lane_tensor(x: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.array(x)).unflatten(0, shape)
-
+    space = envs.single_observation_space
+    carried = timestep if agent.sequential else None
+    lanes = _Lanes(len(tasks), num_lanes, num_episodes, codec, carried, agent.sequential)
+    used = slice(0, lanes.size)
     log = _Log()
-    final_observation = np.zeros((*shape[:1], num_episodes, observation.shape[1]), np.float32)
-    action_keys = seeding.fold(keys.action[row], episode)
-    actions = np.zeros((envs.num_envs, *previous_action.shape[1:]), previous_action.dtype)
-    steps_limit = 0
-    while active.any():
-        now = Timestep(
-            observation=lane_tensor(observation),
-            previous_action=lane_tensor(previous_action),
-            previous_reward=lane_tensor(previous_reward),
-            boundary=lane_tensor(first),
-            trial_start=lane_tensor(trial_start),
-            active=lane_tensor(active),
-        )
-        generator = LaneGenerator(seeding.fold(action_keys, time).reshape(shape))
+    action_keys = np.zeros(lanes.size, np.uint64)
+
+    def start(which: npt.NDArray[np.bool_], new: dict[str, Any]) -> npt.NDArray[np.float32]:
+        mask, seeds = np.zeros(envs.num_envs, np.bool_), np.zeros(envs.num_envs, np.uint64)
+        mask[used] = which
+        seeds[used] = seeding.fold(keys.environment[lanes.row], lanes.episode)
+        action_keys[:] = seeding.fold(keys.action[lanes.row], lanes.episode)
+        options = {"reset_mask": mask} | new
+        observation, _ = envs.reset(seed=cast(Any, seeds), options=options)
+        return flatten_observations(space, observation[used])
+
+    new_tasks: list[Task | None] = [None] * envs.num_envs
+    for lane in np.flatnonzero(lanes.active).tolist():
+        new_tasks[lane] = tasks[lane // num_lanes]
+    observation = start(lanes.active, {"tasks": new_tasks})
+    final_observation = np.zeros((len(tasks), num_episodes, observation.shape[1]), np.float32)
+    actions = np.zeros((envs.num_envs, *lanes.previous_action.shape[1:]), codec.dtype)
+    while lanes.active.any():
+        now = lanes.timestep(observation)
+        generator = LaneGenerator(seeding.fold(action_keys, lanes.time).reshape(lanes.shape))
         action, record, context = agent.act(context, now, generator, greedy)
-        taken = codec.taken(action.cpu().numpy()).reshape(num_lanes, *action.shape[2:])
-        actions[:num_lanes] = taken
+        taken = codec.taken(action.flatten(0, 1).cpu().numpy())
+        actions[used] = taken
         next_observation, reward, terminated, truncated, info = envs.step(codec.to_env(actions))
-        flat_observation = flatten_observations(space, next_observation[:num_lanes])
-        reward32 = np.asarray(reward[:num_lanes], np.float32)
-        everywhere = bool(active.all())
-        where = (row * num_episodes + episode) * (2**20) + time
+        observation = flatten_observations(space, next_observation[used])
+        reward = np.asarray(reward[used], np.float32)
+        ended = lanes.active & (terminated | truncated)[used]
         log.add(
-            where if everywhere else where[active],
-            None if everywhere else torch.from_numpy(active.copy()),
-            observation=now.observation,
-            action=action,
-            taken=lane_tensor(taken),
-            reward=lane_tensor(reward32),
-            terminated=lane_tensor(terminated[:num_lanes]),
-            truncated=lane_tensor(truncated[:num_lanes]),
-            **{f"record.{name}": value for name, value in record.items()},
-            **{f"info.{k}": lane_tensor(v[:num_lanes]) for k, v in info.items() if k[0] != "_"},
+            lanes,
+            {
+                "observation": now.observation,
+                "action": action,
+                "taken": lanes.tensor(taken),
+                "reward": lanes.tensor(reward),
+                "terminated": lanes.tensor(terminated[used]),
+                "truncated": lanes.tensor(truncated[used]),
+                **{f"record.{name}": value for name, value in record.items()},
+                **{f"info.{k}": lanes.tensor(v[used]) for k, v in info.items() if k[0] != "_"},
+            },
         )
-        time += active
-        steps_limit = max(steps_limit, int(time.max()))
-        previous_action[active] = taken[active]
-        previous_reward[active] = reward32[active]
-        first[active] = False
-        trial_start[active] = False
-        observation = flat_observation
+        final_observation[lanes.row[ended], lanes.episode[ended]] = observation[ended]
+        again = lanes.advance(taken, reward, ended)
+        if again.any():
+            observation = start(again, {})
 
-        ended = active & (terminated | truncated)[:num_lanes]
-        if ended.any():
-            final_observation[row[ended], episode[ended]] = observation[ended]
-            episode[ended] += lanes
-            time[ended] = 0
-            active = active & (episode < num_episodes)
-            again = ended & active
-            first[ended] = True
-            if not agent.sequential:
-                trial_start[ended] = True
-                previous_action[ended] = 0
-                previous_reward[ended] = 0
-            if again.any():
-                observation = start(again, None)
-                action_keys = seeding.fold(keys.action[row], episode)
-
-    log.rows = [(w >> 20) * steps_limit + (w & (2**20 - 1)) for w in log.rows]
-    fields = log.scatter((len(tasks), num_episodes, steps_limit))
-    episodes = _episodes(log, fields, torch.from_numpy(final_observation))
-    if not agent.sequential:
-        return episodes, None, context
-    carried = Timestep(
-        observation=lane_tensor(observation),
-        previous_action=lane_tensor(previous_action),
-        previous_reward=lane_tensor(previous_reward),
-        boundary=lane_tensor(first),
-        trial_start=lane_tensor(trial_start),
-        active=lane_tensor(active),
-    )
-    return episodes, carried, context
+    episodes = _episodes(log.scatter(len(tasks), num_episodes), torch.from_numpy(final_observation))
+    return episodes, lanes.timestep(observation) if agent.sequential else None, context
 
 
-def _episodes(log: _Log, fields: dict[str, Tensor], final_observation: Tensor) -> Episodes:
-    reward = fields["reward"]
-    valid = torch.zeros(reward.shape, dtype=torch.bool)
-    valid.view(-1)[torch.from_numpy(np.concatenate(log.rows))] = True
+def _episodes(fields: dict[str, Tensor], final_observation: Tensor) -> Episodes:
+    """Name the fields, and reduce an episode's steps to its metrics."""
+    reward, valid = fields["reward"], fields["valid"]
     length = valid.sum(-1)
     metrics = {"return": reward.sum(-1), "length": length.float()}
     for name, value in fields.items():
@@ -536,18 +557,16 @@ def _join(parts: Sequence[Episodes], axis: int) -> Episodes:
             return x
         return torch.cat([x, x.new_zeros((*x.shape[:2], missing, *x.shape[3:]))], dim=2)
 
-    even = [
-        part._replace(
-            **{name: padded(getattr(part, name)) for name in _TIMED},
-            record={name: padded(x) for name, x in part.record.items()},
-        )
-        for part in parts
-    ]
+    even = []
+    for part in parts:
+        fields: dict[str, Any] = {name: padded(getattr(part, name)) for name in _TIMED}
+        fields["record"] = {name: padded(x) for name, x in part.record.items()}
+        even.append(part._replace(**fields))
     joined = pytree.tree_map(lambda *xs: torch.cat(xs, dim=axis), *even)
     return cast(Episodes, joined)
 
 
-_TIMED = ("observation", "action", "taken", "reward", "terminated", "truncated", "valid")
+_TIMED = Episodes._fields[: Episodes._fields.index("record")]
 
 
 def _take_rows(tree: Any, rows: slice) -> Any:

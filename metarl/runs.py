@@ -50,7 +50,9 @@ class Run:
         directory = config.run_dir or _default_directory(config, agent)
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise bad_option(
-                "--run-dir", str(directory), "a new or empty directory (--resume goes on with a run)"
+                "--run-dir",
+                str(directory),
+                "a new or empty directory (--resume goes on with a run)",
             )
         content = {
             "format": FORMAT,

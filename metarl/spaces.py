@@ -17,7 +17,9 @@ def observation_size(space: gym.Space[Any]) -> int:
         return int(np.prod(space.shape))
     if isinstance(space, gym.spaces.Discrete):
         return int(space.n)
-    raise UserError(f"observation space {space}: got {type(space).__name__}; accepted: Box, Discrete")
+    raise UserError(
+        f"observation space {space}: got {type(space).__name__}; accepted: Box, Discrete"
+    )
 
 
 def flatten_observations(
@@ -25,7 +27,8 @@ def flatten_observations(
 ) -> npt.NDArray[np.float32]:
     """Return ``[slot, size]`` float32: a Box raveled, a Discrete one-hot."""
     if isinstance(space, gym.spaces.Discrete):
-        return np.eye(int(space.n), dtype=np.float32)[observations - space.start]
+        one_hot: npt.NDArray[np.float32] = np.eye(int(space.n), dtype=np.float32)
+        return np.asarray(one_hot[observations - space.start])
     flat = observations.reshape(len(observations), -1)
     return np.asarray(flat, np.float32)
 
@@ -40,6 +43,7 @@ class ActionCodec:
     def __init__(self, space: gym.Space[Any]) -> None:
         self.space = space
         self.discrete = isinstance(space, gym.spaces.Discrete)
+        self.dtype = np.dtype(np.int64 if self.discrete else np.float32)
         if isinstance(space, gym.spaces.Discrete):
             self.size = int(space.n)
             self._start = int(space.start)
@@ -54,11 +58,6 @@ class ActionCodec:
         else:
             raise UserError(f"action space: got {space}; accepted: Discrete, Box of floats")
 
-    @property
-    def input_size(self) -> int:
-        """Length of an action as an agent's input: one-hot, or the numbers themselves."""
-        return self.size
-
     def taken(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the action in policy units as the environment takes it: ``[…, size]`` clipped."""
         if self.discrete:
@@ -70,4 +69,5 @@ class ActionCodec:
         if self.discrete:
             return taken + self._start
         scaled = self._center + self._scale * taken
-        return scaled.reshape(len(taken), *(self.space.shape or ())).astype(self.space.dtype)
+        shaped = scaled.reshape(len(taken), *(self.space.shape or ()))
+        return np.asarray(shaped, self.space.dtype)

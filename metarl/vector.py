@@ -286,9 +286,8 @@ def _write(
 class ArrayEnv(gym.Env[Any, Any]):
     """One slot of an array family as an ordinary Gymnasium environment."""
 
-    metadata = {"render_modes": []}
-
     def __init__(self, tasks: ArrayTaskDistribution, task: Task | None = None) -> None:
+        self.metadata = {"render_modes": []}
         self.observation_space = tasks.observation_space
         self.action_space = tasks.action_space
         self._slot = ArrayVectorEnv(tasks, 1)

@@ -1,0 +1,48 @@
+# The targets a newcomer needs: demo, test. The ones a developer needs: check, lock.
+PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys, venv, ensurepip; assert (3, 11) <= sys.version_info < (3, 14)' 2>/dev/null \
+	&& command -v $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+# One thread: small networks are slower with more.
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo demo-short install test learning check lint types lock clean
+
+demo: install  ## meta-train the default agent, evaluate it on held-out tasks
+	$(BIN)/python scripts/train.py
+
+demo-short: install
+	$(BIN)/python scripts/train.py --iterations 20
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml requirements.lock
+ifeq ($(PYTHON),)
+	@echo "error: found no Python 3.11, 3.12 or 3.13 with venv (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 2
+endif
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) "$$(grep '^torch==' requirements.lock)"
+	$(PIP) -e '.[dev]'
+	touch $@
+
+test: install  ## the unit tier
+	$(BIN)/python -m pytest
+
+learning: install  ## the tier that trains: a minute or so a test
+	$(BIN)/python -m pytest -m learning
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+check: lint types test  ## everything before a commit
+
+lock: install  ## write requirements.lock from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,315 @@
+"""Conformance tests for people who write task distributions or agents.
+
+Each raises an ``AssertionError`` that says what to mend, or returns nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import warnings
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from metarl.tasks import SPLITS, Task, TaskDistribution
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from metarl.rollout import Agent, Timestep
+
+_STEPS = 50
+
+
+def check_task_distribution(tasks: TaskDistribution) -> None:
+    """Check that ``tasks`` keeps the contract of :class:`metarl.TaskDistribution`.
+
+    Sampling: as many tasks as asked for, the same for the same generator, none shared by
+    the splits (unless ``shared_split`` says so), equal after a trip through JSON.
+    Environments: Gymnasium's ``check_env``, the declared spaces, ``info_keys`` and horizon,
+    refusal to start without a task, a task kept over resets, options never modified, two
+    copies that agree at every step, and a used environment that equals a fresh one. The
+    vector environment: the same experience as single ones, and finished slots that stay.
+    """
+    _check_sampling(tasks)
+    task, other = tasks.sample(np.random.default_rng(0), 2, "train")
+    _check_env(tasks, task)
+    _check_two_copies(tasks, task, other)
+    _check_vector(tasks, [task, other, task])
+    pickle.loads(pickle.dumps(tasks))  # a worker process gets it that way
+
+
+def _check_sampling(tasks: TaskDistribution) -> None:
+    drawn: dict[str, list[Task]] = {}
+    for split in SPLITS:
+        first = tasks.sample(np.random.default_rng(7), 1000, split)
+        again = tasks.sample(np.random.default_rng(7), 1000, split)
+        assert len(first) == 1000, f"sample(rng, 1000, {split!r}) returned {len(first)} tasks"
+        assert first == again, "sample() depends on something else than its generator"
+        for task in first[:20]:
+            text = json.dumps(task.to_json())
+            assert Task.from_json(json.loads(text)) == task, f"{task} changes in JSON: {text}"
+            hash(task)
+        drawn[split] = first
+    if not tasks.shared_split:
+        common = set(drawn["train"]) & set(drawn["test"])
+        assert not common, (
+            f"train and test share {len(common)} of 1000 tasks drawn with equal seeds, such as "
+            f"{next(iter(common))}: mix the split into the draw, or set shared_split = True"
+        )
+
+
+def _check_env(tasks: TaskDistribution, task: Task) -> None:
+    from gymnasium.utils.env_checker import check_env
+
+    bare = tasks.make()
+    try:
+        bare.reset(seed=0)
+    except Exception as error:
+        assert "task" in str(error), f"reset without a task must say so; it raised {error!r}"
+    else:
+        raise AssertionError("make() gave an environment that starts without a task")
+    options = {"task": task}
+    bare.reset(seed=0, options=options)
+    assert options == {"task": task}, "reset() modified its options"
+    bare.reset(seed=1)  # the task is kept
+    env = tasks.make(task)
+    assert env.observation_space == tasks.observation_space, (
+        f"observation_space is {env.observation_space}, declared {tasks.observation_space}"
+    )
+    assert env.action_space == tasks.action_space, (
+        f"action_space is {env.action_space}, declared {tasks.action_space}"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # check_env warns of spaces that are merely unusual
+        check_env(env, skip_render_check=True)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    for _ in range(tasks.horizon):
+        _, _, terminated, truncated, info = env.step(env.action_space.sample())
+        missing = [key for key in tasks.info_keys if key not in info]
+        assert not missing, f"step's info has no {missing}, which info_keys declares"
+        if terminated or truncated:
+            break
+    assert terminated or truncated, f"an episode goes on after its {tasks.horizon} steps"
+    for made in (bare, env):
+        made.close()
+
+
+def _actions(tasks: TaskDistribution, seed: int) -> list[Any]:
+    space = copy.deepcopy(tasks.action_space)
+    space.seed(seed)
+    return [space.sample() for _ in range(_STEPS)]
+
+
+def _play(env: Any, actions: list[Any], **reset: Any) -> list[Any]:
+    """Return everything one episode gives."""
+    observation, _ = env.reset(**reset)
+    seen: list[Any] = [np.array(observation)]
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        seen += [np.array(observation), reward, terminated, truncated]
+        if terminated or truncated:
+            break
+    return seen
+
+
+def _check_two_copies(tasks: TaskDistribution, task: Task, other: Task) -> None:
+    first, second = tasks.make(), tasks.make(task)
+    actions = _actions(tasks, 1)
+    a = _play(first, actions, seed=5, options={"task": task})
+    b = _play(second, actions, seed=5)
+    assert _equal(a, b), "two environments with one task, seed and actions differ"
+    _play(second, _actions(tasks, 2), seed=6, options={"task": other})
+    c = _play(second, actions, seed=5, options={"task": task})
+    assert _equal(a, c), "an environment that was used differs from a fresh one after reset"
+    for env in (first, second):
+        env.close()
+
+
+def _equal(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _check_vector(tasks: TaskDistribution, slots: list[Task]) -> None:
+    n = len(slots)
+    envs = tasks.make_vec(n)
+    actions = [_actions(tasks, slot) for slot in range(n)]
+    seeds = np.arange(10, 10 + n, dtype=np.uint64)
+    options = {"tasks": list(slots)}
+    observations, _ = envs.reset(seed=cast(Any, seeds), options=options)
+    assert options == {"tasks": list(slots)}, "the vector environment modified its options"
+    seen: list[list[Any]] = [[np.array(observations[slot])] for slot in range(n)]
+    finished = np.zeros(n, np.bool_)
+    last: npt.NDArray[Any] = np.array(observations)
+    for step in range(_STEPS):
+        batch = np.stack([np.asarray(actions[slot][step]) for slot in range(n)])
+        observations, rewards, terminated, truncated, _ = envs.step(batch)
+        for slot in range(n):
+            if finished[slot]:
+                assert np.array_equal(observations[slot], last[slot]) and rewards[slot] == 0, (
+                    "a finished slot must return its last observation and reward 0"
+                )
+                assert terminated[slot] or truncated[slot], "a finished slot must keep its flags"
+            else:
+                seen[slot] += [
+                    np.array(observations[slot]),
+                    rewards[slot],
+                    terminated[slot],
+                    truncated[slot],
+                ]
+        finished |= terminated | truncated
+        last = np.array(observations)
+    for slot, task in enumerate(slots):
+        env = tasks.make(task)
+        alone = _play(env, actions[slot], seed=int(seeds[slot]))
+        env.close()
+        assert _equal(alone, seen[slot]), (
+            f"slot {slot} of the vector environment differs from a single environment"
+        )
+    envs.close()
+
+
+def check_agent(agent: Agent, tasks: TaskDistribution) -> None:
+    """Check that ``agent`` keeps the contract of :class:`metarl.Agent`, acting in ``tasks``.
+
+    Actions of the right shape; rows of inactive lanes left alone, contexts never written
+    into, and left as they are by agents that are not sequential; greedy actions that do not
+    depend on the generator; the same answers for tasks in another order; acting and adapting
+    that change nothing of the agent; ``state`` that brings back the same agent, after an
+    update too.
+    """
+    import torch
+
+    from metarl import seeding
+    from metarl.rollout import Agent, Keys, collect, run_trial, torch_generator, trial_rounds
+    from metarl.seeding import LaneGenerator, Phase
+
+    assert isinstance(agent, Agent), "the agent lacks a method or attribute of metarl.Agent"
+    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial or 2)
+    n = 4
+    batch = tasks.sample(np.random.default_rng(0), n, "train")
+    lanes = 1 if agent.sequential else 2
+    envs = tasks.make_vec(n * lanes)
+    before = _copy_state(agent)
+
+    # one step, by hand
+    context = agent.begin(n)
+    saved = copy.deepcopy(context)
+    now = _first_step(tasks, n, lanes)
+    idle = now._replace(active=now.active.clone())
+    idle.active[1] = False
+    generator = LaneGenerator(seeding.fold(np.uint64(3), np.arange(n * lanes)).reshape(n, lanes))
+    action, record, after = agent.act(context, now, generator)
+    assert action.shape[:2] == (n, lanes), f"act returned actions {tuple(action.shape)}"
+    for name, value in record.items():
+        assert value.shape[:2] == (n, lanes), f"record {name!r} has shape {tuple(value.shape)}"
+    assert _tree_equal(context, saved), "act wrote into the context it was given"
+    if not agent.sequential:
+        assert _tree_equal(after, context), "the agent is not sequential, yet act changed context"
+    _, _, after_idle = agent.act(context, idle, generator)
+    assert _tree_equal(_row(after_idle, 1), _row(context, 1)), (
+        "act changed the context of a task whose lanes are not active"
+    )
+    greedy = agent.act(context, now, generator, greedy=True)[0]
+    other = LaneGenerator(seeding.fold(np.uint64(4), np.arange(n * lanes)).reshape(n, lanes))
+    assert torch.equal(greedy, agent.act(context, now, other, greedy=True)[0]), (
+        "a greedy action depends on the generator"
+    )
+
+    # a trial, and the same with the tasks in another order
+    keys = Keys.of(0, Phase.USE, 0, np.arange(n))
+    kwargs: dict[str, Any] = {"num_adaptations": adaptations, "episodes_per_round": per_round}
+    trial = run_trial(agent, envs, batch, keys=keys, **kwargs)
+    order = [2, 0, 3, 1]
+    shuffled = Keys.of(0, Phase.USE, 0, np.array(order))
+    reordered = run_trial(agent, envs, [batch[i] for i in order], keys=shuffled, **kwargs)
+    # the first steps only: a simulator may turn a rounding error into another episode
+    first, mixed = (t.rounds[0].reward[:, 0, :5] for t in (trial, reordered))
+    assert torch.allclose(first[order], mixed, rtol=1e-3, atol=1e-3), (
+        "the experience with a task depends on the place of the task in the batch"
+    )
+    single = agent.begin(n)
+    episodes, _, single = collect(
+        agent, envs, batch, single, None, num_episodes=per_round, keys=keys(0)
+    )
+    kept = copy.deepcopy(single)
+    adapted = agent.adapt(single, episodes, torch_generator(0))
+    assert _tree_equal(single, kept), "adapt wrote into the context it was given"
+    turned = agent.adapt(_row(single, order), _row(episodes, order), torch_generator(0))
+    assert _tree_equal(_row(adapted, order), turned, exact=False), (
+        "what adapt makes of a task depends on the place of the task in the batch"
+    )
+    assert _states_equal(before, agent.state()), "acting or adapting changed the agent"
+
+    # the meta-update, and the way back
+    metrics = agent.update(trial, torch_generator(1))
+    assert all(np.isfinite(value) for value in metrics.values()), f"update returned {metrics}"
+    assert not _states_equal(before, agent.state()), "update changed nothing"
+    updated = _copy_state(agent)
+    agent.load_state(*copy.deepcopy(before))
+    assert _states_equal(before, agent.state()), "load_state does not bring back state()"
+    agent.update(trial, torch_generator(1))
+    assert _states_equal(updated, agent.state(), exact=False), (
+        "after load_state, the same update leads elsewhere: state() leaves something out"
+    )
+    agent.load_state(*before)
+    envs.close()
+
+
+def _first_step(tasks: TaskDistribution, n: int, lanes: int) -> Timestep:
+    import torch
+
+    from metarl.rollout import Timestep
+    from metarl.spaces import ActionCodec, observation_size
+
+    codec = ActionCodec(tasks.action_space)
+    shape = () if codec.discrete else (codec.size,)
+    observation = torch.linspace(0, 1, n * lanes * observation_size(tasks.observation_space))
+    yes = torch.ones(n, lanes, dtype=torch.bool)
+    return Timestep(
+        observation=observation.reshape(n, lanes, -1),
+        previous_action=torch.from_numpy(np.zeros((n, lanes, *shape), codec.dtype)),
+        previous_reward=torch.zeros(n, lanes),
+        boundary=yes,
+        trial_start=yes,
+        active=yes,
+    )
+
+
+def _row(tree: Any, index: int | list[int]) -> Any:
+    from torch.utils import _pytree as pytree
+
+    return pytree.tree_map(lambda x: x[index], tree)
+
+
+def _tree_equal(a: Any, b: Any, exact: bool = True) -> bool:
+    import torch
+    from torch.utils import _pytree as pytree
+
+    def same(p: Tensor, q: Tensor) -> bool:
+        return torch.equal(p, q) if exact else torch.allclose(p, q, rtol=1e-3, atol=1e-5)
+
+    x, y = pytree.tree_leaves(a), pytree.tree_leaves(b)
+    return len(x) == len(y) and all(same(p, q) for p, q in zip(x, y, strict=True))
+
+
+def _copy_state(agent: Agent) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, extra = agent.state()
+    return {name: x.detach().clone() for name, x in tensors.items()}, copy.deepcopy(extra)
+
+
+def _states_equal(
+    a: tuple[dict[str, torch.Tensor], dict[str, Any]],
+    b: tuple[dict[str, torch.Tensor], dict[str, Any]],
+    exact: bool = True,
+) -> bool:
+    if a[1] != b[1] or a[0].keys() != b[0].keys():
+        return False
+    if exact:
+        return all(a[0][name].equal(b[0][name]) for name in a[0])
+    return all(a[0][name].allclose(b[0][name], rtol=1e-4, atol=1e-5) for name in a[0])
