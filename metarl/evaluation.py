@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,8 @@ class AdaptationCurve:
     iteration: int | None = None
     env_steps: int | None = None
     checkpoint: str = "final"
+    seconds: float | None = None
+    """What the evaluation took."""
 
     def summary(self) -> dict[str, Any]:
         """Return what ``evaluation/<split>.json`` holds."""
@@ -84,6 +87,7 @@ class AdaptationCurve:
             "actions": "greedy" if self.greedy else "sampled",
             "episodes": list(self.episodes),
             "num_tasks": self.returns.shape[1],
+            "seconds": self.seconds,
             "return": summarize(self.returns),
             "success": None if self.success is None else summarize(self.success),
             "trial_return": None
@@ -179,6 +183,7 @@ def evaluate_adaptation(
     """
     if num_tasks < 1:
         raise bad_option("--num-tasks", num_tasks, "at least 1")
+    started = time.perf_counter()
     adaptations, per_round = _rounds(agent, tasks, num_episodes)
     slots = num_slots or default_slots(tasks, num_tasks)
     envs = tasks.make_vec(min(slots, num_tasks * (1 if agent.sequential else per_round)))
@@ -222,6 +227,7 @@ def evaluate_adaptation(
         trial_return=None
         if parts[0].total is None
         else np.concatenate([p.total.numpy() for p in parts if p.total is not None]),
+        seconds=time.perf_counter() - started,
     )
 
 

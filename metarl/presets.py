@@ -35,9 +35,11 @@ PRESETS: dict[str, Preset] = {
             "episodes_per_trial": 2,
             "hidden_size": 128,
             "observed_reward_scale": 0.1,
+            "chunk_length": 100,
             "gae_lambda": 0.95,
+            "learning_rate": 1e-3,
             "entropy_coefficient": 0.001,
-            "num_epochs": 8,
+            "initial_std": 0.5,
         },
     ),
 }

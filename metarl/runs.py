@@ -64,7 +64,7 @@ class Run:
                 "action": space_to_json(tasks.action_space),
             },
             "command": " ".join(sys.argv),
-            "commit": _commit(),
+            "commit": commit(),
             "python": platform.python_version(),
             "packages": {name: metadata.version(name) for name in _PACKAGES},
             "device": device_name(config.device),
@@ -206,7 +206,7 @@ def _default_directory(config: TrainConfig, agent: str) -> Path:
     return path
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Return the commit of this source tree, with a mark where it has been changed."""
     folder = Path(__file__).resolve().parent
 
@@ -271,7 +271,7 @@ def evaluate(
     seed: int = 0,
     greedy: bool = False,
     measure: Measure = "experience",
-    which: Which = "final",
+    checkpoint: Which = "final",
     num_slots: int | None = None,
     device: str = "cpu",
 ) -> AdaptationCurve:
@@ -283,11 +283,11 @@ def evaluate(
     check_device(device)
     tasks = tasks or run.make_tasks()
     torch.set_num_threads(1)
-    agent, checkpoint = run.load_agent(which, device)
+    agent, saved = run.load_agent(checkpoint, device)
     folder = run.directory / "evaluation"
     curves = []
     for name, subject, at, count in (
-        (split, agent, checkpoint.iteration, num_tasks),
+        (split, agent, saved.iteration, num_tasks),
         (f"{split}-untrained", run.make_agent(device), 0, min(num_tasks, 1000)),
     ):
         title = "evaluating" if subject is agent else "untrained agent"
@@ -308,8 +308,8 @@ def evaluate(
             curve,
             agent=run.agent_name,
             iteration=at,
-            env_steps=checkpoint.env_steps if at else 0,
-            checkpoint=which,
+            env_steps=saved.env_steps if at else 0,
+            checkpoint=checkpoint,
         )
         curve.save(folder, name)
         curves.append(curve)

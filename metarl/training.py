@@ -108,6 +108,7 @@ def meta_train(
     last = Checkpoint.of(agent, iteration, env_steps)
     total = config.resolve(agent, tasks).iterations or 0
     envs = tasks.make_vec(slots)
+    mark = time.perf_counter()
     with (
         MetricsLog(directory, iteration) as log,
         ticker("training", total, unit="iterations", done=iteration) as progress,
@@ -148,6 +149,8 @@ def meta_train(
                     validation = _validate(agent, tasks, config, last.iteration)
                     score = validation["validation/trial_return"]
                     metrics |= validation
+                metrics["time/iteration_s"] = time.perf_counter() - mark
+                mark = time.perf_counter()
                 log.write(last.iteration, last.env_steps, metrics)
                 if ended or score is not None or last.iteration % config.checkpoint_interval == 0:
                     store.save(last, score)

@@ -45,20 +45,9 @@ class Options:
 @exits
 def main() -> None:
     """Evaluate."""
-    options = parse(Options, __doc__ or "")
-    evaluate(
-        Run.open(options.run),
-        tasks=make(options.env) if options.env else None,
-        split=options.split,
-        num_tasks=options.num_tasks,
-        num_episodes=options.num_episodes,
-        seed=options.seed,
-        greedy=options.greedy,
-        measure=options.measure,
-        which=options.checkpoint,
-        num_slots=options.num_slots,
-        device=options.device,
-    )
+    options = vars(parse(Options, __doc__ or ""))
+    run, env = Run.open(options.pop("run")), options.pop("env")
+    evaluate(run, tasks=make(env) if env else None, **options)
 
 
 if __name__ == "__main__":
