@@ -24,6 +24,7 @@ PRESETS: dict[str, Preset] = {
         agent="rl2",
         source="the bandit of RL² (arXiv 1611.02779, table 1); settings measured here",
         train={"env": "bandit/n100-k10", "iterations": 1500},
+        config={"gae_lambda": 0.95, "entropy_coefficient": 0.05},
     ),
     "rl2-half-cheetah-velocity": Preset(
         agent="rl2",
