@@ -24,8 +24,8 @@ class HalfCheetahVelocity(TaskDistribution):
     """Run at a velocity v* in [low, high) m/s: reward -|v - v*| - 0.05·|action|²."""
 
     def __init__(self, low: float = 0.0, high: float = 3.0, horizon: int = 200) -> None:
-        if not low < high:
-            raise bad_option("half-cheetah/velocity low, high", (low, high), "low < high")
+        if not -np.inf < low < high < np.inf:
+            raise bad_option("half-cheetah/velocity low, high", (low, high), "finite low < high")
         if horizon < 2:
             raise bad_option("half-cheetah/velocity horizon", horizon, "at least 2 steps")
         defaults = low == 0.0 and high == 3.0 and horizon == 200

@@ -54,7 +54,7 @@ def summarize_runs(directories: Sequence[Path], output: Path, learning_points: i
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, {"format": 1, "runs": entries})
-    console.print(f"{len(entries)} runs: {output}", markup=False)
+    console.print(f"{len(entries)} runs: {output}")
 
 
 def measure_speed(

@@ -99,7 +99,12 @@ class CheckpointStore:
 
     def _best(self) -> dict[str, Any] | None:
         path = self.directory / "best.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        content = _read_object(path)
+        if not {"iteration", "score"} <= content.keys():
+            raise UserError(f"{path}: names no iteration and score")
+        return content
 
     def _write(self, checkpoint: Checkpoint, target: Path) -> None:
         temporary = target.with_name(f".{target.name}.partial")
@@ -119,13 +124,13 @@ class CheckpointStore:
         _sync_folder(self.directory)
 
     def _read(self, folder: Path) -> Checkpoint:
-        try:
-            content = json.loads((folder / "checkpoint.json").read_text())
-            data = (folder / "agent.safetensors").read_bytes()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: cannot be read: {error}") from error
+        content = _read_object(folder / "checkpoint.json")
         if content.get("format") != FORMAT:
             raise UserError(f"{folder}: format {content.get('format')!r}; accepted: {FORMAT}")
+        try:
+            data = (folder / "agent.safetensors").read_bytes()
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be read: {error}") from error
         if hashlib.sha256(data).hexdigest() != content["sha256"]:
             raise UserError(f"{folder}: agent.safetensors is not what was saved (checksum)")
         return Checkpoint(
@@ -134,6 +139,16 @@ class CheckpointStore:
             safetensors.torch.load(data),
             content["agent"],
         )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not an object")
+    return content
 
 
 def write_json(path: Path, content: object) -> None:

@@ -229,10 +229,11 @@ def check_agent(agent: Agent, tasks: TaskDistribution) -> None:
     shuffled = Keys.of(0, Phase.USE, 0, np.array(order))
     reordered = run_trial(agent, envs, [batch[i] for i in order], keys=shuffled, **kwargs)
     # the first steps only: a simulator may turn a rounding error into another episode
-    first, mixed = (t.rounds[0].reward[:, 0, :5] for t in (trial, reordered))
-    assert torch.allclose(first[order], mixed, rtol=1e-3, atol=1e-3), (
-        "the experience with a task depends on the place of the task in the batch"
-    )
+    for name in ("taken", "reward"):
+        first, mixed = (getattr(t.rounds[0], name)[:, 0, :5] for t in (trial, reordered))
+        assert torch.allclose(first[order].double(), mixed.double(), rtol=1e-3, atol=1e-3), (
+            "the experience with a task depends on the place of the task in the batch"
+        )
     single = agent.begin(n)
     episodes, _, single = collect(
         agent, envs, batch, single, None, num_episodes=per_round, keys=keys(0)

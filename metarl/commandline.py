@@ -81,7 +81,7 @@ def fail(error: UserError) -> NoReturn:
     sys.exit(2)
 
 
-def parse(kind: type[T], description: str) -> T:
+def parse(kind: Any, description: str) -> Any:
     """Parse the command line into a dataclass whose fields' docstrings are its help."""
     return tyro.cli(kind, description=description, config=_TYRO)
 
@@ -116,7 +116,7 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
         raise bad_option("agent", named, f"{agent}, which the preset or run is for")
     agent_config = resume.agent_config if resume else registry.agent_class(agent).Config(**values)
 
-    if any(argument.split("=")[0] == "--env-steps" for argument in rest):
+    if any(a.split("=")[0].replace("_", "-") == "--env-steps" for a in rest):
         train = dataclasses.replace(train, iterations=None)
     options = dataclasses.make_dataclass(
         "Options", [("agent", type(agent_config))], bases=(TrainConfig,), frozen=True, kw_only=True
@@ -133,6 +133,8 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
     config = TrainConfig(**{name: getattr(parsed, name) for name in shallow})
     request = TrainRequest(config, agent, parsed.agent, resume)
     if resume is not None:
+        if registry.is_import(config.env) and not any(a.split("=")[0] == "--env" for a in rest):
+            resume.make_tasks()  # says that the module is to be named again
         _refuse_changes(train, config, agent_config, parsed.agent)
     return request
 
@@ -154,8 +156,8 @@ def _refuse_changes(
 
 
 def _print_names() -> None:
-    console.print(f"environments: {', '.join(sorted(registry.TASK_DISTRIBUTIONS))}", markup=False)
-    console.print(f"agents: {', '.join(sorted(registry.AGENTS))}", markup=False)
+    console.print(f"environments: {', '.join(sorted(registry.TASK_DISTRIBUTIONS))}")
+    console.print(f"agents: {', '.join(sorted(registry.AGENTS))}")
     console.print("presets:")
     for name, chosen in sorted(PRESETS.items()):
-        console.print(f"  {name}: {chosen.source}", markup=False)
+        console.print(f"  {name}: {chosen.source}")

@@ -34,7 +34,7 @@ Distribution: TypeAlias = Categorical | Gaussian
 
 
 def log_prob(
-    distribution: Distribution, action: Shaped[Tensor, "*batch"]
+    distribution: Distribution, action: Shaped[Tensor, "*action"]
 ) -> Float[Tensor, "*batch"]:
     """Return log p(action); a Gaussian's actions are ``[*batch, size]``."""
     if isinstance(distribution, Categorical):

@@ -34,7 +34,7 @@ from metarl.rollout import (
 )
 from metarl.seeding import Component, LaneGenerator, Phase
 from metarl.spaces import ActionCodec, flatten_observations
-from metarl.tasks import Env, Split, Task, TaskDistribution
+from metarl.tasks import SPLITS, Env, Split, Task, TaskDistribution
 
 FORMAT = 1
 TASK_BLOCK = 1000
@@ -183,6 +183,10 @@ def evaluate_adaptation(
     """
     if num_tasks < 1:
         raise bad_option("--num-tasks", num_tasks, "at least 1")
+    if num_slots is not None and num_slots < 1:
+        raise bad_option("--num-slots", num_slots, "at least 1")
+    if seed < 0:
+        raise bad_option("--seed", seed, "0 or more")
     started = time.perf_counter()
     adaptations, per_round = _rounds(agent, tasks, num_episodes)
     slots = num_slots or default_slots(tasks, num_tasks)
@@ -325,7 +329,9 @@ def _draw(
     drawn: list[Task] = []
     first, last = int(numbers[0]), int(numbers[-1])
     for block in range(first // TASK_BLOCK, last // TASK_BLOCK + 1):
-        rng = seeding.numpy_generator(seed, phase, Component.TASKS, iteration, block)
+        rng = seeding.numpy_generator(
+            seed, phase, Component.TASKS, iteration, block, SPLITS.index(split)
+        )
         drawn += tasks.sample(rng, TASK_BLOCK, split)
     offset = first - first // TASK_BLOCK * TASK_BLOCK
     return drawn[offset : offset + len(numbers)]
@@ -364,7 +370,8 @@ class AdaptedPolicy:
 
         Args:
             observation: the environment's, as it comes.
-            reward: of the action before; agents that learn while they act (RL²) want it.
+            reward: of the action before, taken as 0 where it is not given; agents that learn
+                while they act (RL²) want it.
             boundary: True at the first step of an episode.
             greedy: take the most likely action.
         """
@@ -375,7 +382,7 @@ class AdaptedPolicy:
             previous_reward=before.previous_reward
             if reward is None
             else torch.tensor([[reward]], dtype=torch.float32),
-            boundary=torch.tensor([[boundary or self._timestep is None]]),
+            boundary=before.boundary | boundary,
             active=torch.ones(1, 1, dtype=torch.bool),
         )
         keys = seeding.fold(self._key, np.full((1, 1), self._count))
@@ -387,6 +394,8 @@ class AdaptedPolicy:
         taken = self._codec.taken(action[:, 0].cpu().numpy())
         self._timestep = now._replace(
             previous_action=torch.from_numpy(taken)[:, None],
+            previous_reward=torch.zeros(1, 1),
+            boundary=torch.zeros(1, 1, dtype=torch.bool),
             trial_start=torch.zeros(1, 1, dtype=torch.bool),
         )
         return self._codec.to_env(taken)[0]

@@ -21,7 +21,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=True)
+from metarl.errors import UserError
+
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 class MetricsLog:
@@ -59,6 +61,8 @@ class MetricsLog:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read ``metrics.jsonl``; a last line that was cut off is left out."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is none, nothing has been trained")
     lines = []
     for text in path.read_text().splitlines():
         try:

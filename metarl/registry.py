@@ -64,7 +64,14 @@ def make(name: str, **options: Any) -> TaskDistribution:
     10
     """
     if _OBJECT.match(name):
-        made = load_object(name)(**options)
+        factory = load_object(name)
+        try:
+            inspect.signature(factory).bind(**options)
+        except ValueError:  # a builtin tells nothing of its arguments
+            pass
+        except TypeError as error:
+            raise UserError(f"--env: {name}: {error}") from error
+        made = factory(**options)
         if not isinstance(made, TaskDistribution):
             raise UserError(f"--env: {name} made {type(made).__name__}; accepted: TaskDistribution")
         made.name = name if not getattr(made, "name", None) else made.name
@@ -83,6 +90,8 @@ def make(name: str, **options: Any) -> TaskDistribution:
             raise UserError(f"--env: {name} has no option {unknown[0]!r}; {hint}")
         for option, value in given.items():
             _check_type(name, option, value, accepted[option].default)
+            if isinstance(accepted[option].default, float):
+                given[option] = float(value)
         distribution = family(**given)
         assert isinstance(distribution, TaskDistribution)
         return distribution

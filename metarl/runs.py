@@ -94,6 +94,13 @@ class Run:
             raise UserError(f"{path}: not a configuration of format {FORMAT}")
         return Run(directory, content)
 
+    def record(self, config: TrainConfig) -> None:
+        """Write what a resumed run was asked for into ``config.json``."""
+        values = {**dataclasses.asdict(config), "run_dir": str(self.directory)}
+        if values != self.config["train_config"]:
+            self.config["train_config"] = values
+            write_json(self.directory / "config.json", self.config)
+
     @property
     def agent_name(self) -> str:
         """The agent's name in the registry."""
@@ -251,12 +258,15 @@ def train(
         config = config.resolve(agent, tasks)
         iteration, env_steps = checkpoint.iteration, checkpoint.env_steps
         console.print(f"{run.directory}: goes on after iteration {iteration}")
+        run.record(config)
         if iteration >= (config.iterations or 0):
             console.print("this run is finished: nothing is left to train")
-            return run
+            if (run.directory / "evaluation" / "test.json").exists():
+                return run
     started = time.perf_counter()
-    meta_train(agent, tasks, config, run.directory, iteration=iteration, env_steps=env_steps)
-    console.print(f"trained in {time.perf_counter() - started:.0f} s")
+    if iteration < (config.iterations or 0):
+        meta_train(agent, tasks, config, run.directory, iteration=iteration, env_steps=env_steps)
+        console.print(f"trained in {time.perf_counter() - started:.0f} s")
     evaluate(run, tasks=tasks, num_tasks=config.evaluation_tasks, device=config.device)
     return run
 
@@ -282,6 +292,10 @@ def evaluate(
     """
     check_device(device)
     tasks = tasks or run.make_tasks()
+    for kind, space in (("observation", tasks.observation_space), ("action", tasks.action_space)):
+        own = space_from_json(run.config["spaces"][kind])
+        if space != own:
+            raise bad_option("--env", tasks.name, f"tasks with the run's {kind} space, {own}")
     torch.set_num_threads(1)
     agent, saved = run.load_agent(checkpoint, device)
     folder = run.directory / "evaluation"
@@ -319,7 +333,7 @@ def evaluate(
         [Line(run.agent_name, trained), Line("untrained", untrained, reference=True)], picture
     )
     print_adaptation(trained, untrained)
-    console.print(f"picture: {picture}", markup=False)
+    console.print(f"picture: {picture}")
     return curves[0]
 
 
@@ -356,7 +370,7 @@ def plot(
             if lines[-2].summary.get(metric) is None:
                 raise bad_option("--metric", metric, f"return (no success in {run.directory})")
         plot_adaptation(lines, output, metric)
-    console.print(f"picture: {output}", markup=False)
+    console.print(f"picture: {output}")
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
@@ -366,4 +380,6 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     labels = [", ".join(p[i] for i in used) for p in parts]
     if len(set(labels)) < len(labels):
         labels = [f"{label}, {p[3]}" for label, p in zip(labels, parts, strict=True)]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label} ({r.directory})" for label, r in zip(labels, runs, strict=True)]
     return labels

@@ -63,7 +63,7 @@ def _mix(x: KeyArray) -> KeyArray:
     return x ^ (x >> np.uint64(31))
 
 
-def fold(keys: npt.ArrayLike, index: npt.ArrayLike) -> KeyArray:
+def fold(keys: KeyArray | np.uint64, index: npt.NDArray[np.integer] | int) -> KeyArray:
     """Return new keys that depend on ``keys`` and ``index``, which are broadcast together."""
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is what is meant
         offset = (np.asarray(index).astype(np.uint64) + np.uint64(1)) * _GOLDEN
@@ -73,7 +73,8 @@ def fold(keys: npt.ArrayLike, index: npt.ArrayLike) -> KeyArray:
 def uniform(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
     """Draw ``num`` values in the open interval (0, 1) for every key: ``[*keys, num]``."""
     bits = fold(keys[..., None], np.arange(num))
-    return (np.asarray(bits >> np.uint64(11), np.float64) + 0.5) * 2.0**-53
+    u = (np.asarray(bits >> np.uint64(11), np.float64) + 0.5) * 2.0**-53
+    return np.minimum(u, 1 - 2.0**-53)  # the largest would round to 1
 
 
 def normal(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:

@@ -52,9 +52,10 @@ class ActionCodec:
             low = space.low.reshape(-1).astype(np.float64)
             high = space.high.reshape(-1).astype(np.float64)
             bounded = np.isfinite(low) & np.isfinite(high)
+            self._low, self._high = low, high
             self._clip = np.where(bounded, 1.0, np.inf)
-            self._scale = np.where(bounded, (high - low) / 2, 1.0)
-            self._center = np.where(bounded, (high + low) / 2, 0.0)
+            low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+            self._scale, self._center = (high - low) / 2, (high + low) / 2
         else:
             raise UserError(f"action space: got {space}; accepted: Discrete, Box of floats")
 
@@ -69,5 +70,6 @@ class ActionCodec:
         if self.discrete:
             return taken + self._start
         scaled = self._center + self._scale * taken
+        scaled = np.clip(scaled, self._low, self._high)  # rounding may leave the bounds
         shaped = scaled.reshape(len(taken), *(self.space.shape or ()))
         return np.asarray(shaped, self.space.dtype)

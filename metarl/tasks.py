@@ -53,7 +53,7 @@ class Task:
     params: tuple[tuple[str, Value], ...] = ()
 
     @classmethod
-    def of(cls, env: str, **params: object) -> Task:
+    def of(cls, env: str, /, **params: object) -> Task:
         """Make a task; NumPy values and lists become numbers and tuples."""
         return cls(env, tuple((name, _freeze(value)) for name, value in params.items()))
 

@@ -75,9 +75,9 @@ class TrainConfig:
 
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
         """Return the same with the number of iterations written out."""
+        adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
         if self.env_steps is None:
             return replace(self, iterations=self.iterations or 400)
-        adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
         steps = agent.tasks_per_update * (adaptations + 1) * per_round * tasks.horizon
         return replace(self, iterations=math.ceil(self.env_steps / steps), env_steps=None)
 
@@ -136,8 +136,8 @@ def meta_train(
                     metrics = agent.update(trial, torch_generator(int(key)))
                 finished = time.perf_counter()
 
-                last = Checkpoint.of(agent, number + 1, last.env_steps + trial.env_steps)
-                ended = last.iteration == total
+                new = Checkpoint.of(agent, number + 1, last.env_steps + trial.env_steps)
+                ended = new.iteration == total
                 metrics = {f"update/{name}": value for name, value in metrics.items()}
                 metrics |= _trial_metrics(agent, trial) | {
                     "time/env_steps_per_s": trial.env_steps / (finished - started),
@@ -145,15 +145,16 @@ def meta_train(
                     "time/update_share": (finished - collected) / (finished - started),
                 }
                 score = None
-                if ended or last.iteration % config.validation_interval == 0:
-                    validation = _validate(agent, tasks, config, last.iteration)
+                if ended or new.iteration % config.validation_interval == 0:
+                    validation = _validate(agent, tasks, config, new.iteration)
                     score = validation["validation/trial_return"]
                     metrics |= validation
                 metrics["time/iteration_s"] = time.perf_counter() - mark
                 mark = time.perf_counter()
-                log.write(last.iteration, last.env_steps, metrics)
-                if ended or score is not None or last.iteration % config.checkpoint_interval == 0:
-                    store.save(last, score)
+                log.write(new.iteration, new.env_steps, metrics)
+                last = new  # an iteration cut off before this is done again
+                if ended or score is not None or new.iteration % config.checkpoint_interval == 0:
+                    store.save(new, score)
                 progress.advance(note=_note(metrics, last.env_steps))
         except BaseException:  # whatever it was, what has been trained is kept
             store.save(last)

@@ -77,9 +77,14 @@ class _SlotVectorEnv(VectorEnv[Any, Any, Any]):
             )
         slots = [i for i, task in enumerate(entries) if task is not None]
         new = [task for task in entries if task is not None]
+        for task in new:
+            if not isinstance(task, Task):
+                raise TypeError(f"options['tasks'] must hold metarl.Task, got {task!r}")
+        if not mask[slots].all():
+            raise ValueError("a slot was given a task but is not in reset_mask")
         without = mask & ~self._has_task
         without[slots] = False
-        if "reset_mask" in options and without.any():
+        if without.all() or ("reset_mask" in options and without.any()):
             require_task(None)
         return _Request(mask & ~without, slots, new)
 
@@ -124,8 +129,6 @@ class TaskVectorEnv(_SlotVectorEnv):
                 seed=None if slot_seed is None else int(slot_seed),
                 options={"task": tasks.pop(i)} if i in tasks else None,
             )
-        if tasks:
-            raise ValueError(f"slots {sorted(tasks)} were given a task but are not reset")
         self._start(request.mask)
         return self._observation.copy(), {}
 
@@ -178,7 +181,7 @@ class ArrayVectorEnv(_SlotVectorEnv):
         super().__init__(tasks, num_envs)
         self._params: dict[str, npt.NDArray[Any]] = {}
         self._state: State = {}
-        self._seed = np.zeros(num_envs, np.uint64)
+        self._seed = self.np_random.integers(2**63, size=num_envs, dtype=np.uint64)
         self._elapsed = np.zeros(num_envs, np.int64)
 
     def reset(
@@ -189,8 +192,6 @@ class ArrayVectorEnv(_SlotVectorEnv):
     ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
         """Start episodes; see the module's contract."""
         mask, slots, tasks = self._parse(options)
-        if not mask[slots].all():
-            raise ValueError("a slot was given a task but is not reset")
         if tasks:
             _write(self._params, np.array(slots), self.distribution.stack(tasks), self.num_envs)
             self._has_task[slots] = True
@@ -251,7 +252,7 @@ class ArrayVectorEnv(_SlotVectorEnv):
         seeds = self._seeds(seed)
         if isinstance(seeds, np.ndarray):
             return seeds[index].astype(np.uint64)
-        fresh = self.np_random.integers(2**63, size=len(index), dtype=np.uint64)
+        fresh = seeding.fold(self._seed[index], 2**63)  # no episode is that long
         given = [seeds[i] for i in index.tolist()]
         return np.array(
             [f if s is None else s for f, s in zip(fresh, given, strict=True)], np.uint64
@@ -275,11 +276,13 @@ def _write(
     """Write ``rows`` into ``target`` at ``index``, whose arrays are made where absent."""
     for name, values in rows.items():
         values = np.asarray(values)
-        if len(index) == size:  # every slot, in order: no copy
-            target[name] = values
+        if len(index) == size:  # every slot, in order
+            target[name] = values.copy()  # it may be shared between names, or read-only
             continue
         if name not in target:
             target[name] = np.zeros((size, *values.shape[1:]), values.dtype)
+        kind = np.result_type(target[name], values)  # 0.5 after 1, "right" after "left"
+        target[name] = target[name].astype(kind, copy=False)
         target[name][index] = values
 
 

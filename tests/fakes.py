@@ -1,0 +1,144 @@
+"""Toy task distributions and stub agents: small enough to predict by hand."""
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from metarl.tasks import ArrayTaskDistribution, NoiseSpec, Task, TaskDistribution, TaskEnv
+from metarl.tasks import Transition as ArrayTransition
+
+LOW, HIGH = np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32)
+OBSERVATIONS = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+
+def counter_task(length, spread=0):
+    return Task.of("counter", length=length, spread=spread)
+
+
+class _Counter(gym.Env):
+    """Reward of step t is t (from 1); observation is (t, noise of the reset, action)."""
+
+    observation_space = OBSERVATIONS
+    action_space = gym.spaces.Box(LOW, HIGH)
+    length = spread = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.noise = 0, self.np_random.random()
+        self.end = self.length + int(self.noise * (self.spread + 1))
+        return np.array([0, self.noise, 0, 0], np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        observation = np.array([self.t, self.noise, *action], np.float32)
+        ended = self.t >= self.end
+        return observation, self.t, ended, False, {"success": float(ended), "clock": self.t}
+
+
+class _CounterTaskEnv(TaskEnv):
+    def apply_task(self, task):
+        self.unwrapped.length, self.unwrapped.spread = task["length"], task["spread"]
+
+
+class CounterTasks(TaskDistribution):
+    """Episodes end after length to length + spread steps, or are truncated at the horizon."""
+
+    name = "counter"
+    observation_space = OBSERVATIONS
+    action_space = gym.spaces.Box(LOW, HIGH)
+    info_keys = ("success", "clock")
+    env_class = _CounterTaskEnv
+
+    def __init__(self, horizon=6):
+        self.horizon = horizon
+
+    def sample(self, rng, n, split):
+        """Lengths are odd for training and even for testing."""
+        lengths = 2 * rng.integers(1, 3, n) + (split == "test")
+        return [counter_task(int(length), 2) for length in lengths]
+
+    def make(self, task=None):
+        return self.env_class(_Counter(), self.horizon, task)
+
+
+class ArrayCounterTasks(ArrayTaskDistribution):
+    """The same as array code."""
+
+    name = "counter"
+    observation_space = OBSERVATIONS
+    action_space = gym.spaces.Box(LOW, HIGH)
+    info_keys = ("success", "clock")
+    initial_noise = NoiseSpec(uniform=1)
+    sample = CounterTasks.sample
+
+    def __init__(self, horizon=6):
+        self.horizon = horizon
+
+    def initial(self, params, noise):
+        u = noise.uniform[:, 0]
+        end = params["length"] + np.floor(u * (params["spread"] + 1))
+        zero = np.zeros_like(u)
+        return {"t": zero, "u": u, "end": end}, np.stack([zero, u, zero, zero], 1)
+
+    def transition(self, state, action, noise):
+        t = state["t"] + 1
+        ended = t >= state["end"]
+        observation = np.stack([t, state["u"], action[:, 0], action[:, 1]], 1)
+        info = {"success": ended.astype(float), "clock": t}
+        return ArrayTransition(state | {"t": t}, observation, t, ended, info)
+
+
+class StubAgent:
+    """Acts by the generator and its context, and remembers everything it was shown.
+
+    The context counts the steps of a task and adds up its rewards where acting carries
+    knowledge on (``sequential``), or holds the mean return that ``adapt`` saw.
+    """
+
+    episodes_per_trial = None
+    tasks_per_update = 4
+    num_adaptations = 1
+
+    def __init__(self, sequential, discrete=False):
+        self.sequential, self.discrete = sequential, discrete
+        self.episodes_per_adaptation = None if sequential else 3
+        self.seen = []
+        self.weight, self.momentum = torch.zeros(1), torch.zeros(1)
+
+    def begin(self, num_tasks):
+        return torch.zeros(num_tasks, 1, 2)
+
+    def act(self, context, timestep, generator, greedy=False):
+        self.seen.append(timestep)
+        u = torch.zeros(timestep.active.shape) if greedy else self.draw(generator)
+        if self.discrete:
+            action = (u > 0.5).long()
+        else:  # often outside [-1, 1]
+            action = torch.stack([3 * u - 1.5, u + self.weight], -1) + 0.01 * context
+        record = {"context": context.expand(*timestep.active.shape, 2).clone(), "u": u}
+        return action, record, self.carry_on(context, timestep) if self.sequential else context
+
+    def draw(self, generator):
+        return torch.from_numpy(generator.uniform(1)[..., 0]).float()
+
+    def carry_on(self, context, timestep):
+        step = torch.stack([torch.ones_like(timestep.previous_reward), timestep.previous_reward])
+        after = context + step.movedim(0, -1)
+        return torch.where(timestep.active.unsqueeze(-1), after, context)
+
+    def adapt(self, context, episodes, generator):
+        if self.sequential:
+            return context
+        return context + episodes.metrics["return"].mean(1)[:, None, None]
+
+    def update(self, trial, generator):
+        gradient = sum(episodes.reward.sum() for episodes in trial.rounds) / 1000
+        self.momentum = 0.5 * self.momentum + gradient.reshape(1)
+        self.weight = self.weight + 0.01 * self.momentum
+        return {"gradient": float(gradient)}
+
+    def state(self):
+        return {"weight": self.weight, "momentum": self.momentum}, {}
+
+    def load_state(self, tensors, extra):
+        self.weight, self.momentum = tensors["weight"], tensors["momentum"]

@@ -1,0 +1,243 @@
+"""The command line: does it take what it should, and say what is wrong with the rest?"""
+
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarl import registry
+from metarl.agents.rl2 import RL2Config
+from metarl.commandline import parse_train
+from metarl.errors import UserError
+from metarl.presets import PRESETS
+from metarl.runs import Run, train
+from metarl.training import TrainConfig
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    config = TrainConfig(
+        env="bandit/n3-k2",
+        iterations=2,
+        evaluation_tasks=3,
+        validation_tasks=2,
+        run_dir=tmp_path_factory.mktemp("runs") / "trained",
+    )
+    return train(config, "rl2", RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2))
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys, trained):
+    """Run a script in an empty folder: exit code, standard output, standard error."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run(script, *arguments):
+        words = [str(trained.directory) if a == "RUN" else a for a in arguments]
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
+        code = 0
+        try:
+            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def listing(folder):
+    return {p: p.stat().st_mtime_ns for p in Path(folder).rglob("*") if p.is_file()}
+
+
+OURS = [
+    ("train", "--env bandt/n10-k5", "--env", "did you mean bandit/n10-k5"),
+    ("train", "--env bandit/n10-k5:arms=3", "no option 'arms'", "k, n"),
+    ("train", "--env bandit/n10-k1", "bandit k: got 1", "at least 2"),
+    ("train", "--env nomodule:Tasks", "nomodule", ""),
+    ("train", "maml", "agent: unknown agent 'maml'", "rl2"),
+    ("train", "--preset rl2-bandit", "--preset", "did you mean rl2-bandit-n100-k10"),
+    ("train", "--preset", "--preset", "argument"),
+    ("train", "--tasks-per-update 0", "--tasks-per-update: got 0", "at least 1"),
+    ("train", "--learning-rate -0.1", "--learning-rate: got -0.1", "above 0"),
+    ("train", "--num-minibatches 2000", "--num-minibatches: got 2000", "1000"),
+    ("train", "--evaluation-tasks 0", "--evaluation-tasks: got 0", "at least 1"),
+    ("train", "--device tpu", "--device: got 'tpu'", "cpu"),
+    ("train", "--device cuda:99", "--device: got 'cuda:99'", "cpu"),
+    ("train", "--iterations 0", "--iterations: got 0", "at least 1"),
+    ("train", "--iterations 3 --env-steps 10", "--env-steps: got 10", "--iterations"),
+    ("train", "--seed -1", "--seed: got -1", "0 or more"),
+    ("train", "--env half-cheetah/velocity", "--episodes-per-trial: got None", "number"),
+    ("train", "--run-dir RUN", "--run-dir: got", "empty"),
+    ("train", "--run-dir /proc/none/run", "--run-dir: got", "writable"),
+    ("train", "--resume nowhere", "nowhere: not a run directory", ""),
+    ("train", "--resume RUN --seed 5", "--seed: got 5", "--iterations"),
+    ("train", "--resume RUN --hidden-size 16", "--hidden-size: got 16", "--iterations"),
+    ("train", "--resume RUN --preset rl2-bandit-n100-k10", "--preset: got", "--resume"),
+    ("evaluate", "nowhere", "nowhere: not a run directory", ""),
+    ("evaluate", "RUN --num-tasks 0", "--num-tasks: got 0", "at least 1"),
+    ("evaluate", "RUN --num-episodes 0", "--num-episodes: got 0", "at least 1"),
+    ("evaluate", "RUN --num-slots -1", "--num-slots: got -1", "at least 1"),
+    ("evaluate", "RUN --seed -1", "--seed: got -1", "0 or more"),
+    ("evaluate", "RUN --device tpu", "--device: got 'tpu'", "cpu"),
+    ("evaluate", "RUN --env bandit/n3", "--env", "bandit"),
+    ("evaluate", "RUN --env half-cheetah/velocity", "space", ""),
+    ("plot", "nowhere", "nowhere: not a run directory", ""),
+    ("plot", "RUN --split train", "train.json", "cannot be read"),
+    ("plot", "RUN --metric success", "--metric: got 'success'", "return"),
+    ("plot", "RUN --output plot.bmp", "--output: got 'plot.bmp'", ".png"),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said", "accepted"), OURS, ids=[f"{s} {a}" for s, a, *_ in OURS]
+)
+def test_bad_input_is_one_line_and_exit_code_two(call, trained, script, arguments, said, accepted):
+    before = listing(trained.directory)
+    code, out, error = call(script, *arguments.split())
+    assert code == 2
+    assert error.startswith("error: ")
+    assert said in error
+    assert accepted in error
+    assert len(error.strip().splitlines()) == 1
+    assert "Traceback" not in out + error
+    assert list(Path.cwd().iterdir()) == []  # nothing was begun
+    assert listing(trained.directory) == before
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("train", "--nonsense 3", "--nonsense"),
+        ("train", "--iterations many", "--iterations"),
+        ("train", "--learning-rate fast", "--learning-rate"),
+        ("train", "--seed 1.5", "--seed"),
+        ("train", "--seed 3 rl2", "rl2"),
+        ("evaluate", "", "run"),
+        ("evaluate", "RUN --split all", "--split"),
+        ("evaluate", "RUN --nonsense", "--nonsense"),
+        ("plot", "RUN --kind pie", "--kind"),
+    ],
+)
+def test_what_the_parser_refuses_has_exit_code_two_too(call, script, arguments, said):
+    code, out, error = call(script, *arguments.split())
+    assert code == 2
+    assert said.lower() in (out + error).lower()
+    assert "Traceback" not in out + error
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_plot_without_runs_says_so(call):
+    code, out, error = call("plot")
+    assert code == 2
+    assert "runs" in (out + error).lower()
+
+
+def test_a_process_exits_with_two_and_no_traceback(tmp_path):
+    command = [sys.executable, str(SCRIPTS / "train.py"), "--env", "bandt/n10-k5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --env: unknown environment 'bandt/n10-k5'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_names_environments_agents_and_presets(call):
+    code, out, error = call("train", "--list")
+    assert (code, error) == (0, "")
+    for name in (*registry.TASK_DISTRIBUTIONS, *registry.AGENTS, *PRESETS):
+        assert name in out
+
+
+# resume
+
+
+def test_resuming_a_finished_run_says_so(call, trained):
+    before = listing(trained.directory)
+    code, out, _ = call("train", "--resume", "RUN")
+    assert code == 0
+    assert "finished" in out
+    assert listing(trained.directory) == before
+
+
+def test_resuming_with_the_same_options_is_accepted(trained):
+    request = parse_train(["rl2", "--resume", str(trained.directory), "--seed", "0"])
+    assert request.config == trained.train_config
+    assert request.agent_config == trained.agent_config
+
+
+def test_resuming_may_go_on_for_longer_and_look_on_differently(call, trained, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.directory, copy)
+    options = "--iterations 3 --validation-interval 1 --evaluation-tasks 2 --keep-checkpoints 1"
+    code, out, _ = call("train", "--resume", str(copy), *options.split())
+    assert code == 0
+    assert "goes on after iteration 2" in out
+    assert Run.open(copy).checkpoints.load().iteration == 3
+
+
+# parsing
+
+
+def test_without_arguments_it_is_rl2_on_a_bandit():
+    request = parse_train([])
+    assert (request.agent, request.config.env) == ("rl2", "bandit/n10-k5")
+    assert request.agent_config == RL2Config()
+    assert request.resume is None
+
+
+def test_options_reach_the_two_configs():
+    common = "--env half-cheetah/velocity:high=2.0 --seed 3 --run-dir x"
+    own = "--episodes-per-trial 2 --encoder-sizes 32 16 --target-kl None --learning-rate=1e-4"
+    request = parse_train(["rl2", *common.split(), *own.split()])
+    assert request.config == TrainConfig(
+        env="half-cheetah/velocity:high=2.0", seed=3, run_dir=Path("x")
+    )
+    assert request.agent_config == RL2Config(
+        episodes_per_trial=2, encoder_sizes=(32, 16), target_kl=None, learning_rate=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_parse_and_build(name):
+    request = parse_train(["--preset", name])
+    tasks = registry.make(request.config.env)
+    agent = registry.agent_class(request.agent)(
+        request.agent_config, tasks.observation_space, tasks.action_space
+    )
+    assert request.config.resolve(agent, tasks).iterations == PRESETS[name].train["iterations"]
+    for field, value in PRESETS[name].config.items():
+        assert getattr(request.agent_config, field) == value
+
+
+def test_options_win_over_a_preset():
+    (name, *_) = PRESETS
+    request = parse_train([PRESETS[name].agent, "--preset", name, "--seed", "9", "--clip", "0.1"])
+    assert (request.config.seed, request.agent_config.clip) == (9, 0.1)
+    assert request.config.env == PRESETS[name].train["env"]
+
+
+@pytest.mark.parametrize("option", ["--env-steps", "--env_steps"])
+def test_env_steps_win_over_a_preset_s_iterations(option):
+    (name, *_) = PRESETS
+    config = parse_train(["--preset", name, option, "5000"]).config
+    assert (config.iterations, config.env_steps) == (None, 5000)
+
+
+def test_no_agent_s_option_hides_a_common_one():
+    import dataclasses
+
+    common = {field.name for field in dataclasses.fields(TrainConfig)}
+    for name in registry.AGENTS:
+        own = {field.name for field in dataclasses.fields(registry.agent_class(name).Config)}
+        assert not own & common
+
+
+def test_an_unknown_name_beside_a_preset_is_the_first_thing_said():
+    (name, *_) = PRESETS
+    with pytest.raises(UserError, match="unknown agent 'maml'"):
+        parse_train(["maml", "--preset", name])

@@ -1,0 +1,82 @@
+"""Learning: are agents better than chance, than untrained ones, and than before adaptation?"""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import metarl
+from metarl.agents.rl2 import RL2, RL2Config
+from metarl.evaluation import evaluate_adaptation
+from metarl.tasks import ArrayTaskDistribution, Task, Transition
+from metarl.training import TrainConfig, meta_train
+
+pytestmark = pytest.mark.learning
+
+
+class HiddenTarget(ArrayTaskDistribution):
+    """Hit a number x in [-1, 1] with one action an episode, which pays -|action - x|.
+
+    Nothing is ever observed: x can only be found by remembering the actions and rewards of the
+    episodes before.
+    """
+
+    name = "hidden-target"
+    horizon = 1
+    episodes_per_trial = 4
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def sample(self, rng, n, split):
+        bits = (rng.integers(2**40, size=n) & ~1) | (split == "test")
+        return [Task.of(self.name, x=x) for x in (2 * bits * 2.0**-40 - 1).tolist()]
+
+    def initial(self, params, noise):
+        return {"x": params["x"]}, np.zeros((len(params["x"]), 1))
+
+    def transition(self, state, action, noise):
+        nothing = np.zeros((len(action), 1))
+        reward = -np.abs(action[:, 0] - state["x"])
+        return Transition(state, nothing, reward, np.ones(len(action), np.bool_), {})
+
+
+def learn(tasks, config, iterations, directory):
+    """Return ``[point, task]`` on 2000 held-out tasks of a trained and an untrained agent."""
+    spaces = tasks.observation_space, tasks.action_space
+    agent, untrained = (RL2(config.for_iterations(iterations), *spaces) for _ in range(2))
+    train = TrainConfig(iterations=iterations, validation_tasks=1)
+    meta_train(agent, tasks, train, directory)
+    return (evaluate_adaptation(a, tasks, num_tasks=2000).returns for a in (agent, untrained))
+
+
+def test_rl2_learns_to_learn_two_armed_bandits(tmp_path):
+    config = RL2Config(tasks_per_update=400, hidden_size=32)
+    trained, untrained = learn(metarl.make("bandit/n6-k2"), config, 60, tmp_path)
+    # Chance earns 3 of 6, the Bayes-optimal policy 3.508. A trial's total has a standard
+    # deviation below 2, so the mean of 2000 has a standard error below 0.05: the margin of 0.25
+    # is five of them, and half of what there is to gain.
+    assert trained.sum(0).mean() > 3.0 + 0.25
+    assert trained.sum(0).mean() > untrained.sum(0).mean() + 0.25
+    # Nothing is known at the first pull (0.5); a difference of means of pulls has a standard
+    # error below 0.016.
+    assert trained[0].mean() == pytest.approx(0.5, abs=0.05)
+    assert trained[-2:].mean() > trained[0].mean() + 0.05
+
+
+def test_rl2_learns_to_find_a_hidden_target(tmp_path):
+    config = RL2Config(
+        tasks_per_update=400,
+        hidden_size=32,
+        discount=0.9,
+        entropy_coefficient=0.0,
+        initial_std=0.5,
+        min_std=0.05,
+    )
+    trained, untrained = learn(HiddenTarget(), config, 80, tmp_path)
+    first, *_, last = trained.mean(1)
+    # Without knowledge at best -0.5 is earned (by 0, on average over x), so that a policy which
+    # forgets never passes it, and one that remembers comes close to 0. An episode's return has a
+    # standard deviation below 0.6, the mean of 2000 a standard error below 0.014.
+    assert first < -0.45
+    assert last > first + 0.25
+    assert last > -0.25
+    assert last > untrained[-1].mean() + 0.25

@@ -1,0 +1,150 @@
+"""Pictures: are they drawn, and can their lines be told apart?"""
+
+import json
+import shutil
+
+import matplotlib.image
+import matplotlib.pyplot as plt
+import pytest
+
+from metarl import runs
+from metarl.agents.rl2 import RL2Config
+from metarl.errors import UserError
+from metarl.plotting import Line, plot_adaptation, plot_learning
+from metarl.training import TrainConfig
+
+AGENT = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2)
+
+
+def summary(**changes):
+    values = {"mean": [0.25, 0.75, 1.0], "low": [0.1, 0.7, 0.9], "high": [0.3, 0.9, 1.1]}
+    return {
+        "env": "bandit/n3-k2",
+        "num_tasks": 1000,
+        "split": "test",
+        "shared_split": False,
+        "actions": "sampled",
+        "episodes": [0, 20, 40],
+        "return": values,
+        "success": None,
+    } | changes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run, the same as if it had another seed, and that again in a folder of the same name."""
+    root = tmp_path_factory.mktemp("runs")
+    config = TrainConfig(
+        env="bandit/n3-k2", iterations=2, evaluation_tasks=3, validation_tasks=2, run_dir=root / "a"
+    )
+    runs.train(config, "rl2", AGENT)
+    shutil.copytree(root / "a", root / "b")
+    content = json.loads((root / "b" / "config.json").read_text())
+    content["train_config"]["seed"] = 1
+    (root / "b" / "config.json").write_text(json.dumps(content))
+    shutil.copytree(root / "b", root / "again" / "b")
+    return root / "a", root / "b", root / "again" / "b"
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """The axes of every figure that is closed."""
+    seen = []
+    monkeypatch.setattr(plt, "close", lambda figure: seen.append(figure.axes[0]))
+    yield seen
+    plt.close("all") if not seen else [a.figure.clear() for a in seen]
+
+
+def labels(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def is_picture(path):
+    image = matplotlib.image.imread(path)
+    height, width = image.shape[:2]
+    return 300 < height < 2000 and 500 < width < 3000 and float(image[..., :3].std()) > 0.01
+
+
+def test_adaptation_shows_mean_interval_and_episodes(tmp_path, axes):
+    lines = [Line("rl2", summary()), Line("untrained", summary(), reference=True)]
+    plot_adaptation(lines, tmp_path / "deep" / "plot.png")
+    assert is_picture(tmp_path / "deep" / "plot.png")
+    solid, dashed = axes[0].lines
+    assert list(solid.get_xdata()) == [0, 20, 40]
+    assert list(solid.get_ydata()) == [0.25, 0.75, 1.0]
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    top = axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert (top.min(), top.max()) == pytest.approx((0.1, 1.1))
+    assert labels(axes[0]) == ["rl2", "untrained"]
+
+
+@pytest.mark.parametrize(
+    ("split", "kind", "shared"), [("test", "held-out", False), ("train", "training", True)]
+)
+def test_title_says_which_tasks(tmp_path, axes, split, kind, shared):
+    plot_adaptation([Line("rl2", summary(split=split, shared_split=shared))], tmp_path / "plot.png")
+    title = axes[0].get_title()
+    assert "bandit/n3-k2" in title
+    assert f"1,000 {kind} tasks" in title
+    assert ("the same tasks as in training" in title) == shared
+
+
+def test_learning_shows_before_and_after_adaptation(tmp_path, axes):
+    metrics = [
+        {"env_steps": 10 * i, "train/return_before": -i, "train/return_after": i} for i in (1, 2)
+    ]
+    plot_learning([("x", metrics), ("y", [])], tmp_path / "plot.png", "bandit/n3-k2")
+    assert is_picture(tmp_path / "plot.png")
+    points = {tuple(line.get_ydata()): list(line.get_xdata()) for line in axes[0].lines}
+    assert points == {(-1, -2): [10, 20], (1, 2): [10, 20]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("adaptation", ".png"), ("learning", ".png"), ("adaptation", ".svg")]
+)
+def test_several_runs_are_drawn_in_one_picture(trained, tmp_path, axes, kind, suffix):
+    path = tmp_path / f"plot{suffix}"
+    runs.plot(trained[:2], kind, path)
+    assert path.stat().st_size > 4000
+    names = labels(axes[0])
+    assert len(names) == len(set(names)) == 4  # untrained beside each, or before and after
+    assert all("seed 0" in n for n in names[:2]) and all("seed 1" in n for n in names[2:])
+
+
+@pytest.mark.parametrize("pair", [(0, 0), (1, 2)], ids=["one twice", "folders of one name"])
+def test_labels_tell_runs_of_one_seed_apart(trained, tmp_path, axes, pair):
+    if pair == (0, 0):
+        other = tmp_path / "copy"
+        other.symlink_to(trained[0])
+        chosen = [trained[0], other]
+    else:
+        chosen = [trained[i] for i in pair]
+    runs.plot(chosen, "learning", tmp_path / "plot.png")
+    assert len(set(labels(axes[0]))) == 4
+
+
+def test_one_run_is_named_by_its_agent(trained, tmp_path, axes):
+    runs.plot(trained[:1], "adaptation", tmp_path / "plot.png")
+    assert labels(axes[0]) == ["rl2", "rl2, untrained"]
+
+
+def test_what_cannot_be_drawn_is_refused(trained, tmp_path):
+    output = tmp_path / "plot.png"
+    with pytest.raises(UserError, match=r"--output: got .*txt"):
+        runs.plot(trained[:1], "adaptation", tmp_path / "plot.txt")
+    with pytest.raises(UserError, match="RUNS: got"):
+        runs.plot([], "adaptation", output)
+    with pytest.raises(UserError, match="--metric: got 'success'; accepted: return"):
+        runs.plot(trained[:1], "adaptation", output, metric="success")
+    with pytest.raises(UserError, match=r"train\.json: cannot be read"):
+        runs.plot(trained[:1], "adaptation", output, split="train")
+    with pytest.raises(UserError, match="not a run directory"):
+        runs.plot([tmp_path], "learning", output)
+    assert not output.exists()
+
+
+def test_a_run_without_metrics_is_refused(trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text((trained[0] / "config.json").read_text())
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        runs.plot([tmp_path / "run"], "learning", tmp_path / "plot.png")

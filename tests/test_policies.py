@@ -1,0 +1,136 @@
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from metarl import distributions
+from metarl.distributions import Categorical, Gaussian
+from metarl.policies import ActionHead, RecurrentActorCritic, mlp
+from metarl.seeding import LaneGenerator
+from metarl.spaces import ActionCodec
+
+BOX = ActionCodec(gym.spaces.Box(-1, 1, (2,)))
+DISCRETE = ActionCodec(gym.spaces.Discrete(3))
+
+
+def network(codec=DISCRETE, seed=0, encoder_sizes=(7,)):
+    return RecurrentActorCritic(
+        4,
+        6,
+        codec,
+        encoder_sizes=encoder_sizes,
+        hidden_size=5,
+        initial_std=1.0,
+        min_std=0.1,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def batch(rows=3, time=8, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(rows, time, 6, generator=g),
+        torch.randn(rows, time, 4, generator=g),
+        torch.randn(rows, 5, generator=g),
+    )
+
+
+def head(initial_std, min_std):
+    g = torch.Generator().manual_seed(0)
+    return ActionHead(3, BOX, g, initial_std=initial_std, min_std=min_std)
+
+
+def test_std_floor_serves_sampling_and_log_prob_alike():
+    gaussian = head(initial_std=1e-6, min_std=0.1)(torch.zeros(1, 1, 3))
+    assert torch.allclose(gaussian.log_std, torch.full((1, 1, 2), math.log(0.1)))
+    generator = LaneGenerator(np.ones((1, 1), np.uint64))
+    action = distributions.sample(gaussian, generator)
+    z = torch.from_numpy(generator.normal(2)).float()
+    assert torch.allclose(action, gaussian.mean + 0.1 * z)
+    expected = (-0.5 * z**2 - math.log(0.1) - 0.5 * math.log(2 * math.pi)).sum(-1)
+    assert torch.allclose(distributions.log_prob(gaussian, action), expected, atol=1e-5)
+
+
+def test_std_above_the_floor_is_as_it_was_set():
+    gaussian = head(initial_std=0.5, min_std=0.1)(torch.zeros(2, 3))
+    assert torch.allclose(gaussian.log_std.exp(), torch.full((2, 2), 0.5))
+
+
+def test_head_kind_follows_the_action_space():
+    assert isinstance(head(1.0, 0.1)(torch.zeros(2, 3)), Gaussian)
+    categorical = ActionHead(3, DISCRETE, torch.Generator().manual_seed(0))(torch.randn(2, 3))
+    assert isinstance(categorical, Categorical)
+    assert torch.allclose(categorical.logits.exp().sum(-1), torch.ones(2))
+
+
+def test_shapes():
+    output = network()(*batch())
+    assert output.distribution.logits.shape == (3, 8, 3)
+    assert output.value.shape == (3, 8) and output.state.shape == (3, 5)
+    gaussian = network(BOX)(*batch()).distribution
+    assert gaussian.mean.shape == gaussian.log_std.shape == (3, 8, 2)
+
+
+@pytest.mark.parametrize("codec", [BOX, DISCRETE], ids=["box", "discrete"])
+@pytest.mark.parametrize("encoder_sizes", [(), (7, 6)])
+def test_one_step_at_a_time_equals_the_whole_sequence(codec, encoder_sizes):
+    net = network(codec, encoder_sizes=encoder_sizes)
+    inputs, observation, state = batch()
+    whole = net(inputs, observation, state)
+    for t in range(8):
+        step = net(inputs[:, t : t + 1], observation[:, t : t + 1], state)
+        state = step.state
+        assert torch.allclose(step.value[:, 0], whole.value[:, t], atol=1e-5)
+        for x, y in zip(step.distribution, whole.distribution, strict=True):
+            assert torch.allclose(x[:, 0], y[:, t], atol=1e-5)
+    assert torch.allclose(state, whole.state, atol=1e-5)
+
+
+def test_rows_do_not_see_each_other_nor_the_future():
+    net, (inputs, observation, state) = network(), batch()
+    whole = net(inputs, observation, state)
+    alone = net(inputs[1:2], observation[1:2], state[1:2])
+    assert torch.allclose(alone.distribution.logits, whole.distribution.logits[1:2], atol=1e-6)
+    early = net(inputs[:, :3], observation[:, :3], state)
+    assert torch.allclose(early.value, whole.value[:, :3], atol=1e-6)
+
+
+def test_heads_see_the_observation_beside_the_hidden_state():
+    net, (inputs, observation, state) = network(), batch()
+    a, b = net(inputs, observation, state), net(inputs, observation + 1, state)
+    assert torch.equal(a.state, b.state)
+    assert not torch.allclose(a.distribution.logits, b.distribution.logits)
+    assert not torch.allclose(a.value, b.value)
+
+
+def test_heads_see_the_hidden_state():
+    net, (inputs, observation, state) = network(), batch()
+    a, b = net(inputs, observation, state), net(inputs, observation, state + 1)
+    assert not torch.allclose(a.distribution.logits, b.distribution.logits)
+
+
+@pytest.mark.parametrize("codec", [BOX, DISCRETE], ids=["box", "discrete"])
+def test_initialisation_depends_on_the_generator_alone(codec):
+    torch.manual_seed(0)
+    a = network(codec).state_dict()
+    torch.manual_seed(1)
+    b, c = network(codec).state_dict(), network(codec, seed=1).state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    weights = [name for name in a if "weight" in name]
+    assert len(weights) == 5  # encoder, two of the GRU, policy and critic
+    assert not any(torch.equal(a[name], c[name]) for name in weights)
+
+
+def test_initial_policy_is_nearly_uniform():
+    logits = network()(*batch()).distribution.logits.detach()
+    assert float((logits.exp() - 1 / 3).abs().max()) < 0.05
+
+
+def test_mlp_is_orthogonal_with_gain_root_two():
+    layers = mlp(8, (4,), torch.Generator().manual_seed(0))
+    weight = layers[0].weight
+    assert torch.allclose(weight @ weight.T, 2 * torch.eye(4), atol=1e-5)
+    assert not layers[0].bias.any()
+    assert [type(layer).__name__ for layer in layers] == ["Linear", "Tanh"]

@@ -1,0 +1,144 @@
+import sys
+
+import pytest
+
+from metarl import registry
+from metarl.errors import UserError
+from metarl.registry import make
+from metarl.tasks import TaskDistribution
+
+OWN = """
+from fakes import CounterTasks
+
+class Mine(CounterTasks):
+    name = ""
+
+not_a_family = dict
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    (tmp_path / "own_family_of_tests.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "own_family_of_tests"
+    sys.modules.pop("own_family_of_tests", None)
+
+
+def test_name_fills_placeholders():
+    tasks = make("bandit/n7-k3")
+    assert tasks.episodes_per_trial == 7 and tasks.action_space.n == 3
+    assert tasks.name == "bandit/n7-k3"
+
+
+def test_name_takes_options_after_a_colon():
+    tasks = make("half-cheetah/velocity:high=2.5,horizon=50")
+    assert (tasks.low, tasks.high, tasks.horizon) == (0.0, 2.5, 50)
+
+
+def test_name_of_a_distribution_makes_it_again():
+    for name in ("bandit/n7-k3", "half-cheetah/velocity", "half-cheetah/velocity:low=-0.5"):
+        tasks = make(name)
+        again = make(tasks.name)
+        assert vars(again) == vars(tasks)
+
+
+def test_whole_number_is_as_good_as_a_float():
+    names = [make(f"half-cheetah/velocity:high={high}").name for high in ("2", "2.0")]
+    assert names[0] == names[1]
+
+
+def test_keyword_options_win():
+    tasks = make("half-cheetah/velocity:high=2.5,horizon=50", high=1.5)
+    assert (tasks.high, tasks.horizon) == (1.5, 50)
+    assert make("bandit/n7-k3", k=4).action_space.n == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("bandit/n10k5", "bandit/n10-k5"),
+        ("half-cheeta/velocity", "half-cheetah/velocity"),
+        ("half-cheetah/velocty:high=2.0", "half-cheetah/velocity"),
+    ],
+)
+def test_unknown_name_lists_near_matches(name, meant):
+    with pytest.raises(UserError, match=f"unknown environment '{name}'; did you mean {meant}"):
+        make(name)
+
+
+def test_unknown_name_lists_all_known_ones():
+    with pytest.raises(UserError, match=r"known: bandit/n10-k5, half-cheetah/velocity"):
+        make("zzz")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("half-cheetah/velocity:hihg=2.0", "no option 'hihg'; did you mean high"),
+        ("half-cheetah/velocity:high", "got option 'high'; accepted: option=value"),
+        ("half-cheetah/velocity:high=", "got option 'high='; accepted: option=value"),
+        ("half-cheetah/velocity:high=fast", "high: got 'fast'; accepted: int or float"),
+        ("half-cheetah/velocity:high=true", "high: got True; accepted: int or float"),
+        ("half-cheetah/velocity:horizon=2.5", "horizon: got 2.5; accepted: int"),
+        ("half-cheetah/velocity:horizon=1", "horizon: got 1; accepted: at least 2 steps"),
+        ("half-cheetah/velocity:high=-1.0", "low < high"),
+        ("half-cheetah/velocity:high=nan", "low < high"),
+        ("half-cheetah/velocity:high=inf", "high"),
+        ("bandit/n10-k1", "bandit k: got 1; accepted: at least 2 arms"),
+        ("bandit/n0-k5", "bandit n: got 0; accepted: at least 1 pull"),
+        ("bandit/n10-k5:k=2.5", "k: got 2.5; accepted: int"),
+        ("bandit/n10-k5:arms=2", "no option 'arms'"),
+    ],
+)
+def test_bad_option_is_named_with_what_is_accepted(name, message):
+    with pytest.raises(UserError, match=message):
+        make(name)
+
+
+def test_bad_keyword_option_is_refused_like_one_in_the_name():
+    with pytest.raises(UserError, match="no option 'hihg'; did you mean high"):
+        make("half-cheetah/velocity", hihg=2.0)
+    with pytest.raises(UserError, match="k: got '3'; accepted: int"):
+        make("bandit/n10-k5", k="3")
+
+
+def test_module_of_the_current_folder_is_found(own_module):
+    tasks = make(f"{own_module}:Mine", horizon=3)
+    assert isinstance(tasks, TaskDistribution) and tasks.horizon == 3
+    assert tasks.name == f"{own_module}:Mine"
+
+
+def test_module_without_the_class_says_what_it_has(own_module):
+    with pytest.raises(UserError, match=r"no 'Mime'; did you mean Mine"):
+        make(f"{own_module}:Mime")
+
+
+def test_module_that_makes_something_else_is_refused(own_module):
+    with pytest.raises(UserError, match="made dict; accepted: TaskDistribution"):
+        make(f"{own_module}:not_a_family")
+
+
+def test_module_that_does_not_exist_is_named():
+    with pytest.raises(UserError, match="nowhere_at_all:Mine: No module named 'nowhere_at_all'"):
+        make("nowhere_at_all:Mine")
+
+
+def test_only_a_typed_module_is_an_import():
+    assert registry.is_import("package.module:Class")
+    for name in (*registry.env_names(), "half-cheetah/velocity:high=2.0"):
+        assert not registry.is_import(name)
+
+
+def test_every_listed_name_can_be_made():
+    assert [make(name).name for name in registry.env_names()] == registry.env_names()
+
+
+def test_agent_class_is_found_by_name():
+    assert registry.agent_class("rl2").__name__ == "RL2"
+
+
+def test_unknown_agent_lists_near_matches():
+    with pytest.raises(UserError, match="unknown agent 'rl22'; did you mean rl2"):
+        registry.agent_class("rl22")

@@ -1,0 +1,259 @@
+"""The run directory: does it say what was done, and is it never taken for something else?"""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from metarl import registry, runs
+from metarl.agents.rl2 import RL2Config
+from metarl.errors import UserError
+from metarl.runs import Run
+from metarl.training import TrainConfig
+
+AGENT = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2, encoder_sizes=(5,))
+
+
+def tiny(directory, **changes):
+    values = {"env": "bandit/n3-k2", "iterations": 2, "evaluation_tasks": 3, "validation_tasks": 2}
+    return TrainConfig(**{**values, "run_dir": directory, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return runs.train(tiny(tmp_path_factory.mktemp("runs") / "trained"), "rl2", AGENT)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy to spoil."""
+    shutil.copytree(trained.directory, tmp_path / "run")
+    return Run.open(tmp_path / "run")
+
+
+def edit(run, change):
+    path = run.directory / "config.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return run.directory
+
+
+# what a run holds
+
+
+def test_directory_holds_what_the_design_names(trained):
+    files = {str(p.relative_to(trained.directory)) for p in trained.directory.rglob("*")}
+    assert {"config.json", "metrics.jsonl", "tensorboard", "checkpoints/best.json"} <= files
+    for name in ("test.json", "test.npz", "test.png", "test-untrained.json"):
+        assert f"evaluation/{name}" in files
+    assert not [name for name in files if "partial" in name]
+
+
+def test_config_says_what_was_run_and_on_what(trained):
+    content = json.loads((trained.directory / "config.json").read_text())
+    assert content["format"] == 1
+    assert content["agent"] == "rl2"
+    assert content["agent_config"]["hidden_size"] == 6
+    assert content["agent_config"]["schedule_updates"] == 2  # resolved: resume needs it
+    assert content["train_config"]["env"] == "bandit/n3-k2"
+    assert content["train_config"]["iterations"] == 2
+    assert content["packages"]["torch"] == torch.__version__
+    assert content["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert content["device"].startswith("cpu")
+    assert {"commit", "command"} <= content.keys()
+    assert content["spaces"]["action"] == {"type": "Discrete", "n": 2, "start": 0}
+
+
+def test_env_steps_are_written_as_iterations(tmp_path):
+    config = tiny(tmp_path / "run", iterations=None, env_steps=13)
+    run = runs.train(config, "rl2", AGENT)
+    assert run.train_config.iterations == 2  # 4 tasks x 3 pulls an iteration
+    assert run.checkpoints.load().env_steps == 24
+
+
+def test_opened_run_has_the_configs_it_was_made_with(trained):
+    opened = Run.open(trained.directory)
+    assert opened.agent_config == AGENT.for_iterations(2)  # lists of JSON are tuples again
+    assert opened.train_config == tiny(trained.directory)
+
+
+def test_default_directory_has_a_tame_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tasks = metarl.make("half-cheetah/velocity:high=2.0")
+    config = tiny(None, env="half-cheetah/Velocity:high=2.0,low=-1", seed=7)
+    first = Run.create(config, "rl2", AGENT, tasks).directory
+    second = Run.create(config, "rl2", AGENT, tasks).directory
+    assert first != second
+    assert first.parts[:3] == ("runs", "half-cheetah-velocity-high-2.0-low--1", "rl2")
+    assert first.name.startswith("7-")
+
+
+@pytest.mark.parametrize("content", ["file", "folder"])
+def test_what_is_in_the_way_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "mine"
+    if content == "file":
+        path.write_text("precious")
+    else:
+        path.mkdir()
+        (path / "notes.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"--run-dir: got .*mine.*; accepted: .*empty"):
+        runs.train(tiny(path), "rl2", AGENT)
+    kept = path if content == "file" else path / "notes.txt"
+    assert kept.read_text() == "precious"
+    assert len(list(tmp_path.rglob("*"))) == (1 if content == "file" else 2)
+
+
+def test_an_empty_directory_is_taken(tmp_path):
+    (tmp_path / "empty").mkdir()
+    made = Run.create(tiny(tmp_path / "empty"), "rl2", AGENT, metarl.make("bandit/n3-k2"))
+    assert Run.open(made.directory).agent_config == AGENT
+
+
+# what is no run
+
+
+def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path):
+    with pytest.raises(UserError, match="not a run directory"):
+        Run.open(tmp_path)
+    with pytest.raises(UserError, match="not a run directory"):
+        metarl.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 2}', '"text"'])
+def test_a_config_of_another_format_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        Run.open(tmp_path)
+
+
+@pytest.mark.parametrize("section", ["agent_config", "train_config"])
+def test_an_unknown_key_lists_near_matches(run, section):
+    known = {"agent_config": "hidden_size", "train_config": "iterations"}[section]
+    edit(run, lambda c: c[section].update({known + "s": 1}))
+    opened = Run.open(run.directory)
+    with pytest.raises(UserError, match=f"no '{known}s'; did you mean {known}"):
+        _ = getattr(opened, section)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(run):
+    edit(run, lambda c: c["agent_config"].update(hidden_size=7))
+    with pytest.raises(UserError, match="does not fit rl2"):
+        metarl.load(run.directory)
+
+
+def test_an_unknown_agent_is_refused(run):
+    edit(run, lambda c: c.update(agent="rl3"))
+    with pytest.raises(UserError, match="unknown agent 'rl3'; did you mean rl2"):
+        metarl.load(run.directory)
+
+
+def test_an_absent_device_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--device: got 'tpu'; accepted: cpu"):
+        runs.train(tiny(tmp_path / "run", device="tpu"), "rl2", AGENT)
+    assert not (tmp_path / "run").exists()
+
+
+# loading
+
+
+def test_agent_is_rebuilt_without_its_environment(trained, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("an environment was made")
+
+    monkeypatch.setattr(registry, "make", refuse)
+    agent = metarl.load(trained.directory)
+    saved = trained.checkpoints.load().tensors
+    assert all(saved[name].equal(x) for name, x in agent.state()[0].items())
+    assert agent.config == AGENT.for_iterations(2)
+
+
+def test_best_and_final_are_what_they_are_called(trained):
+    best = trained.load_agent("best")[1].iteration
+    assert (
+        best == json.loads((trained.directory / "checkpoints/best.json").read_text())["iteration"]
+    )
+    assert trained.load_agent("final")[1].iteration == 2
+
+
+# the security of opening what others made
+
+EVIL = """
+from pathlib import Path
+from metarl.envs.bandit import BernoulliBandit
+Path("imported").touch()
+class Tasks(BernoulliBandit):
+    def __init__(self):
+        super().__init__(3, 2)
+"""
+
+
+@pytest.fixture
+def evil(run, tmp_path, monkeypatch):
+    """A run whose config names a module of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "evil_module", raising=False)
+    (tmp_path / "evil_module.py").write_text(EVIL)
+    edit(run, lambda c: c["train_config"].update(env="evil_module:Tasks"))
+    yield Run.open(run.directory)
+    sys.modules.pop("evil_module", None)
+
+
+def test_a_module_named_by_a_file_is_not_imported(evil, tmp_path):
+    with pytest.raises(UserError, match="--env evil_module:Tasks"):
+        runs.evaluate(evil, num_tasks=2)
+    metarl.load(evil.directory)
+    runs.plot([evil.directory], "adaptation", tmp_path / "plot.png")
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_module_named_by_a_file_is_not_imported_on_resume(evil, tmp_path, monkeypatch):
+    from metarl.commandline import parse_train
+
+    with pytest.raises(UserError, match="--env evil_module:Tasks"):
+        request = parse_train(["--resume", str(evil.directory), "--iterations", "3"])
+        runs.train(request.config, request.agent, request.agent_config, request.resume)
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_module_named_on_the_command_line_is_imported(evil, tmp_path):
+    from metarl.commandline import parse_train
+
+    command = ["--resume", str(evil.directory), "--iterations", "3", "--env", "evil_module:Tasks"]
+    request = parse_train(command)
+    runs.train(request.config, request.agent, request.agent_config, request.resume)
+    assert evil.checkpoints.load().iteration == 3
+    assert (tmp_path / "imported").exists()
+
+
+# evaluating
+
+
+def test_evaluation_is_written_beside_that_of_an_untrained_agent(run):
+    curve = runs.evaluate(run, num_tasks=5, split="train", seed=3, greedy=True, checkpoint="best")
+    folder = run.directory / "evaluation"
+    trained = json.loads((folder / "train.json").read_text())
+    untrained = json.loads((folder / "train-untrained.json").read_text())
+    assert trained["return"]["mean"] == pytest.approx(curve.returns.mean(1).tolist())
+    for name, value in {"split": "train", "seed": 3, "actions": "greedy", "agent": "rl2"}.items():
+        assert trained[name] == untrained[name] == value
+    assert (trained["checkpoint"], trained["num_tasks"]) == ("best", 5)
+    assert (untrained["iteration"], untrained["env_steps"]) == (0, 0)
+    assert trained["env_steps"] == 12 * trained["iteration"]
+    with np.load(folder / "train.npz", allow_pickle=False) as arrays:
+        assert arrays["return"].shape == (3, 5)
+
+
+def test_evaluation_on_tasks_with_other_spaces_is_refused(run):
+    with pytest.raises(UserError, match="space"):
+        runs.evaluate(run, tasks=metarl.make("bandit/n3-k7"), num_tasks=2)
+
+
+def test_evaluation_on_other_tasks_with_the_same_spaces_says_which(run):
+    curve = runs.evaluate(run, tasks=metarl.make("bandit/n6-k2"), num_tasks=2)
+    assert (curve.env, curve.episodes) == ("bandit/n6-k2", (0, 1, 2, 3, 4, 5))

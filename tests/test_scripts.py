@@ -1,0 +1,171 @@
+"""The scripts and the README: does every command do what it says?"""
+
+import dataclasses
+import json
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarl import commandline, registry
+from metarl.agents.rl2 import RL2Config
+from metarl.runs import train
+from metarl.training import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = [(kind, text) for kind, text in FENCE.findall((ROOT / "README.md").read_text())]
+TINY = {"iterations": 1, "env_steps": None, "evaluation_tasks": 2, "validation_tasks": 2}
+SMALL = {"tasks_per_update": 2, "num_minibatches": 1, "hidden_size": 4, "episodes_per_trial": 2}
+
+
+def readme_commands():
+    """Return the words after ``python scripts/`` of every command in a bash block."""
+    lines = [
+        line
+        for kind, text in BLOCKS
+        for line in text.replace("\\\n", " ").splitlines()
+        if kind == "bash"
+    ]
+    found = (re.search(r"\bpython scripts/(.*)", line) for line in lines)
+    return [tuple(shlex.split(match[1], comments=True)) for match in found if match]
+
+
+COMMANDS = readme_commands()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of the default environment."""
+    config = TrainConfig(**TINY, run_dir=tmp_path_factory.mktemp("runs") / "trained")
+    return train(config, "rl2", RL2Config(**SMALL)).directory
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Run a script in an empty folder: exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def test_there_are_four_scripts():
+    assert SCRIPTS == ["benchmark", "evaluate", "plot", "train"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_is_short(script):
+    assert len((ROOT / "scripts" / f"{script}.py").read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_answers_help(call, script):
+    code, out = call(script, "--help")
+    assert code == 0
+    assert "usage:" in out
+    assert "--output" in out or "--seed" in out or "{summarize,speed}" in out
+
+
+@pytest.mark.parametrize(
+    ("env", "more"),
+    [
+        ("bandit/n3-k2", "--iterations 2"),
+        ("half-cheetah/velocity:horizon=5", "--env-steps 20 --episodes-per-trial 2"),
+    ],
+)
+def test_train_evaluate_plot_and_record(call, env, more):
+    small = "--tasks-per-update 2 --num-minibatches 1 --hidden-size 4 --validation-tasks 2"
+    options = f"rl2 --env {env} --run-dir run --evaluation-tasks 3 {small} {more}"
+    assert call("train", *options.split())[0] == 0
+    code, out = call("evaluate", "run", "--num-tasks", 4, "--greedy", "--measure", "probe")
+    assert code == 0
+    assert "untrained" in out
+    assert call("plot", "run", "run", "--output", "two.png")[0] == 0
+    assert call("plot", "run", "--kind", "learning", "--output", "learning.svg")[0] == 0
+    assert call("benchmark", "summarize", "run", "--output", "summary.json")[0] == 0
+    for picture in ("two.png", "learning.svg", "run/evaluation/test.png"):
+        assert Path(picture).stat().st_size > 5000
+    evaluated = json.loads(Path("run/evaluation/test.json").read_text())
+    (recorded,) = json.loads(Path("summary.json").read_text())["runs"]
+    assert (evaluated["num_tasks"], evaluated["env"]) == (4, registry.make(env).name)
+    assert recorded["test"] == evaluated
+
+
+def test_speed_is_measured(call):
+    options = "speed --iterations 1 --evaluation-tasks 2 --env bandit/n2-k2 --output speed.json"
+    assert call("benchmark", *options.split())[0] == 0
+    assert json.loads(Path("speed.json").read_text())["iteration_seconds_median"] > 0
+
+
+# README
+
+
+def test_readme_shows_commands_and_python():
+    assert {"train.py", "evaluate.py", "plot.py"} <= {words[0] for words in COMMANDS}
+    assert "python" in {kind for kind, _ in BLOCKS}
+
+
+@pytest.mark.parametrize(
+    "words", [w for w in COMMANDS if w[0] == "train.py"], ids=lambda words: " ".join(words)
+)
+def test_readme_s_training_runs(words, trained, tmp_path, monkeypatch):
+    """With what was asked for, but few tasks; runs it goes on with are replaced by a tiny one."""
+    monkeypatch.chdir(tmp_path)
+    arguments = list(words[1:])
+    if "--list" in arguments:
+        with pytest.raises(SystemExit) as stop:
+            commandline.parse_train(arguments)
+        assert not stop.value.code
+        return
+    if "--resume" in arguments:
+        shutil.copytree(trained, tmp_path / "copy")
+        arguments[arguments.index("--resume") + 1] = str(tmp_path / "copy")
+    request = commandline.parse_train(arguments)
+    if request.resume:
+        assert request.config.iterations >= 1
+        return
+    config = dataclasses.replace(request.config, **TINY, device="cpu", run_dir=tmp_path / "run")
+    known = {field.name for field in dataclasses.fields(request.agent_config)}
+    small = {name: value for name, value in SMALL.items() if name in known}
+    agent_config = dataclasses.replace(request.agent_config, **small)
+    tasks = registry.make(config.env)
+    kind = registry.agent_class(request.agent)
+    agent = kind(agent_config, tasks.observation_space, tasks.action_space)
+    assert config.resolve(agent, tasks).iterations == 1
+    if tasks.array_functions:  # simulators take seconds
+        assert train(config, request.agent, agent_config).checkpoints.load().iteration == 1
+
+
+@pytest.mark.parametrize(
+    "words", [w for w in COMMANDS if w[0] != "train.py"], ids=lambda words: " ".join(words)
+)
+def test_readme_s_other_commands_run(words, trained, call):
+    name = words[0].removesuffix(".py")
+    runs = [str(trained) if word.startswith("runs/") else word for word in words[1:]]
+    few = {"evaluate": ["--num-tasks", "2"], "plot": [], "benchmark": []}[name]
+    assert call(name, *runs, *few)[0] == 0
+
+
+def test_readme_s_python_runs(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for kind, text in BLOCKS:
+        if kind == "python":
+            text = re.sub(r"([\"'])runs/[^\"']*\1", repr(str(trained)), text)
+            text = re.sub(r"num_tasks=[\d_]+", "num_tasks=2", text)
+            exec(compile(text, "README.md", "exec"), names)
+    assert names["metarl"].__name__ == "metarl"
