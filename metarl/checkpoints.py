@@ -127,6 +127,9 @@ class CheckpointStore:
         content = _read_object(folder / "checkpoint.json")
         if content.get("format") != FORMAT:
             raise UserError(f"{folder}: format {content.get('format')!r}; accepted: {FORMAT}")
+        missing = {"iteration", "env_steps", "sha256", "agent"} - content.keys()
+        if missing:
+            raise UserError(f"{folder}: checkpoint.json has no {', '.join(sorted(missing))}")
         try:
             data = (folder / "agent.safetensors").read_bytes()
         except OSError as error:

@@ -142,3 +142,12 @@ def test_other_spaces_are_refused():
         space_to_json(gym.spaces.MultiBinary(3))
     with pytest.raises(UserError, match="accepted: Box, Discrete"):
         space_from_json({"type": "MultiBinary"})
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"format": 1}', '{"format": 1, "iteration": 3}'])
+@pytest.mark.parametrize("name", ["best.json", "0000003/checkpoint.json"])
+def test_damaged_json_is_named(store, name, text):
+    store.save(checkpoint(3), score=1.0)
+    (store.directory / name).write_text(text)
+    with pytest.raises(UserError, match=name.split("/")[-1] if "{" not in text else "no|names"):
+        store.load("best")

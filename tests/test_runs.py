@@ -1,5 +1,6 @@
 """The run directory: does it say what was done, and is it never taken for something else?"""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -257,3 +258,24 @@ def test_evaluation_on_tasks_with_other_spaces_is_refused(run):
 def test_evaluation_on_other_tasks_with_the_same_spaces_says_which(run):
     curve = runs.evaluate(run, tasks=metarl.make("bandit/n6-k2"), num_tasks=2)
     assert (curve.env, curve.episodes) == ("bandit/n6-k2", (0, 1, 2, 3, 4, 5))
+
+
+# going on
+
+
+def test_more_iterations_on_resume_are_kept_in_the_configuration(run):
+    config = dataclasses.replace(run.train_config, iterations=3)
+    runs.train(config, "rl2", run.agent_config, resume=run)
+    again = Run.open(run.directory)
+    assert again.train_config.iterations == 3
+    assert again.checkpoints.iterations()[-1] == 3
+
+
+def test_a_finished_run_that_was_not_evaluated_is_evaluated_on_resume(run):
+    path = run.directory / "evaluation" / "test.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    runs.train(run.train_config, "rl2", run.agent_config, resume=run)
+    after = json.loads(path.read_text())
+    assert after["return"] == before["return"]
+    assert run.checkpoints.iterations()[-1] == 2
