@@ -368,6 +368,15 @@ def test_a_policy_is_fed_its_last_action_and_reward():
     assert (now.observation.item(), now.trial_start.item()) == (0.75, False)
 
 
+def test_a_reward_that_is_not_given_is_not_the_last_one_again():
+    agent = Counter()
+    policy = adapt(agent, echo_env(), episodes=3)
+    for _ in range(2):
+        policy.act([0.25])
+    (first, _), (second, _) = agent.seen[-2:]
+    assert (first.previous_reward.item(), second.previous_reward.item()) == (2, 0)
+
+
 def test_adapting_in_rounds_takes_whole_rounds():
     assert adapt(Counter(3), echo_env(), episodes=6).act([0.25]) == [2]
     with pytest.raises(UserError, match="episodes: got 4; accepted: a multiple of 3"):
