@@ -44,7 +44,7 @@ class RL2Config:
     """Factor on the reward the policy sees; the reward it is trained on is not scaled."""
     discount: float = 0.99
     """Gamma, per step, across the episodes of a trial."""
-    gae_lambda: float = 0.3
+    gae_lambda: float = 0.6
     """Lambda of the advantage estimates, across the episodes of a trial."""
     learning_rate: float = 3e-3
     """Of Adam."""
