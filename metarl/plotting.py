@@ -26,9 +26,9 @@ class Line(NamedTuple):
 
 def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -> None:
     """Draw mean and 95% interval over tasks against episodes of experience."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
+    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
     colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    drawn = 0
+    drawn, referred = 0, False
     for line in lines:
         values, x = line.summary[metric], line.summary["episodes"]
         if line.reference:
@@ -38,7 +38,10 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
             drawn += 1
         if len(x) <= 30:
             style |= {"marker": "o", "markersize": 4}
-        axes.plot(x, values["mean"], label=line.label, **style)
+        # several references look alike: one entry of the legend says what they are
+        label = "_" + line.label if line.reference and referred else line.label
+        referred = referred or line.reference
+        axes.plot(x, values["mean"], label=label, **style)
         axes.fill_between(
             x, values["low"], values["high"], color=style["color"], alpha=0.2, linewidth=0
         )
@@ -63,7 +66,7 @@ def plot_learning(
         path: of the picture.
         env: name for the title.
     """
-    figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
+    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
     colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     for index, (label, metrics) in enumerate(runs):
         color = colors[index % len(colors)]
@@ -98,4 +101,4 @@ def _finish(axes: Axes, integers: bool = True) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -366,7 +366,7 @@ def plot(
             folder = run.directory / "evaluation"
             lines.append(Line(label, read_summary(folder / f"{split}.json")))
             untrained = read_summary(folder / f"{split}-untrained.json")
-            lines.append(Line(f"{label}, untrained", untrained, reference=True))
+            lines.append(Line("untrained", untrained, reference=True))
             if lines[-2].summary.get(metric) is None:
                 raise bad_option("--metric", metric, f"return (no success in {run.directory})")
         plot_adaptation(lines, output, metric)
