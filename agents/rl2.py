@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metarl import distributions
-from metarl.errors import bad_option
+from metarl.errors import require
 from metarl.losses import approximate_kl, clip_fraction, clipped_surrogate, value_loss
+from metarl.optimizers import load_optimizer, optimizer_tensors
 from metarl.policies import ActorCriticOutput, RecurrentActorCritic
 from metarl.returns import explained_variance, gae, masked_mean, normalize
 from metarl.rollout import Context, Episodes, Metrics, Record, Stream, Timestep, Trial
@@ -79,24 +80,24 @@ class RL2Config:
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
         for name in ("tasks_per_update", "hidden_size", "num_epochs"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("episodes_per_trial", "chunk_length", "schedule_updates"):
             value = getattr(self, name)
-            _require(self, name, value is None or value >= 1, "at least 1")
-        _require(self, "encoder_sizes", all(n >= 1 for n in self.encoder_sizes), "at least 1 each")
+            require(self, name, value is None or value >= 1, "at least 1")
+        require(self, "encoder_sizes", all(n >= 1 for n in self.encoder_sizes), "at least 1 each")
         for name in ("discount", "gae_lambda"):
-            _require(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
+            require(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
         for name in ("learning_rate", "clip", "max_gradient_norm", "initial_std", "min_std"):
-            _require(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")
+            require(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")
         for name in (
             "final_learning_rate",
             "entropy_coefficient",
             "final_entropy_coefficient",
             "value_coefficient",
         ):
-            _require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        _require(self, "target_kl", self.target_kl is None or self.target_kl > 0, "above 0")
-        _require(
+            require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        require(self, "target_kl", self.target_kl is None or self.target_kl > 0, "above 0")
+        require(
             self,
             "num_minibatches",
             1 <= self.num_minibatches <= self.tasks_per_update,
@@ -108,11 +109,6 @@ class RL2Config:
         if self.schedule_updates is not None:
             return self
         return replace(self, schedule_updates=iterations)
-
-
-def _require(config: RL2Config, name: str, holds: bool, accepted: str) -> None:
-    if not holds:
-        raise bad_option(f"--{name.replace('_', '-')}", getattr(config, name), accepted)
 
 
 class _Batch(NamedTuple):
@@ -259,26 +255,17 @@ class RL2:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return network, Adam and the targets' moments; the number of updates as JSON."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            for name, value in moments.items():
-                tensors[f"optimizer.{index}.{name}"] = value
+        tensors |= optimizer_tensors(self.optimizer)
         tensors |= {"target_mean": self.target_mean, "target_square": self.target_square}
         return tensors, {"num_updates": self.num_updates}
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Take back what :meth:`state` returned."""
-        network: dict[str, Tensor] = {}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "network":
-                network[rest] = value
-            elif kind == "optimizer":
-                index, _, moment = rest.partition(".")
-                moments.setdefault(int(index), {})[moment] = value.clone()
-        self.network.load_state_dict(network)
-        state = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**state, "state": moments})
+        prefix = "network."
+        self.network.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+        load_optimizer(self.optimizer, tensors)
         self.target_mean = tensors["target_mean"].to(self.device)
         self.target_square = tensors["target_square"].to(self.device)
         self.num_updates = int(extra["num_updates"])

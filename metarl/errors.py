@@ -21,3 +21,9 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}known: {', '.join(names)}"
+
+
+def require(config: object, name: str, holds: bool, accepted: str) -> None:
+    """Refuse the value of ``config``'s field ``name`` unless it ``holds``."""
+    if not holds:
+        raise bad_option(f"--{name.replace('_', '-')}", getattr(config, name), accepted)

@@ -10,6 +10,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -87,6 +89,44 @@ def plot_learning(
     _finish(axes, integers=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+class Paths(NamedTuple):
+    """What one panel of a picture of paths shows."""
+
+    goal: Sequence[float]
+    paths: Sequence[npt.NDArray[np.floating[Any]]]
+    """``[time, 2]`` each."""
+
+
+def plot_paths(
+    rows: Sequence[Sequence[Paths]], titles: Sequence[str], path: Path, title: str
+) -> None:
+    """Draw paths in the plane: a row for each task, a column for each stage of adaptation."""
+    shape = len(rows), len(titles)
+    figure, grid = plt.subplots(
+        *shape,
+        figsize=(2.3 * shape[1] + 0.4, 2.3 * shape[0] + 0.5),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        constrained_layout=True,
+    )
+    for row, panels in zip(grid, rows, strict=True):
+        for axes, panel in zip(row, panels, strict=True):
+            for line in panel.paths:
+                axes.plot(line[:, 0], line[:, 1], linewidth=0.9, alpha=0.75)
+            axes.plot(0, 0, "o", color="0.3", markersize=4)
+            axes.plot(*panel.goal, "*", color="black", markersize=11)
+            axes.set_aspect("equal")
+            axes.set(xlim=(-1, 1), ylim=(-1, 1))
+            axes.grid(alpha=0.25)
+    for axes, text in zip(grid[0], titles, strict=True):
+        axes.set_title(text, fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

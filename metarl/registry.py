@@ -20,10 +20,12 @@ from metarl.tasks import TaskDistribution
 TASK_DISTRIBUTIONS: dict[str, str] = {
     "bandit/n<N>-k<K>": "metarl.envs.bandit:BernoulliBandit",
     "half-cheetah/velocity": "metarl.envs.half_cheetah:HalfCheetahVelocity",
+    "navigation": "metarl.envs.navigation:Navigation",
 }
 """Pattern of a name -> ``module:Class``; ``<N>`` stands for an integer, given as ``n=``."""
 
 AGENTS: dict[str, str] = {
+    "maml-ppo": "metarl.agents.maml_ppo:MAMLPPO",
     "rl2": "metarl.agents.rl2:RL2",
 }
 """Name -> ``module:Class``; the class has its config's dataclass as ``Config``."""

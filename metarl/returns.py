@@ -89,3 +89,37 @@ def explained_variance(
     if y.numel() < 2 or float(y.var()) < 1e-12:
         return y.new_zeros(())
     return 1 - error.var() / y.var()
+
+
+def linear_baseline(
+    observation: Float[Tensor, "task episode time observation"],
+    target: Float[Tensor, "task episode time"],
+    valid: Bool[Tensor, "task episode time"],
+    ridge: float = 1e-5,
+) -> Float[Tensor, "task episode time"]:
+    """Fit a linear value function per task, and return its values where it was fitted.
+
+    Features are the observation clipped to ±10, its square, time, time², time³ and 1 (Duan et
+    al., 2016, arXiv 1604.06778, section 5); time runs from 0 to 1 over the longest episode.
+    Solved in float64 for all tasks at once; where a task's equations are singular, its ridge
+    grows tenfold until they are not.
+    """
+    tasks, episodes, length = valid.shape
+    clipped = observation.double().clamp(-10, 10)
+    time = torch.arange(length, dtype=torch.float64, device=valid.device) / max(length - 1, 1)
+    powers = torch.stack([time, time**2, time**3, torch.ones_like(time)], -1)
+    features = torch.cat(
+        [clipped, clipped.square(), powers.expand(tasks, episodes, length, 4)], -1
+    ).flatten(1, 2)
+    features = features * valid.flatten(1, 2).unsqueeze(-1)
+    wanted = (target.double() * valid).flatten(1, 2).unsqueeze(-1)
+    gram, moment = features.mT @ features, features.mT @ wanted
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    strength = torch.full((tasks, 1, 1), ridge, dtype=gram.dtype, device=gram.device)
+    for _ in range(12):
+        factor, failed = torch.linalg.cholesky_ex(gram + strength * identity)
+        if not bool(failed.any()):
+            break
+        strength = torch.where(failed.reshape(-1, 1, 1) > 0, strength * 10, strength)
+    value = features @ torch.cholesky_solve(moment, factor)
+    return value.reshape(tasks, episodes, length).to(target.dtype)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from metarl import registry
+from metarl import registry, seeding
 from metarl.checkpoints import (
     Checkpoint,
     CheckpointStore,
@@ -28,8 +28,9 @@ from metarl.checkpoints import (
 from metarl.errors import UserError, bad_option, near_matches
 from metarl.evaluation import AdaptationCurve, Measure, evaluate_adaptation, read_summary
 from metarl.logging import console, print_adaptation, read_metrics, ticker
-from metarl.plotting import Line, plot_adaptation, plot_learning
-from metarl.rollout import Agent
+from metarl.plotting import Line, Paths, plot_adaptation, plot_learning, plot_paths
+from metarl.rollout import Agent, Keys, run_trial, trial_rounds
+from metarl.seeding import Phase
 from metarl.tasks import Split, TaskDistribution
 from metarl.training import TrainConfig, meta_train
 
@@ -339,7 +340,7 @@ def evaluate(
 
 def plot(
     directories: Sequence[Path],
-    kind: Literal["adaptation", "learning"],
+    kind: Literal["adaptation", "learning", "paths"],
     output: Path,
     *,
     metric: str = "return",
@@ -357,7 +358,11 @@ def plot(
     runs = [Run.open(directory) for directory in directories]
     envs = sorted({run.env for run in runs})
     labels = _labels(runs)
-    if kind == "learning":
+    if kind == "paths":
+        if len(runs) > 1:
+            raise bad_option("RUNS", [str(d) for d in directories], "one run for --kind paths")
+        _plot_paths(runs[0], output, split)
+    elif kind == "learning":
         curves = [read_metrics(run.directory / "metrics.jsonl") for run in runs]
         plot_learning(list(zip(labels, curves, strict=True)), output, ", ".join(envs))
     else:
@@ -371,6 +376,52 @@ def plot(
                 raise bad_option("--metric", metric, f"return (no success in {run.directory})")
         plot_adaptation(lines, output, metric)
     console.print(f"picture: {output}")
+
+
+def _plot_paths(run: Run, output: Path, split: Split, num_tasks: int = 4) -> None:
+    """Draw a few tasks' paths before adaptation and after each stage of it."""
+    tasks = run.make_tasks()
+    batch = tasks.sample(seeding.numpy_generator(0, Phase.USE), num_tasks, split)
+    if tasks.observation_space.shape != (2,) or "goal" not in dict(batch[0].params):
+        raise bad_option("--kind", "paths", f"tasks with a goal in the plane, not {tasks.name}")
+    agent, checkpoint = run.load_agent()
+    each = agent.episodes_per_adaptation
+    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
+    envs = tasks.make_vec(num_tasks * (1 if agent.sequential else per_round))
+    trial = run_trial(
+        agent,
+        envs,
+        batch,
+        num_adaptations=0 if each is None else max(3, adaptations),
+        episodes_per_round=per_round,
+        keys=Keys.of(0, Phase.USE, 0, num_tasks),
+    )
+    envs.close()
+    if each is None:  # a stage is an episode
+        stages = {k: [(trial.rounds[0], k)] for k in sorted({0, 1, 2, per_round - 1})}
+    else:  # a stage is a round, of which five episodes are drawn
+        stages = {
+            k * each: [(episodes, e) for e in range(min(5, each))]
+            for k, episodes in enumerate(trial.rounds)
+        }
+    rows = []
+    for i, task in enumerate(batch):
+        panels = []
+        for drawn in stages.values():
+            paths = []
+            for episodes, e in drawn:
+                moves = episodes.observation[i, e][episodes.valid[i, e]]
+                last = episodes.final_observation[i, e][None]
+                paths.append(torch.cat([moves, last]).numpy())
+            panels.append(Paths(task["goal"], paths))
+        rows.append(panels)
+    kind = {"test": "held-out", "train": "training"}[split]
+    plot_paths(
+        rows,
+        [f"after {count} episodes" if count else "before adaptation" for count in stages],
+        output,
+        f"{run.agent_name} on {kind} tasks of {tasks.name}, iteration {checkpoint.iteration}",
+    )
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

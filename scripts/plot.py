@@ -1,4 +1,4 @@
-"""Compare runs in one picture: adaptation curves, or learning curves."""
+"""Compare runs in one picture: adaptation curves, learning curves; or draw one's paths."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ class Options:
 
     runs: Positional[tuple[Path, ...]]
     """Run directories."""
-    kind: Literal["adaptation", "learning"] = "adaptation"
-    """Return against episodes of experience, or against training's environment steps."""
+    kind: Literal["adaptation", "learning", "paths"] = "adaptation"
+    """Return against episodes of experience, or against training's environment steps; or, of
+    one run on tasks with a goal in the plane, the paths of a few before and after adaptation."""
     metric: Literal["return", "success"] = "return"
     """Of adaptation curves."""
     split: Split = "test"

@@ -1,0 +1,336 @@
+"""MAML with a clipped meta-objective (Finn et al., 2017, 1703.03400; ProMP, 1810.06784).
+
+The prior knowledge is a policy's initial parameters and inner learning is a step of policy
+gradient per task. The meta-gradient goes through those steps, second derivatives included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import gymnasium as gym
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from metarl import distributions
+from metarl.errors import require
+from metarl.optimizers import load_optimizer, optimizer_tensors
+from metarl.policies import Params, initial_params, mlp_policy
+from metarl.returns import discounted_returns, gae, linear_baseline, normalize
+from metarl.rollout import Context, Episodes, Metrics, Record, Timestep, Trial
+from metarl.seeding import LaneGenerator
+from metarl.spaces import ActionCodec, observation_size
+
+Policy: TypeAlias = Callable[[Params, Tensor], distributions.Distribution]
+
+STEPS_PER_CHUNK = 8000
+"""Steps whose meta-gradient a CPU computes at once: more fall out of its caches."""
+
+
+@dataclass(frozen=True)
+class MAMLPPOConfig:
+    """Hyper-parameters of MAML-PPO; the defaults are for 2-D navigation."""
+
+    tasks_per_update: int = 20
+    """Tasks of a meta-batch (20 in the MAML paper)."""
+    episodes_per_adaptation: int = 20
+    """Episodes that an inner step learns from (20 in the MAML paper)."""
+    num_adaptations: int = 1
+    """Inner steps in training."""
+    inner_lr: float = 0.1
+    """Rate of the first inner step (alpha in MAML's eq. 1)."""
+    later_inner_lr: float = 0.05
+    """Rate of every later one (the MAML paper halves it after the first)."""
+    first_order: bool = False
+    """Leave out the second derivatives: cheaper, and another gradient."""
+    hidden_sizes: tuple[int, ...] = (100, 100)
+    """ReLU layers of the policy."""
+    initial_std: float = 1.0
+    """Standard deviation of continuous actions at the start; it is adapted, too."""
+    min_std: float = 1e-2
+    """Its floor."""
+    discount: float = 0.99
+    """Gamma."""
+    gae_lambda: float = 1.0
+    """Lambda of the advantage estimates."""
+    outer_lr: float = 1e-3
+    """Of Adam on the initial parameters."""
+    num_epochs: int = 5
+    """Meta-gradient steps on one trial's experience."""
+    clip: float = 0.2
+    """Bound on the adapted policy's probability ratio in the meta-objective."""
+    kl_coefficient: float = 5e-4
+    """Weight of KL(old ‖ new) of the policies before each inner step (ProMP, eq. 13)."""
+    max_gradient_norm: float = 10.0
+    """Meta-gradients are scaled down to this norm."""
+    tasks_per_chunk: int | None = None
+    """Tasks whose meta-gradient is computed at once, the rest added to it; by default all on a
+    GPU, and as many as 8000 steps on a CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        for name in ("tasks_per_update", "episodes_per_adaptation", "num_epochs"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("num_adaptations", "inner_lr", "later_inner_lr", "kl_coefficient"):
+            require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("discount", "gae_lambda"):
+            require(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
+        for name in ("initial_std", "min_std", "outer_lr", "clip", "max_gradient_norm"):
+            require(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")
+        require(self, "hidden_sizes", all(n >= 1 for n in self.hidden_sizes), "at least 1 each")
+        chunk = self.tasks_per_chunk
+        require(self, "tasks_per_chunk", chunk is None or chunk >= 1, "at least 1")
+
+
+class Adapted(NamedTuple):
+    """A context: each task's own parameters, and how many steps made them."""
+
+    params: Params
+    """``[task, …]`` each."""
+    num_steps: Shaped[Tensor, " task"]
+
+
+class Batch(NamedTuple):
+    """A round of experience as the losses take it; episodes and time are one axis."""
+
+    observation: Float[Tensor, "task step observation"]
+    action: Shaped[Tensor, "task step *action"]
+    log_prob: Float[Tensor, "task step"]
+    """Of the policy that acted."""
+    parameters: tuple[Tensor, ...]
+    """Of its action distributions, for the KL penalty."""
+    advantage: Float[Tensor, "task step"]
+    valid: Bool[Tensor, "task step"]
+
+
+class MAMLPPO:
+    """Adapts by policy-gradient steps per task; meta-learns the parameters they start from."""
+
+    Config = MAMLPPOConfig
+
+    sequential = False
+    episodes_per_trial: int | None = None
+
+    def __init__(
+        self,
+        config: MAMLPPOConfig,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.config = config
+        self.observation_space, self.action_space = observation_space, action_space
+        self.device = torch.device(device)
+        self.tasks_per_update = config.tasks_per_update
+        self.episodes_per_adaptation: int | None = config.episodes_per_adaptation
+        self.num_adaptations = config.num_adaptations
+        self.codec = ActionCodec(action_space)
+        params = initial_params(
+            observation_size(observation_space),
+            config.hidden_sizes,
+            self.codec,
+            initial_std=config.initial_std,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        self.params: Params = {
+            name: x.to(self.device).requires_grad_() for name, x in params.items()
+        }
+        self.optimizer = torch.optim.Adam(self.params.values(), config.outer_lr, eps=1e-5)
+
+    def begin(self, num_tasks: int) -> Context:
+        """Return the initial parameters for every task."""
+        params = {name: x.detach().expand(num_tasks, *x.shape) for name, x in self.params.items()}
+        return Adapted(params, torch.zeros(num_tasks, dtype=torch.int64, device=self.device))
+
+    @torch.no_grad()
+    def act(
+        self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
+    ) -> tuple[Tensor, Record, Context]:
+        """Act with each task's own parameters."""
+        distribution = self._policy(context.params, timestep.observation.to(self.device))
+        if greedy:
+            action = distributions.mode(distribution)
+        else:
+            action = distributions.sample(distribution, generator)
+        record = {"log_prob": distributions.log_prob(distribution, action)}
+        record |= {f"distribution.{i}": x for i, x in enumerate(distribution)}
+        return action, record, context
+
+    def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
+        """Take one policy-gradient step per task (MAML's eq. 1)."""
+        params = {name: x.detach().requires_grad_() for name, x in context.params.items()}
+        rate = self._rate(context.num_steps)
+        stepped, _ = inner_step(
+            self._policy, params, self._batch(episodes), rate, create_graph=False
+        )
+        return Adapted({k: x.detach() for k, x in stepped.items()}, context.num_steps + 1)
+
+    def update(self, trial: Trial, generator: torch.Generator) -> Metrics:
+        """Improve the initial parameters by the meta-gradient, some epochs on one trial."""
+        rounds = [self._batch(episodes) for episodes in trial.rounds]
+        history = []
+        for _ in range(self.config.num_epochs):
+            self.optimizer.zero_grad()
+            metrics = self.accumulate_meta_gradient(rounds)
+            norm = nn.utils.clip_grad_norm_(self.params.values(), self.config.max_gradient_norm)
+            self.optimizer.step()
+            history.append(metrics | {"gradient_norm": float(norm)})
+        result = {name: sum(m[name] for m in history) / len(history) for name in history[0]}
+        if "log_std" in self.params:
+            result["policy_std"] = float(self.params["log_std"].detach().exp().mean())
+        return result
+
+    def accumulate_meta_gradient(self, rounds: list[Batch]) -> Metrics:
+        """Add the meta-gradient of all tasks to the parameters' ``grad``, chunk by chunk."""
+        num_tasks, steps = rounds[0].valid.shape
+        chunk = self.config.tasks_per_chunk or (
+            num_tasks if self.device.type == "cuda" else max(1, STEPS_PER_CHUNK // steps)
+        )
+        totals: dict[str, Tensor] = {}
+        for start in range(0, num_tasks, chunk):
+            part = [_rows(batch, slice(start, start + chunk)) for batch in rounds]
+            loss, metrics = self.meta_loss(part)
+            (loss.sum() / num_tasks).backward()  # type: ignore[no-untyped-call]  # torch's
+            for name, value in metrics.items():
+                totals[name] = totals.get(name, torch.zeros(())) + value.sum() / num_tasks
+        return {name: float(value) for name, value in totals.items()}
+
+    def meta_loss(
+        self, rounds: list[Batch]
+    ) -> tuple[Float[Tensor, " task"], dict[str, Float[Tensor, " task"]]]:
+        """Return each task's loss after its inner steps: eq. 12 and 13 of ProMP.
+
+        The inner steps are taken again from the present parameters on the recorded
+        experience, so that the gradient reaches the parameters through them.
+        """
+        config = self.config
+        num_tasks = len(rounds[0].valid)
+        params = {name: x.expand(num_tasks, *x.shape) for name, x in self.params.items()}
+        divergence = torch.zeros(num_tasks, device=self.device)
+        for k, support in enumerate(rounds[:-1]):
+            rate = self._rate(torch.full((num_tasks,), k, device=self.device))
+            params, before = inner_step(
+                self._policy, params, support, rate, create_graph=not config.first_order
+            )
+            old = type(before)(*support.parameters)
+            divergence = divergence + task_mean(distributions.kl(old, before), support.valid)
+        query = rounds[-1]
+        after = self._policy(params, query.observation)
+        log_prob = distributions.log_prob(after, query.action)
+        ratio = torch.exp(log_prob - query.log_prob)
+        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+        surrogate = torch.minimum(ratio * query.advantage, clipped * query.advantage)
+        policy_loss = -task_mean(surrogate, query.valid)
+        with torch.no_grad():
+            outside = ((ratio - 1).abs() > config.clip).float()
+            metrics = {
+                "policy_loss": policy_loss.detach(),
+                "kl": task_mean(
+                    distributions.kl(type(after)(*query.parameters), after), query.valid
+                ),
+                "kl_before_adaptation": divergence.detach(),
+                "clip_fraction": task_mean(outside, query.valid),
+                "entropy": task_mean(distributions.entropy(after), query.valid),
+            }
+        return policy_loss + config.kl_coefficient * divergence, metrics
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the initial parameters and Adam's moments."""
+        tensors = {f"params.{name}": x.detach() for name, x in self.params.items()}
+        return tensors | optimizer_tensors(self.optimizer), {}
+
+    def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
+        """Take back what :meth:`state` returned."""
+        with torch.no_grad():
+            for name, x in self.params.items():
+                x.copy_(tensors[f"params.{name}"])
+        load_optimizer(self.optimizer, tensors)
+
+    def _policy(self, params: Params, observation: Tensor) -> distributions.Distribution:
+        return mlp_policy(params, observation, self.config.min_std)
+
+    def _rate(self, num_steps: Shaped[Tensor, " task"]) -> Float[Tensor, " task"]:
+        first, later = self.config.inner_lr, self.config.later_inner_lr
+        rates = torch.tensor([first, later], dtype=torch.float64, device=num_steps.device)
+        return rates[num_steps.clamp(max=1)]
+
+    def _batch(self, episodes: Episodes) -> Batch:
+        """Fit the baseline, estimate advantages, and lay a round out for the losses."""
+        config = self.config
+        episodes = cast(Episodes, pytree.tree_map(lambda x: x.to(self.device), episodes))
+        reward, valid = episodes.reward, episodes.valid
+        target = discounted_returns(reward, valid, config.discount)
+        value = linear_baseline(episodes.observation, target, valid)
+        # the baseline sees the time, so that the horizon is an end like any other
+        next_value = torch.cat(
+            [value[..., 1:] * valid[..., 1:], torch.zeros_like(value[..., :1])], -1
+        )
+        advantage = gae(
+            reward,
+            value,
+            next_value,
+            valid,
+            torch.zeros_like(valid),
+            discount=config.discount,
+            gae_lambda=config.gae_lambda,
+        )
+        return Batch(
+            observation=episodes.observation.flatten(1, 2),
+            action=episodes.action.flatten(1, 2),
+            log_prob=episodes.record["log_prob"].flatten(1, 2),
+            parameters=tuple(
+                episodes.record[f"distribution.{i}"].flatten(1, 2)
+                for i in range(1 if self.codec.discrete else 2)
+            ),
+            advantage=torch.vmap(normalize)(advantage.flatten(1, 2), valid.flatten(1, 2)),
+            valid=valid.flatten(1, 2),
+        )
+
+
+def inner_step(
+    policy: Policy,
+    params: Params,
+    support: Batch,
+    rate: Float[Tensor, " task"],
+    *,
+    create_graph: bool,
+) -> tuple[Params, distributions.Distribution]:
+    """Take one step of policy gradient per task, all tasks in one batch.
+
+    The loss is the likelihood ratio (π/π_old)·A, which keeps the credit of the experience's
+    own distribution when differentiated twice (ProMP, section 5). Tasks share nothing, so
+    the gradient of the sum is each task's own.
+
+    Returns:
+        The parameters after the step, and the policy's distributions before it.
+    """
+    before = policy(params, support.observation)
+    log_prob = distributions.log_prob(before, support.action)
+    ratio = torch.exp(log_prob - support.log_prob)
+    loss = -task_mean(ratio * support.advantage, support.valid)
+    gradients = torch.autograd.grad(
+        loss.sum(), list(params.values()), create_graph=create_graph, retain_graph=True
+    )
+    stepped = {
+        name: x - rate.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)) * gradient
+        for (name, x), gradient in zip(params.items(), gradients, strict=True)
+    }
+    return stepped, before
+
+
+def task_mean(
+    x: Float[Tensor, "task step"], valid: Bool[Tensor, "task step"]
+) -> Float[Tensor, " task"]:
+    """Return each task's mean over the steps that happened."""
+    return torch.where(valid, x, 0.0).sum(1) / valid.sum(1).clamp(min=1)
+
+
+def _rows(batch: Batch, rows: slice) -> Any:
+    return pytree.tree_map(lambda x: x[rows], batch)
