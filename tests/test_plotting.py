@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from metarl import runs
+from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.plotting import Line, plot_adaptation, plot_learning
@@ -152,3 +153,61 @@ def test_a_run_without_metrics_is_refused(trained, tmp_path):
     (tmp_path / "run/config.json").write_text((trained[0] / "config.json").read_text())
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
         runs.plot([tmp_path / "run"], "learning", tmp_path / "plot.png")
+
+
+@pytest.fixture(scope="module")
+def on_navigation(tmp_path_factory):
+    """A run of each agent on tasks with a goal in the plane."""
+    folder = tmp_path_factory.mktemp("navigation")
+    made = {}
+    for name, config in (
+        ("rl2", RL2Config(tasks_per_update=2, episodes_per_trial=3, num_minibatches=1)),
+        ("maml-ppo", MAMLPPOConfig(tasks_per_update=2, episodes_per_adaptation=2)),
+    ):
+        train = TrainConfig(
+            env="navigation:horizon=6",
+            iterations=1,
+            evaluation_tasks=2,
+            validation_tasks=1,
+            run_dir=folder / name,
+        )
+        made[name] = runs.train(train, name, config).directory
+    return made
+
+
+@pytest.mark.parametrize(
+    ("agent", "titles"),
+    [
+        ("rl2", ["before adaptation", "after 1 episodes", "after 2 episodes"]),
+        ("maml-ppo", ["before adaptation", *(f"after {n} episodes" for n in (2, 4, 6))]),
+    ],
+)
+def test_paths_start_at_the_origin_and_have_a_panel_for_each_stage(
+    on_navigation, tmp_path, axes, agent, titles
+):
+    runs.plot([on_navigation[agent]], "paths", tmp_path / "plot.png")
+    assert is_picture(tmp_path / "plot.png")
+    drawn = axes[0].figure.axes
+    assert len(drawn) == 4 * len(titles)
+    assert [a.get_title() for a in drawn[: len(titles)]] == titles
+    for panel in drawn:
+        *paths, _origin, goal = panel.lines
+        assert len(paths) == (1 if agent == "rl2" else 2)
+        assert max(abs(x) for x in (*goal.get_xdata(), *goal.get_ydata())) <= 0.5
+        for path in paths:
+            assert (path.get_xdata()[0], path.get_ydata()[0]) == (0, 0)
+            assert 2 <= len(path.get_xdata()) <= 7
+
+
+def test_both_agents_share_one_axis(on_navigation, tmp_path, axes):
+    runs.plot(list(on_navigation.values()), "adaptation", tmp_path / "plot.png")
+    assert labels(axes[0]) == ["rl2", "untrained", "maml-ppo"]
+    points = [line.get_xdata().tolist() for line in axes[0].lines]
+    assert points == [[0, 1, 2], [0, 1, 2], [0, 2, 4, 6], [0, 2, 4, 6]]
+
+
+def test_paths_of_tasks_without_a_goal_are_refused(trained, on_navigation, tmp_path):
+    with pytest.raises(UserError, match="--kind: got 'paths'"):
+        runs.plot(trained[:1], "paths", tmp_path / "plot.png")
+    with pytest.raises(UserError, match="one run for --kind paths"):
+        runs.plot(list(on_navigation.values()), "paths", tmp_path / "plot.png")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from metarl import commandline, registry
+from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.runs import train
 from metarl.training import TrainConfig
@@ -21,7 +22,12 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = [(kind, text) for kind, text in FENCE.findall((ROOT / "README.md").read_text())]
 TINY = {"iterations": 1, "env_steps": None, "evaluation_tasks": 2, "validation_tasks": 2}
-SMALL = {"tasks_per_update": 2, "num_minibatches": 1, "hidden_size": 4, "episodes_per_trial": 2}
+SMALL = {
+    "tasks_per_update": 2,
+    "num_minibatches": 1,
+    "hidden_size": 4,
+    "episodes_per_trial": 2,
+}
 
 
 def readme_commands():
@@ -44,6 +50,16 @@ def trained(tmp_path_factory):
     """A run of the default environment."""
     config = TrainConfig(**TINY, run_dir=tmp_path_factory.mktemp("runs") / "trained")
     return train(config, "rl2", RL2Config(**SMALL)).directory
+
+
+@pytest.fixture(scope="module")
+def on_navigation(tmp_path_factory):
+    """A run on tasks with a goal in the plane."""
+    config = TrainConfig(
+        **TINY, env="navigation", run_dir=tmp_path_factory.mktemp("runs") / "goals"
+    )
+    small = MAMLPPOConfig(tasks_per_update=2, episodes_per_adaptation=2)
+    return train(config, "maml-ppo", small).directory
 
 
 @pytest.fixture
@@ -140,7 +156,8 @@ def test_readme_s_training_runs(words, trained, tmp_path, monkeypatch):
         return
     config = dataclasses.replace(request.config, **TINY, device="cpu", run_dir=tmp_path / "run")
     known = {field.name for field in dataclasses.fields(request.agent_config)}
-    small = {name: value for name, value in SMALL.items() if name in known}
+    wanted = SMALL | {"episodes_per_adaptation": 2}
+    small = {name: value for name, value in wanted.items() if name in known}
     agent_config = dataclasses.replace(request.agent_config, **small)
     tasks = registry.make(config.env)
     kind = registry.agent_class(request.agent)
@@ -153,9 +170,10 @@ def test_readme_s_training_runs(words, trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "words", [w for w in COMMANDS if w[0] != "train.py"], ids=lambda words: " ".join(words)
 )
-def test_readme_s_other_commands_run(words, trained, call):
+def test_readme_s_other_commands_run(words, trained, on_navigation, call):
     name = words[0].removesuffix(".py")
-    runs = [str(trained) if word.startswith("runs/") else word for word in words[1:]]
+    run = str(on_navigation if "paths" in words else trained)
+    runs = [run if word.startswith("runs/") else word for word in words[1:]]
     few = {"evaluate": ["--num-tasks", "2"], "plot": [], "benchmark": []}[name]
     assert call(name, *runs, *few)[0] == 0
 
