@@ -46,6 +46,9 @@ class MAMLPPOConfig:
     """Rate of the first inner step (alpha in MAML's eq. 1)."""
     later_inner_lr: float = 0.05
     """Rate of every later one (the MAML paper halves it after the first)."""
+    every_step: bool = False
+    """Let the meta-objective be the mean over the rounds after every inner step, not that of
+    the last alone (MAML++, arXiv 1810.09502, section 4)."""
     first_order: bool = False
     """Leave out the second derivatives: cheaper, and another gradient."""
     hidden_sizes: tuple[int, ...] = (100, 100)
@@ -214,32 +217,42 @@ class MAMLPPO:
         num_tasks = len(rounds[0].valid)
         params = {name: x.expand(num_tasks, *x.shape) for name, x in self.params.items()}
         divergence = torch.zeros(num_tasks, device=self.device)
-        for k, support in enumerate(rounds[:-1]):
+        losses = []
+        for k, batch in enumerate(rounds[:-1]):
             rate = self._rate(torch.full((num_tasks,), k, device=self.device))
-            params, before = inner_step(
-                self._policy, params, support, rate, create_graph=not config.first_order
+            stepped, policy = inner_step(
+                self._policy, params, batch, rate, create_graph=not config.first_order
             )
-            old = type(before)(*support.parameters)
-            divergence = divergence + task_mean(distributions.kl(old, before), support.valid)
+            old = type(policy)(*batch.parameters)
+            divergence = divergence + task_mean(distributions.kl(old, policy), batch.valid)
+            if config.every_step and k > 0:
+                losses.append(self._surrogate(policy, batch))
+            params = stepped
         query = rounds[-1]
-        after = self._policy(params, query.observation)
-        log_prob = distributions.log_prob(after, query.action)
-        ratio = torch.exp(log_prob - query.log_prob)
-        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-        surrogate = torch.minimum(ratio * query.advantage, clipped * query.advantage)
-        policy_loss = -task_mean(surrogate, query.valid)
+        policy = self._policy(params, query.observation)
+        losses.append(self._surrogate(policy, query))
+        policy_loss = torch.stack(losses).mean(0)
         with torch.no_grad():
-            outside = ((ratio - 1).abs() > config.clip).float()
+            old = type(policy)(*query.parameters)
+            ratio = distributions.log_prob(policy, query.action) - query.log_prob
+            outside = ((ratio.exp() - 1).abs() > config.clip).float()
             metrics = {
                 "policy_loss": policy_loss.detach(),
-                "kl": task_mean(
-                    distributions.kl(type(after)(*query.parameters), after), query.valid
-                ),
+                "kl": task_mean(distributions.kl(old, policy), query.valid),
                 "kl_before_adaptation": divergence.detach(),
                 "clip_fraction": task_mean(outside, query.valid),
-                "entropy": task_mean(distributions.entropy(after), query.valid),
+                "entropy": task_mean(distributions.entropy(policy), query.valid),
             }
         return policy_loss + config.kl_coefficient * divergence, metrics
+
+    def _surrogate(
+        self, policy: distributions.Distribution, batch: Batch
+    ) -> Float[Tensor, " task"]:
+        """Return each task's clipped objective, negated (PPO's eq. 7)."""
+        ratio = torch.exp(distributions.log_prob(policy, batch.action) - batch.log_prob)
+        clipped = ratio.clamp(1 - self.config.clip, 1 + self.config.clip)
+        surrogate = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
+        return -task_mean(surrogate, batch.valid)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the initial parameters and Adam's moments."""

@@ -97,16 +97,27 @@ def old_distribution(batch, task, keep):
     return torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
 
 
+def naive_surrogate(config, params, batch, task):
+    keep = batch.valid[task]
+    policy = naive_forward(params, batch.observation[task][keep], config.min_std)
+    ratio = (policy.log_prob(batch.action[task][keep]) - batch.log_prob[task][keep]).exp()
+    advantage = batch.advantage[task][keep]
+    clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+    return torch.minimum(ratio * advantage, clipped * advantage).mean()
+
+
 def naive_loss(agent, params, rounds):
     """The meta-objective, one task at a time, with torch.distributions."""
     config, losses = agent.config, []
     for task in range(len(rounds[0].valid)):
-        own, penalty = dict(params), 0.0
+        own, penalty, between = dict(params), 0.0, []
         for k, support in enumerate(rounds[:-1]):
             keep = support.valid[task]
             policy = naive_forward(own, support.observation[task][keep], config.min_std)
             old = old_distribution(support, task, keep)
             penalty = penalty + torch.distributions.kl_divergence(old, policy).mean()
+            if k > 0:
+                between.append(naive_surrogate(config, own, support, task))
             ratio = (
                 policy.log_prob(support.action[task][keep]) - support.log_prob[task][keep]
             ).exp()
@@ -120,25 +131,22 @@ def naive_loss(agent, params, rounds):
             )
             rate = config.inner_lr if k == 0 else config.later_inner_lr
             own = {n: own[n] - rate * g for n, g in zip(names, gradient, strict=True)}
-        query = rounds[-1]
-        keep = query.valid[task]
-        policy = naive_forward(own, query.observation[task][keep], config.min_std)
-        ratio = (policy.log_prob(query.action[task][keep]) - query.log_prob[task][keep]).exp()
-        advantage = query.advantage[task][keep]
-        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-        surrogate = torch.minimum(ratio * advantage, clipped * advantage).mean()
-        losses.append(-surrogate + config.kl_coefficient * penalty)
+        total = naive_surrogate(config, own, rounds[-1], task)
+        if config.every_step:
+            total = (total + sum(between)) / (1 + len(between))
+        losses.append(-total + config.kl_coefficient * penalty)
     return torch.stack(losses).mean()
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2])
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(("steps", "every_step"), [(1, False), (2, False), (3, True)])
 @pytest.mark.parametrize("env", ["continuous", "discrete"])
-def test_meta_gradient_equals_a_loop_over_tasks(env, steps, first_order, chunk):
+def test_meta_gradient_equals_a_loop_over_tasks(env, steps, every_step, first_order, chunk):
     agent, tasks = make(
         env,
         num_adaptations=steps,
+        every_step=every_step,
         first_order=first_order,
         tasks_per_chunk=chunk,
         inner_lr=0.5,
