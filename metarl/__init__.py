@@ -15,8 +15,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metarl.adaptation import AdaptedPolicy, adapt
     from metarl.checks import check_agent, check_task_distribution
-    from metarl.evaluation import AdaptationCurve, AdaptedPolicy, adapt, evaluate_adaptation
+    from metarl.evaluation import AdaptationCurve, evaluate_adaptation
     from metarl.registry import make
     from metarl.rollout import Agent, Episodes, Timestep, Trial
     from metarl.runs import load
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AdaptationCurve": "evaluation",
-    "AdaptedPolicy": "evaluation",
+    "AdaptedPolicy": "adaptation",
     "Agent": "rollout",
     "ArrayTaskDistribution": "tasks",
     "ArrayVectorEnv": "vector",
@@ -37,7 +38,7 @@ _HOME = {
     "TaskVectorEnv": "vector",
     "Timestep": "rollout",
     "Trial": "rollout",
-    "adapt": "evaluation",
+    "adapt": "adaptation",
     "check_agent": "checks",
     "check_task_distribution": "checks",
     "evaluate_adaptation": "evaluation",

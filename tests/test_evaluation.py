@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import metarl
+from metarl.adaptation import adapt
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
-from metarl.evaluation import adapt, evaluate_adaptation, read_summary, summarize
+from metarl.evaluation import evaluate_adaptation, read_summary, summarize
 from metarl.tasks import ArrayTaskDistribution, Task, Transition
 
 BANDIT = metarl.make("bandit/n4-k3")
