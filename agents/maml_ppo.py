@@ -40,13 +40,13 @@ class MAMLPPOConfig:
     """Tasks of a meta-batch (20 in the MAML paper)."""
     episodes_per_adaptation: int = 20
     """Episodes that an inner step learns from (20 in the MAML paper)."""
-    num_adaptations: int = 1
-    """Inner steps in training."""
+    num_adaptations: int = 2
+    """Inner steps in training; with 1, a second one in evaluation overshoots far goals."""
     inner_lr: float = 0.1
     """Rate of the first inner step (alpha in MAML's eq. 1)."""
     later_inner_lr: float = 0.05
     """Rate of every later one (the MAML paper halves it after the first)."""
-    every_step: bool = False
+    every_step: bool = True
     """Let the meta-objective be the mean over the rounds after every inner step, not that of
     the last alone (MAML++, arXiv 1810.09502, section 4)."""
     first_order: bool = False

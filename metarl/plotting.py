@@ -49,7 +49,9 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
         )
     first = lines[0].summary
     envs = sorted({line.summary["env"] for line in lines})
-    axes.set_title(f"{', '.join(envs)}: {_tasks(first)}", fontsize=11)
+    counts = sorted({line.summary["num_tasks"] for line in lines if not line.reference})
+    number = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
+    axes.set_title(f"{', '.join(envs)}: {number} {_tasks(first)}", fontsize=11)
     axes.set_xlabel("episodes of experience with the task")
     axes.set_ylabel(f"{metric} of an episode ({first['actions']} actions)")
     _finish(axes)
@@ -133,7 +135,7 @@ def plot_paths(
 def _tasks(summary: dict[str, Any]) -> str:
     kind = {"test": "held-out", "train": "training"}[summary["split"]]
     shared = " (the same tasks as in training)" if summary["shared_split"] else ""
-    return f"{summary['num_tasks']:,} {kind} tasks{shared}, mean and 95% interval"
+    return f"{kind} tasks{shared}, mean and 95% interval"
 
 
 def _finish(axes: Axes, integers: bool = True) -> None:

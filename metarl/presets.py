@@ -23,20 +23,32 @@ PRESETS: dict[str, Preset] = {
     "maml-ppo-navigation": Preset(
         agent="maml-ppo",
         source="2-D navigation of MAML (arXiv 1703.03400, section 5.3): the agent's defaults",
-        train={"env": "navigation", "iterations": 300, "evaluation_tasks": 200},
+        train={"env": "navigation", "iterations": 200, "evaluation_tasks": 200},
     ),
     "maml-ppo-bandit-n10-k5": Preset(
         agent="maml-ppo",
         source="the bandit of RL² (arXiv 1611.02779); one step on 20 trials of 10 pulls",
         train={"env": "bandit/n10-k5", "iterations": 200},
-        config={"tasks_per_update": 40, "episodes_per_adaptation": 200, "hidden_sizes": ()},
+        config={
+            "tasks_per_update": 40,
+            "episodes_per_adaptation": 200,
+            "num_adaptations": 1,
+            "inner_lr": 10.0,
+            "later_inner_lr": 5.0,
+            "hidden_sizes": (),
+        },
     ),
     "maml-ppo-half-cheetah-velocity": Preset(
         agent="maml-ppo",
         source="ProMP's locomotion (arXiv 1810.06784, appendix): 64x64, clip 0.3; "
         "fewer tasks and episodes, for two CPU cores",
         train={"env": "half-cheetah/velocity", "iterations": 30, "evaluation_tasks": 40},
-        config={"episodes_per_adaptation": 10, "hidden_sizes": (64, 64), "clip": 0.3},
+        config={
+            "episodes_per_adaptation": 10,
+            "num_adaptations": 1,
+            "hidden_sizes": (64, 64),
+            "clip": 0.3,
+        },
     ),
     "rl2-navigation": Preset(
         agent="rl2",

@@ -97,7 +97,11 @@ class TwoGoals(Navigation):
 def test_maml_ppo_learns_to_adapt_to_one_of_two_goals(tmp_path):
     tasks = TwoGoals(horizon=20)
     config = MAMLPPOConfig(
-        tasks_per_update=10, episodes_per_adaptation=10, hidden_sizes=(32,), outer_lr=3e-3
+        tasks_per_update=10,
+        episodes_per_adaptation=10,
+        num_adaptations=1,
+        hidden_sizes=(32,),
+        outer_lr=3e-3,
     )
     agent = MAMLPPO(config, tasks.observation_space, tasks.action_space)
     train = TrainConfig(iterations=60, validation_tasks=1)

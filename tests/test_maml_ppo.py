@@ -13,7 +13,12 @@ from metarl.errors import UserError
 from metarl.rollout import Keys, collect, run_trial, torch_generator
 from metarl.seeding import Phase
 
-TINY = {"tasks_per_update": 3, "episodes_per_adaptation": 2, "hidden_sizes": (4,)}
+TINY = {
+    "tasks_per_update": 3,
+    "episodes_per_adaptation": 2,
+    "num_adaptations": 1,
+    "hidden_sizes": (4,),
+}
 ENVS = {"continuous": "navigation:horizon=5", "discrete": "bandit/n4-k3"}
 
 
