@@ -9,9 +9,9 @@ export OMP_NUM_THREADS := 1
 
 .PHONY: demo demo-short install test learning check lint types lock clean
 
-demo: install  ## meta-train two agents, evaluate them on held-out tasks: under five minutes
+demo: install  ## meta-train two agents, evaluate them on held-out tasks
 	$(BIN)/python scripts/train.py
-	$(BIN)/python scripts/train.py maml-ppo --env navigation --iterations 40 --evaluation-tasks 100
+	$(BIN)/python scripts/train.py maml-ppo --env navigation --iterations 25 --evaluation-tasks 100
 
 demo-short: install
 	$(BIN)/python scripts/train.py --iterations 20
