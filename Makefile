@@ -11,7 +11,8 @@ export OMP_NUM_THREADS := 1
 
 demo: install  ## meta-train two agents, evaluate them on held-out tasks
 	$(BIN)/python scripts/train.py
-	$(BIN)/python scripts/train.py maml-ppo --env navigation --iterations 25 --evaluation-tasks 100
+	$(BIN)/python scripts/train.py maml-ppo --env navigation --iterations 20 --num-adaptations 1 \
+		--validation-tasks 20 --evaluation-tasks 40
 
 demo-short: install
 	$(BIN)/python scripts/train.py --iterations 20
