@@ -22,7 +22,7 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "maml-ppo-navigation": Preset(
         agent="maml-ppo",
-        source="2-D navigation of MAML (arXiv 1703.03400, section 5.3); two inner steps where it has one",
+        source="MAML (arXiv 1703.03400, section 5.3), with two inner steps where it has one",
         train={"env": "navigation", "iterations": 200, "evaluation_tasks": 200},
     ),
     "maml-ppo-bandit-n10-k5": Preset(
