@@ -161,9 +161,11 @@ def mlp_policy(
     x = observation
     last = sum(name.startswith("weight.") for name in params) - 1
     for i in range(last + 1):
-        x = torch.baddbmm(params[f"bias.{i}"].unsqueeze(-2), x, params[f"weight.{i}"])
+        weight, bias = params[f"weight.{i}"], params[f"bias.{i}"]
         if i < last:
-            x = torch.relu(x)
+            x = torch.relu(torch.baddbmm(bias.unsqueeze(-2), x, weight))
+        else:
+            x = torch.baddbmm(bias.unsqueeze(-1), weight.mT, x.mT).mT
     if "log_std" not in params:
         return Categorical(torch.log_softmax(x, -1))
     log_std = params["log_std"].clamp(min=math.log(min_std)).unsqueeze(-2)
