@@ -42,10 +42,10 @@ class MAMLPPOConfig:
     """Episodes that an inner step learns from (20 in the MAML paper)."""
     num_adaptations: int = 2
     """Inner steps in training; with 1, a second one in evaluation overshoots far goals."""
-    inner_lr: float = 0.1
-    """Rate of the first inner step (alpha in MAML's eq. 1)."""
-    later_inner_lr: float = 0.05
-    """Rate of every later one (the MAML paper halves it after the first)."""
+    inner_lr: tuple[float, ...] = (0.1, 0.05, 0.025, 0.0125)
+    """Rate of each inner step (alpha in MAML's eq. 1); the last one holds for further steps.
+    The MAML paper has 0.1 0.05; advantages of unit variance make every step equally long, so
+    that without smaller ones it leaves again what it has reached."""
     every_step: bool = True
     """Let the meta-objective be the mean over the rounds after every inner step, not that of
     the last alone (MAML++, arXiv 1810.09502, section 4)."""
@@ -79,8 +79,11 @@ class MAMLPPOConfig:
         """Refuse values that cannot train."""
         for name in ("tasks_per_update", "episodes_per_adaptation", "num_epochs"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("num_adaptations", "inner_lr", "later_inner_lr", "kl_coefficient"):
+        for name in ("num_adaptations", "kl_coefficient"):
             require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        rates = self.inner_lr
+        sound = bool(rates) and all(0 <= rate < math.inf for rate in rates)
+        require(self, "inner_lr", sound, "one number or more, each 0 or more")
         for name in ("discount", "gae_lambda"):
             require(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
         for name in ("initial_std", "min_std", "outer_lr", "clip", "max_gradient_norm"):
@@ -270,9 +273,8 @@ class MAMLPPO:
         return mlp_policy(params, observation, self.config.min_std)
 
     def _rate(self, num_steps: Shaped[Tensor, " task"]) -> Float[Tensor, " task"]:
-        first, later = self.config.inner_lr, self.config.later_inner_lr
-        rates = torch.tensor([first, later], dtype=torch.float64, device=num_steps.device)
-        return rates[num_steps.clamp(max=1)]
+        rates = torch.tensor(self.config.inner_lr, dtype=torch.float64, device=num_steps.device)
+        return rates[num_steps.clamp(max=len(rates) - 1)]
 
     def _batch(self, episodes: Episodes) -> Batch:
         """Fit the baseline, estimate advantages, and lay a round out for the losses."""

@@ -23,7 +23,13 @@ PRESETS: dict[str, Preset] = {
     "maml-ppo-navigation": Preset(
         agent="maml-ppo",
         source="MAML (arXiv 1703.03400, section 5.3), with two inner steps where it has one",
-        train={"env": "navigation", "iterations": 200, "evaluation_tasks": 200},
+        train={
+            "env": "navigation",
+            "iterations": 180,
+            "validation_interval": 90,
+            "validation_tasks": 100,
+            "evaluation_tasks": 200,
+        },
     ),
     "maml-ppo-bandit-n10-k5": Preset(
         agent="maml-ppo",
@@ -33,8 +39,7 @@ PRESETS: dict[str, Preset] = {
             "tasks_per_update": 40,
             "episodes_per_adaptation": 200,
             "num_adaptations": 1,
-            "inner_lr": 10.0,
-            "later_inner_lr": 5.0,
+            "inner_lr": (10.0, 5.0),
             "hidden_sizes": (),
         },
     ),

@@ -134,7 +134,7 @@ def naive_loss(agent, params, rounds):
                 create_graph=not config.first_order,
                 retain_graph=True,
             )
-            rate = config.inner_lr if k == 0 else config.later_inner_lr
+            rate = config.inner_lr[min(k, len(config.inner_lr) - 1)]
             own = {n: own[n] - rate * g for n, g in zip(names, gradient, strict=True)}
         total = naive_surrogate(config, own, rounds[-1], task)
         if config.every_step:
@@ -154,8 +154,7 @@ def test_meta_gradient_equals_a_loop_over_tasks(env, steps, every_step, first_or
         every_step=every_step,
         first_order=first_order,
         tasks_per_chunk=chunk,
-        inner_lr=0.5,
-        later_inner_lr=0.3,
+        inner_lr=(0.5, 0.3),
         kl_coefficient=0.7,
         episodes_per_adaptation=8,  # fewer pulls may all pay the same
     )
@@ -172,7 +171,7 @@ def test_meta_gradient_equals_a_loop_over_tasks(env, steps, every_step, first_or
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_meta_gradient_equals_central_finite_differences(steps):
-    agent, tasks = make(num_adaptations=steps, inner_lr=0.5, later_inner_lr=0.3, kl_coefficient=0.7)
+    agent, tasks = make(num_adaptations=steps, inner_lr=(0.5, 0.3), kl_coefficient=0.7)
     rounds = in_float64(agent, gather(agent, tasks))
     found = meta_gradient(agent, rounds)
 
@@ -197,7 +196,7 @@ def test_meta_gradient_equals_central_finite_differences(steps):
 def test_first_order_is_another_gradient():
     found = []
     for first_order in (False, True):
-        agent, tasks = make(first_order=first_order, inner_lr=0.5)
+        agent, tasks = make(first_order=first_order, inner_lr=(0.5,))
         found.append(meta_gradient(agent, in_float64(agent, gather(agent, tasks))))
     exact, first = found
     difference = (exact["weight.0"] - first["weight.0"]).norm() / exact["weight.0"].norm()
@@ -205,7 +204,7 @@ def test_first_order_is_another_gradient():
 
 
 def test_without_inner_steps_taken_it_is_ppo_on_the_query_and_the_kl_term():
-    agent, tasks = make(inner_lr=0.0, kl_coefficient=0.7)
+    agent, tasks = make(inner_lr=(0.0,), kl_coefficient=0.7)
     rounds = in_float64(agent, gather(agent, tasks))
     found = meta_gradient(agent, rounds)
     support, query = rounds
@@ -241,7 +240,7 @@ def test_ratio_is_one_and_kl_zero_at_the_old_parameters():
 def test_task_order_does_not_matter():
     gradients = []
     for order in ([0, 1, 2], [2, 0, 1]):
-        agent, tasks = make(inner_lr=0.5)
+        agent, tasks = make(inner_lr=(0.5,))
         gradients.append(meta_gradient(agent, in_float64(agent, gather(agent, tasks, order))))
     for name in gradients[0]:
         torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-5, atol=1e-8)
@@ -249,14 +248,14 @@ def test_task_order_does_not_matter():
 
 @pytest.mark.parametrize("env", ["continuous", "discrete"])
 def test_adaptation_in_evaluation_equals_adaptation_in_training(env):
-    agent, tasks = make(env, num_adaptations=2, inner_lr=0.5, episodes_per_adaptation=8)
+    agent, tasks = make(env, num_adaptations=2, inner_lr=(0.5, 0.3), episodes_per_adaptation=8)
     trial = gather(agent, tasks)
     context = agent.begin(3)
     for episodes in trial.rounds[:-1]:
         context = agent.adapt(context, episodes, torch_generator(0))
     params = {name: x.expand(3, *x.shape) for name, x in agent.params.items()}
     for k, episodes in enumerate(trial.rounds[:-1]):
-        rate = torch.full((3,), agent.config.inner_lr if k == 0 else agent.config.later_inner_lr)
+        rate = torch.full((3,), agent.config.inner_lr[k])
         params, _ = inner_step(
             agent._policy, params, agent._batch(episodes), rate, create_graph=True
         )
@@ -336,7 +335,8 @@ def test_episodes_of_a_task_fill_the_lanes():
         ("episodes_per_adaptation", 0),
         ("num_epochs", 0),
         ("num_adaptations", -1),
-        ("inner_lr", -0.1),
+        ("inner_lr", (0.1, -0.1)),
+        ("inner_lr", ()),
         ("outer_lr", 0.0),
         ("clip", 0.0),
         ("discount", 1.1),
