@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 
 from metarl import registry, seeding
 from metarl.checkpoints import write_json
-from metarl.errors import UserError, bad_option
+from metarl.errors import UserError, bad_option, near_matches
 from metarl.evaluation import default_slots, evaluate_adaptation, read_summary
 from metarl.logging import console, read_metrics
 from metarl.rollout import Keys, run_trial, torch_generator, trial_rounds
@@ -58,15 +60,34 @@ def summarize_runs(directories: Sequence[Path], output: Path, learning_points: i
 
 
 def measure_speed(
-    env: str, agent: str, *, iterations: int, evaluation_tasks: int, device: str, output: Path
+    env: str,
+    agent: str,
+    *,
+    config: Mapping[str, str],
+    iterations: int,
+    evaluation_tasks: int,
+    device: str,
+    threads: int,
+    output: Path,
 ) -> None:
-    """Time meta-iterations and an evaluation of an agent with its default settings."""
+    """Time meta-iterations and an evaluation of an agent.
+
+    Args:
+        env: task distribution.
+        agent: agent.
+        config: fields of the agent's config that are not its defaults, values as JSON.
+        iterations: meta-iterations; medians are reported.
+        evaluation_tasks: tasks of the evaluation.
+        device: where the agent runs.
+        threads: torch threads of the meta-update.
+        output: a JSON file.
+    """
     check_device(device)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     tasks = registry.make(env)
     kind = registry.agent_class(agent)
-    config = kind.Config()
-    learner = kind(config, tasks.observation_space, tasks.action_space, device=device)
+    agent_config = kind.Config(**_fields(kind.Config, config))
+    learner = kind(agent_config, tasks.observation_space, tasks.action_space, device=device)
     adaptations, per_round = trial_rounds(learner, tasks.episodes_per_trial)
     lanes = 1 if learner.sequential else per_round
     envs = tasks.make_vec(default_slots(tasks, learner.tasks_per_update * lanes))
@@ -92,9 +113,10 @@ def measure_speed(
         "format": 1,
         "env": env,
         "agent": agent,
-        "agent_config": config.__dict__,
+        "agent_config": vars(agent_config),
         "commit": commit(),
         "device": device_name(device),
+        "threads": threads,
         "iterations": iterations,
         "env_steps_per_iteration": trial.env_steps,
         "collect_seconds_median": statistics.median(collect_times[2:]),
@@ -112,3 +134,22 @@ def measure_speed(
             console.print(
                 f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
             )
+
+
+def _fields(kind: Any, given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of ``given`` in the types of the config's fields."""
+    known = {field.name: field.default for field in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in known:
+            raise UserError(f"--config: unknown setting {name!r}; {near_matches(name, known)}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            raise bad_option(f"--config {name}", text, "a value as in JSON") from None
+        values[name] = tuple(value) if isinstance(value, list) else value
+        default = known[name]
+        same = (int, float) if isinstance(default, float) else type(default)
+        if default is not None and not isinstance(values[name], same):
+            raise bad_option(f"--config {name}", text, f"something like {default}")
+    return values

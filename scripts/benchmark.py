@@ -1,6 +1,6 @@
 """Record runs, or time an agent, for `benchmarks/`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +22,16 @@ class Summarize:
 
 @dataclass(frozen=True)
 class Speed:
-    """Time meta-iterations and an evaluation, with the agent's default settings."""
+    """Time meta-iterations and an evaluation, with the agent's defaults but for `--config`."""
 
     env: str = "bandit/n10-k5"
     """Task distribution."""
     agent: str = "rl2"
     """Agent."""
+    config: dict[str, str] = field(default_factory=dict)
+    """Other settings of the agent: names and values, `num_adaptations 1`."""
+    threads: int = 1
+    """Torch threads of the meta-update."""
     iterations: int = 20
     """Meta-iterations; medians are reported."""
     evaluation_tasks: int = 400_000

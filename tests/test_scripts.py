@@ -14,6 +14,8 @@ import pytest
 from metarl import commandline, registry
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
+from metarl.benchmarks import measure_speed
+from metarl.errors import UserError
 from metarl.runs import train
 from metarl.training import TrainConfig
 
@@ -123,8 +125,36 @@ def test_train_evaluate_plot_and_record(call, env, more):
 
 def test_speed_is_measured(call):
     options = "speed --iterations 1 --evaluation-tasks 2 --env bandit/n2-k2 --output speed.json"
-    assert call("benchmark", *options.split())[0] == 0
-    assert json.loads(Path("speed.json").read_text())["iteration_seconds_median"] > 0
+    config = "--config hidden_size 4 tasks_per_update 3 num_minibatches 1"
+    assert call("benchmark", *options.split(), *config.split())[0] == 0
+    record = json.loads(Path("speed.json").read_text())
+    assert record["iteration_seconds_median"] > 0
+    assert record["agent_config"]["hidden_size"] == 4
+    assert record["env_steps_per_iteration"] == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"hiden_size": "4"}, "unknown setting 'hiden_size'; did you mean hidden_size"),
+        ({"hidden_size": "x"}, "--config hidden_size: got 'x'; accepted: a value as in JSON"),
+        ({"hidden_size": "0.5"}, "accepted: something like"),
+    ],
+)
+def test_wrong_setting_of_a_speed_measurement_is_refused(config, message, tmp_path):
+    output = tmp_path / "speed.json"
+    with pytest.raises(UserError, match=message):
+        measure_speed(
+            "bandit/n2-k2",
+            "rl2",
+            config=config,
+            iterations=1,
+            evaluation_tasks=2,
+            device="cpu",
+            threads=1,
+            output=output,
+        )
+    assert not output.exists()
 
 
 # README
