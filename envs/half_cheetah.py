@@ -1,7 +1,7 @@
-"""HalfCheetah with a goal velocity, as in the meta-RL literature.
+"""HalfCheetah with a goal velocity or direction, as in the meta-RL literature.
 
-Source: Finn et al., 2017 (arXiv 1703.03400, section 5.3); the range U(0, 3), the horizon of
-200 steps and the control weight are those of ProMP (Rothfuss et al., 2018, arXiv
+Source: Finn et al., 2017 (arXiv 1703.03400, section 5.3); the velocities' range U(0, 3), the
+horizon of 200 steps and the control weight are those of ProMP (Rothfuss et al., 2018, arXiv
 1810.06784). What differs: the simulator is Gymnasium's HalfCheetah-v5 (current MuJoCo), so
 returns stand beside published ones, they do not reproduce them.
 """
@@ -20,21 +20,26 @@ from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv
 CONTROL_WEIGHT = 0.05
 
 
-class HalfCheetahVelocity(TaskDistribution):
+class _HalfCheetah(TaskDistribution):
+    def __init__(self, name: str, horizon: int) -> None:
+        if horizon < 2:
+            raise bad_option(f"{name} horizon", horizon, "at least 2 steps")
+        self.name, self.horizon = name, horizon
+        # written out so that asking for the spaces does not build a simulator
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (6,), np.float32)
+
+
+class HalfCheetahVelocity(_HalfCheetah):
     """Run at a velocity v* in [low, high) m/s: reward -|v - v*| - 0.05·|action|²."""
 
     def __init__(self, low: float = 0.0, high: float = 3.0, horizon: int = 200) -> None:
         if not -np.inf < low < high < np.inf:
             raise bad_option("half-cheetah/velocity low, high", (low, high), "finite low < high")
-        if horizon < 2:
-            raise bad_option("half-cheetah/velocity horizon", horizon, "at least 2 steps")
         defaults = low == 0.0 and high == 3.0 and horizon == 200
         options = "" if defaults else f":low={low},high={high},horizon={horizon}"
-        self.name = f"half-cheetah/velocity{options}"
-        self.low, self.high, self.horizon = low, high, horizon
-        # written out so that asking for the spaces does not build a simulator
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (6,), np.float32)
+        super().__init__(f"half-cheetah/velocity{options}", horizon)
+        self.low, self.high = low, high
 
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
         """Draw velocities; the last bit of the draw tells the splits apart."""
@@ -47,6 +52,33 @@ class HalfCheetahVelocity(TaskDistribution):
         return _VelocityEnv(HalfCheetahEnv(), self.horizon, task)
 
 
+class HalfCheetahDirection(_HalfCheetah):
+    """Run forward (1) or backward (-1), as fast as it goes: reward d·v - 0.05·|action|²."""
+
+    shared_split = True
+
+    def __init__(self, horizon: int = 200) -> None:
+        options = "" if horizon == 200 else f":horizon={horizon}"
+        super().__init__(f"half-cheetah/direction{options}", horizon)
+
+    def tasks(self, split: Split) -> list[Task]:
+        """Return both directions."""
+        return [Task.of(self.name, direction=direction) for direction in (1, -1)]
+
+    def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
+        """Draw directions, either as likely."""
+        both = self.tasks(split)
+        return [both[i] for i in rng.integers(2, size=n)]
+
+    def make(self, task: Task | None = None) -> Env:
+        """Make HalfCheetah-v5 with this family's reward."""
+        return _DirectionEnv(HalfCheetahEnv(), self.horizon, task)
+
+
+def _control(action: Any) -> float:
+    return CONTROL_WEIGHT * float(np.square(action).sum())
+
+
 class _VelocityEnv(TaskEnv):
     velocity: float
 
@@ -55,6 +87,17 @@ class _VelocityEnv(TaskEnv):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, _, terminated, truncated, info = super().step(action)
-        control = CONTROL_WEIGHT * float(np.square(action).sum())
-        reward = -abs(float(info["x_velocity"]) - self.velocity) - control
+        reward = -abs(float(info["x_velocity"]) - self.velocity) - _control(action)
+        return observation, reward, terminated, truncated, info
+
+
+class _DirectionEnv(TaskEnv):
+    direction: int
+
+    def apply_task(self, task: Task) -> None:
+        self.direction = task["direction"]
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, info = super().step(action)
+        reward = self.direction * float(info["x_velocity"]) - _control(action)
         return observation, reward, terminated, truncated, info

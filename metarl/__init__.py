@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metarl.adaptation import AdaptedPolicy, adapt
     from metarl.checks import check_agent, check_task_distribution
+    from metarl.errors import EnvError, UserError
     from metarl.evaluation import AdaptationCurve, evaluate_adaptation
+    from metarl.gym_tasks import Choice, GymTasks, LogUniform, Uniform
     from metarl.registry import make
     from metarl.rollout import Agent, Episodes, Timestep, Trial
     from metarl.runs import load
@@ -30,7 +32,11 @@ _HOME = {
     "Agent": "rollout",
     "ArrayTaskDistribution": "tasks",
     "ArrayVectorEnv": "vector",
+    "Choice": "gym_tasks",
+    "EnvError": "errors",
     "Episodes": "rollout",
+    "GymTasks": "gym_tasks",
+    "LogUniform": "gym_tasks",
     "Split": "tasks",
     "Task": "tasks",
     "TaskDistribution": "tasks",
@@ -38,6 +44,8 @@ _HOME = {
     "TaskVectorEnv": "vector",
     "Timestep": "rollout",
     "Trial": "rollout",
+    "Uniform": "gym_tasks",
+    "UserError": "errors",
     "adapt": "adaptation",
     "check_agent": "checks",
     "check_task_distribution": "checks",
@@ -52,7 +60,11 @@ __all__ = [
     "Agent",
     "ArrayTaskDistribution",
     "ArrayVectorEnv",
+    "Choice",
+    "EnvError",
     "Episodes",
+    "GymTasks",
+    "LogUniform",
     "Split",
     "Task",
     "TaskDistribution",
@@ -60,6 +72,8 @@ __all__ = [
     "TaskVectorEnv",
     "Timestep",
     "Trial",
+    "Uniform",
+    "UserError",
     "adapt",
     "check_agent",
     "check_task_distribution",

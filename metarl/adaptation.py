@@ -119,7 +119,7 @@ def adapt(agent: Agent, env: Env, *, episodes: int, seed: int = 0) -> AdaptedPol
     if episodes < 0 or episodes % each:
         raise bad_option("episodes", episodes, f"a multiple of {each}, 0 or more")
     tasks = _OneEnv(env)
-    envs = tasks.make_vec(1)
+    envs = tasks.make_vec(1, num_workers=0)
     keys = Keys.of(seed, Phase.USE, 0, 1)
     context: Context = agent.begin(1)
     timestep: Timestep | None = None

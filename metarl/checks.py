@@ -137,7 +137,7 @@ def _equal(a: list[Any], b: list[Any]) -> bool:
 
 def _check_vector(tasks: TaskDistribution, slots: list[Task]) -> None:
     n = len(slots)
-    envs = tasks.make_vec(n)
+    envs = tasks.make_vec(n, num_workers=0)
     actions = [_actions(tasks, slot) for slot in range(n)]
     seeds = np.arange(10, 10 + n, dtype=np.uint64)
     options = {"tasks": list(slots)}
@@ -194,7 +194,7 @@ def check_agent(agent: Agent, tasks: TaskDistribution) -> None:
     n = 4
     batch = tasks.sample(np.random.default_rng(0), n, "train")
     lanes = 1 if agent.sequential else 2
-    envs = tasks.make_vec(n * lanes)
+    envs = tasks.make_vec(n * lanes, num_workers=0)
     before = _copy_state(agent)
 
     # one step, by hand

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import tyro
 
 from metarl import registry
-from metarl.errors import UserError, bad_option
+from metarl.errors import EnvError, UserError, bad_option
 from metarl.logging import console
 from metarl.presets import PRESETS, preset
 from metarl.runs import Run
@@ -66,6 +66,10 @@ def exits(main: Callable[[], None]) -> Callable[[], None]:
             main()
         except UserError as error:
             fail(error)
+        except EnvError as error:
+            sys.stdout.flush()
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(130)
         except BrokenPipeError:
@@ -156,7 +160,8 @@ def _refuse_changes(
 
 
 def _print_names() -> None:
-    console.print(f"environments: {', '.join(sorted(registry.TASK_DISTRIBUTIONS))}")
+    names = sorted([*registry.TASK_DISTRIBUTIONS, "gym/<Id>:<parameter>=<low>..<high>"])
+    console.print(f"environments: {', '.join(names)}", markup=False)
     console.print(f"agents: {', '.join(sorted(registry.AGENTS))}")
     console.print("presets:")
     for name, chosen in sorted(PRESETS.items()):

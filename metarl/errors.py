@@ -27,3 +27,23 @@ def require(config: object, name: str, holds: bool, accepted: str) -> None:
     """Refuse the value of ``config``'s field ``name`` unless it ``holds``."""
     if not holds:
         raise bad_option(f"--{name.replace('_', '-')}", getattr(config, name), accepted)
+
+
+class EnvError(Exception):
+    """An environment raised, returned what its spaces forbid, hung, or took its process along.
+
+    Scripts print it and exit with code 1: what has been trained is saved.
+    """
+
+    def __init__(
+        self, worker: int | None, slot: int | None, task: object, cause: str, trace: str = ""
+    ) -> None:
+        place = "in this process" if worker is None else f"in worker {worker}"
+        where = "" if slot is None else f", slot {slot}"
+        doing = "" if task is None else f", task {task}"
+        super().__init__(f"environment failed {place}{where}{doing}: {cause}")
+        self.worker, self.slot, self.task, self.cause, self.trace = worker, slot, task, cause, trace
+
+    def __str__(self) -> str:
+        """Return the message, and the environment's own traceback below it."""
+        return f"{self.args[0]}\n{self.trace}".rstrip()

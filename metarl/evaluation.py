@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,7 +22,6 @@ from metarl.rollout import (
     Agent,
     Context,
     Keys,
-    Slots,
     Timestep,
     Trial,
     collect,
@@ -32,6 +31,7 @@ from metarl.rollout import (
 )
 from metarl.seeding import Component, Phase
 from metarl.tasks import SPLITS, Split, Task, TaskDistribution
+from metarl.vector import SlotVectorEnv
 
 FORMAT = 1
 TASK_BLOCK = 1000
@@ -150,6 +150,8 @@ def evaluate_adaptation(
     greedy: bool = False,
     measure: Measure = "experience",
     num_slots: int | None = None,
+    vec_options: Mapping[str, Any] | None = None,
+    envs: SlotVectorEnv | None = None,
     agent_name: str = "",
     phase: Phase = Phase.EVALUATE,
     iteration: int = 0,
@@ -170,6 +172,8 @@ def evaluate_adaptation(
         measure: ``experience`` measures by the episodes that also adapt; ``probe`` by a greedy
             episode from a copy of the context, thrown away.
         num_slots: episodes stepped at once; the result does not depend on it.
+        vec_options: for ``tasks.make_vec``: worker processes and their limits.
+        envs: made before by ``tasks.make_vec``, and left open; instead of the two above.
         agent_name: kept in the curve.
         phase: whose random numbers to use.
         iteration: of training, during which this is; other iterations draw other tasks.
@@ -187,7 +191,9 @@ def evaluate_adaptation(
     started = time.perf_counter()
     adaptations, per_round = _rounds(agent, tasks, num_episodes)
     slots = num_slots or default_slots(tasks, num_tasks)
-    envs = tasks.make_vec(min(slots, num_tasks * (1 if agent.sequential else per_round)))
+    given, lanes = envs, 1 if agent.sequential else per_round
+    if envs is None:
+        envs = tasks.make_vec(min(slots, num_tasks * lanes), **(vec_options or {}))
     parts: list[_Points] = []
     try:
         for start in range(0, num_tasks, max(slots, 1)):
@@ -211,7 +217,8 @@ def evaluate_adaptation(
             if advance is not None:
                 advance(len(numbers))
     finally:
-        envs.close()
+        if given is None:
+            envs.close()
     return AdaptationCurve(
         env=tasks.name,
         agent=agent_name or type(agent).__name__,
@@ -266,7 +273,7 @@ def adaptation_points(agent: Agent, trial: Trial) -> _Points:
 
 def _probe(
     agent: Agent,
-    envs: Slots,
+    envs: SlotVectorEnv,
     tasks: list[Task],
     adaptations: int,
     per_round: int,

@@ -18,9 +18,16 @@ from metarl.errors import UserError, near_matches
 from metarl.tasks import TaskDistribution
 
 TASK_DISTRIBUTIONS: dict[str, str] = {
+    "ant/direction": "metarl.envs.ant:AntDirection",
+    "ant/goal": "metarl.envs.ant:AntGoal",
     "bandit/n<N>-k<K>": "metarl.envs.bandit:BernoulliBandit",
+    "gridworld": "metarl.envs.gridworld:GridWorld",
+    "half-cheetah/direction": "metarl.envs.half_cheetah:HalfCheetahDirection",
     "half-cheetah/velocity": "metarl.envs.half_cheetah:HalfCheetahVelocity",
+    "hopper/params": "metarl.envs.random_dynamics:HopperParams",
+    "mdp/n<N>": "metarl.envs.mdp:TabularMDP",
     "navigation": "metarl.envs.navigation:Navigation",
+    "walker/params": "metarl.envs.random_dynamics:WalkerParams",
 }
 """Pattern of a name -> ``module:Class``; ``<N>`` stands for an integer, given as ``n=``."""
 
@@ -79,6 +86,12 @@ def make(name: str, **options: Any) -> TaskDistribution:
         made.name = name if not getattr(made, "name", None) else made.name
         return made
     base, _, text = name.partition(":")
+    if base.startswith("gym/"):
+        from metarl import gym_tasks
+
+        if options:
+            raise UserError(f"--env: {name}: accepted: ranges in the name, or metarl.GymTasks")
+        return gym_tasks.parse(base[4:], text)
     for pattern, path in TASK_DISTRIBUTIONS.items():
         values = _match(pattern, base)
         if values is None:
@@ -103,7 +116,8 @@ def make(name: str, **options: Any) -> TaskDistribution:
 def env_names() -> list[str]:
     """Return the names of all families, placeholders filled with an example."""
     example = {"N": "10", "K": "5"}
-    return [re.sub(r"<(\w)>", lambda m: example[m[1]], p) for p in TASK_DISTRIBUTIONS]
+    names = [re.sub(r"<(\w)>", lambda m: example[m[1]], p) for p in TASK_DISTRIBUTIONS]
+    return sorted([*names, "gym/Pendulum-v1:g=8..12"])
 
 
 def agent_class(name: str) -> Any:

@@ -7,14 +7,14 @@ Arrays of experience are ``[task, episode, time, …]``; those of one moment are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -24,6 +24,7 @@ from metarl.errors import UserError
 from metarl.seeding import Component, LaneGenerator, Phase
 from metarl.spaces import ActionCodec, flatten_observations
 from metarl.tasks import Task
+from metarl.vector import SlotVectorEnv
 
 Context: TypeAlias = Any
 """What an agent has learned about its tasks: a tree (tuples, dicts, NamedTuples) of tensors
@@ -33,8 +34,6 @@ Record: TypeAlias = dict[str, Tensor]
 """What an agent wants back in ``update``: tensors ``[task, lane, …]`` of one step."""
 
 Metrics: TypeAlias = dict[str, float]
-
-Slots: TypeAlias = "VectorEnv[Any, Any, Any]"
 
 
 class Timestep(NamedTuple):
@@ -225,7 +224,7 @@ class Keys(NamedTuple):
 
 def collect(
     agent: Agent,
-    envs: Slots,
+    envs: SlotVectorEnv,
     tasks: Sequence[Task],
     context: Context,
     timestep: Timestep | None,
@@ -233,6 +232,7 @@ def collect(
     num_episodes: int,
     keys: Keys,
     greedy: bool = False,
+    lookahead: int = 1,
 ) -> tuple[Episodes, Timestep | None, Context]:
     """Gather one round: ``num_episodes`` of every task, in waves where slots are fewer.
 
@@ -246,18 +246,74 @@ def collect(
         num_episodes: of every task.
         keys: of this round's random numbers; the experience does not depend on the slots.
         greedy: take the most likely action.
+        lookahead: parts of the slots that take turns: one acts while the others step.
 
     Returns:
         The experience, what the next round takes as ``timestep``, and the context after it.
     """
+    parts = envs.parts(min(lookahead, len(tasks), envs.num_envs))
+    bounds = [len(tasks) * i // len(parts) for i in range(len(parts) + 1)]
+    with one_thread(), torch.no_grad():
+        results = _in_turn(
+            [
+                _collect_part(
+                    agent,
+                    part,
+                    tasks[first:stop],
+                    _take_rows(context, slice(first, stop)),
+                    _take_rows(timestep, slice(first, stop)),
+                    num_episodes,
+                    keys.rows(slice(first, stop)),
+                    greedy,
+                )
+                for part, (first, stop) in zip(parts, itertools.pairwise(bounds), strict=True)
+            ]
+        )
+    episodes, timesteps, contexts = zip(*itertools.chain.from_iterable(results), strict=True)
+    return (
+        _join(episodes, axis=0),
+        None if timesteps[0] is None else _cat_trees(timesteps),
+        _cat_trees(contexts) if agent.sequential else context,
+    )
+
+
+_Wave: TypeAlias = tuple[Episodes, Timestep | None, Context]
+
+
+def _in_turn(
+    running: Sequence[Generator[None, None, list[_Wave]]],
+) -> list[list[_Wave]]:
+    """Run generators in turn to their ends: while one's environments step, another acts."""
+    results: dict[int, list[_Wave]] = {}
+    while len(results) < len(running):
+        for i, part in enumerate(running):
+            if i not in results:
+                try:
+                    next(part)
+                except StopIteration as end:
+                    results[i] = end.value
+    return [results[i] for i in range(len(running))]
+
+
+def _collect_part(
+    agent: Agent,
+    envs: SlotVectorEnv,
+    tasks: Sequence[Task],
+    context: Context,
+    timestep: Timestep | None,
+    num_episodes: int,
+    keys: Keys,
+    greedy: bool,
+) -> Generator[None, None, list[_Wave]]:
+    """Gather these tasks' episodes in waves; yields while the environments step."""
     lanes = 1 if agent.sequential else min(num_episodes, max(1, envs.num_envs // len(tasks)))
     wave = envs.num_envs // lanes
-    parts = []
-    with one_thread(), torch.no_grad():
-        for start in range(0, len(tasks), wave):
-            rows = slice(start, start + wave)
-            parts.append(
-                _collect_wave(
+    waves = []
+    for start in range(0, len(tasks), wave):
+        rows = slice(start, start + wave)
+        waves.append(
+            (
+                yield from _collect_wave(
                     agent,
                     envs,
                     tasks[rows],
@@ -269,23 +325,20 @@ def collect(
                     greedy,
                 )
             )
-    episodes, timesteps, contexts = zip(*parts, strict=True)
-    return (
-        _join(episodes, axis=0),
-        None if timesteps[0] is None else _cat_trees(timesteps),
-        _cat_trees(contexts) if agent.sequential else context,
-    )
+        )
+    return waves
 
 
 def run_trial(
     agent: Agent,
-    envs: Slots,
+    envs: SlotVectorEnv,
     tasks: Sequence[Task],
     *,
     num_adaptations: int,
     episodes_per_round: int,
     keys: Callable[[int], Keys],
     greedy: bool = False,
+    lookahead: int = 1,
 ) -> Trial:
     """Meet ``tasks`` with prior knowledge only, then adapt ``num_adaptations`` times.
 
@@ -303,6 +356,7 @@ def run_trial(
             num_episodes=episodes_per_round,
             keys=keys(k),
             greedy=greedy,
+            lookahead=lookahead,
         )
         rounds.append(episodes)
         if k < num_adaptations:
@@ -452,7 +506,7 @@ class _Lanes:
 
 def _collect_wave(
     agent: Agent,
-    envs: Slots,
+    envs: SlotVectorEnv,
     tasks: Sequence[Task],
     context: Context,
     timestep: Timestep | None,
@@ -460,7 +514,7 @@ def _collect_wave(
     num_lanes: int,
     keys: Keys,
     greedy: bool,
-) -> tuple[Episodes, Timestep | None, Context]:
+) -> Generator[None, None, _Wave]:
     """Run ``num_episodes`` of every task, all of which have their slots at once."""
     codec = ActionCodec(envs.single_action_space)
     space = envs.single_observation_space
@@ -491,9 +545,11 @@ def _collect_wave(
         action, record, context = agent.act(context, now, generator, greedy)
         taken = codec.taken(action.flatten(0, 1).cpu().numpy())
         actions[used] = taken
-        next_observation, reward, terminated, truncated, info = envs.step(codec.to_env(actions))
+        envs.step_async(codec.to_env(actions))
+        yield
+        next_observation, rewards, terminated, truncated, info = envs.step_wait()
         observation = flatten_observations(space, next_observation[used])
-        reward = np.asarray(reward[used], np.float32)
+        reward = np.asarray(rewards[used], np.float32)
         ended = lanes.active & (terminated | truncated)[used]
         log.add(
             lanes,

@@ -268,7 +268,15 @@ def train(
     if iteration < (config.iterations or 0):
         meta_train(agent, tasks, config, run.directory, iteration=iteration, env_steps=env_steps)
         console.print(f"trained in {time.perf_counter() - started:.0f} s")
-    evaluate(run, tasks=tasks, num_tasks=config.evaluation_tasks, device=config.device)
+    evaluate(
+        run,
+        tasks=tasks,
+        num_tasks=config.evaluation_tasks,
+        device=config.device,
+        num_workers=config.num_workers,
+        env_timeout=config.env_timeout,
+        env_restarts=config.env_restarts,
+    )
     return run
 
 
@@ -284,6 +292,9 @@ def evaluate(
     measure: Measure = "experience",
     checkpoint: Which = "final",
     num_slots: int | None = None,
+    num_workers: int | None = None,
+    env_timeout: float = 60.0,
+    env_restarts: int = 0,
     device: str = "cpu",
 ) -> AdaptationCurve:
     """Evaluate a run's agent beside an untrained one; write table, picture, JSON and arrays.
@@ -317,6 +328,11 @@ def evaluate(
                 greedy=greedy,
                 measure=measure,
                 num_slots=num_slots,
+                vec_options={
+                    "num_workers": num_workers,
+                    "timeout": env_timeout,
+                    "restarts": env_restarts,
+                },
                 advance=progress.advance,
             )
         curve = dataclasses.replace(
@@ -387,7 +403,7 @@ def _plot_paths(run: Run, output: Path, split: Split, num_tasks: int = 4) -> Non
     agent, checkpoint = run.load_agent()
     each = agent.episodes_per_adaptation
     adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
-    envs = tasks.make_vec(num_tasks * (1 if agent.sequential else per_round))
+    envs = tasks.make_vec(num_tasks * (1 if agent.sequential else per_round), num_workers=0)
     trial = run_trial(
         agent,
         envs,

@@ -7,25 +7,53 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.spaces.utils import flatdim, flatten, flatten_space
 
 from metarl.errors import UserError
 
 
+def reported_space(space: gym.Space[Any]) -> gym.Space[Any]:
+    """Return the space of what slots report: a Dict, Tuple or Multi… space becomes a Box.
+
+    Raises:
+        UserError: for a space that has no flat form, with the key that is to blame.
+    """
+    if isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
+        return space
+    _require_flat(space, "observation space")
+    return flatten_space(space)
+
+
+def flatten_observation(space: gym.Space[Any], observation: Any) -> npt.NDArray[Any]:
+    """Return one observation as a member of :func:`reported_space`, Gymnasium's flat form."""
+    if isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
+        return np.asarray(observation)
+    return np.asarray(flatten(space, observation))
+
+
+def _require_flat(space: gym.Space[Any], name: str) -> None:
+    if isinstance(space, gym.spaces.Dict):
+        for key, part in space.spaces.items():
+            _require_flat(part, f"{name}[{key!r}]")
+    elif isinstance(space, gym.spaces.Tuple):
+        for i, part in enumerate(space.spaces):
+            _require_flat(part, f"{name}[{i}]")
+    elif isinstance(space, gym.spaces.Text) or not space.is_np_flattenable:
+        raise UserError(
+            f"{name}: got {type(space).__name__}; accepted: Box, Discrete, MultiDiscrete, "
+            "MultiBinary, and Dict and Tuple of them (a gymnasium wrapper can take it out)"
+        )
+
+
 def observation_size(space: gym.Space[Any]) -> int:
     """Return the length of a flattened observation."""
-    if isinstance(space, gym.spaces.Box):
-        return int(np.prod(space.shape))
-    if isinstance(space, gym.spaces.Discrete):
-        return int(space.n)
-    raise UserError(
-        f"observation space {space}: got {type(space).__name__}; accepted: Box, Discrete"
-    )
+    return flatdim(reported_space(space))
 
 
 def flatten_observations(
     space: gym.Space[Any], observations: npt.NDArray[Any]
 ) -> npt.NDArray[np.float32]:
-    """Return ``[slot, size]`` float32: a Box raveled, a Discrete one-hot."""
+    """Return what slots report as ``[slot, size]`` float32: raveled, a Discrete one-hot."""
     if isinstance(space, gym.spaces.Discrete):
         one_hot: npt.NDArray[np.float32] = np.eye(int(space.n), dtype=np.float32)
         return np.asarray(one_hot[observations - space.start])

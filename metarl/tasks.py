@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from gymnasium.vector import VectorEnv
+    from metarl.vector import SlotVectorEnv
 
 Split: TypeAlias = Literal["train", "test"]
 """Tasks to meta-train on, and held-out tasks to evaluate adaptation on."""
@@ -122,11 +122,17 @@ class TaskDistribution(ABC):
         """
         raise NotImplementedError(f"{self.name} has infinitely many tasks: use sample()")
 
-    def make_vec(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
-        """Make ``num_envs`` slots, each of which holds one task at a time."""
+    def make_vec(self, num_envs: int, **options: Any) -> SlotVectorEnv:
+        """Make ``num_envs`` slots, each of which holds one task at a time.
+
+        Args:
+            num_envs: how many.
+            options: ``num_workers``, ``timeout``, ``restarts`` of
+                :class:`metarl.vector.TaskVectorEnv`.
+        """
         from metarl.vector import TaskVectorEnv
 
-        return TaskVectorEnv(self, num_envs)
+        return TaskVectorEnv(self, num_envs, **options)
 
 
 class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -143,6 +149,11 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._elapsed = 0
         if task is not None:
             self._take(task)
+
+    @property
+    def spec(self) -> None:  # type: ignore[override]  # never set
+        """None: a task's environment is made by its distribution, not by ``gymnasium.make``."""
+        return None
 
     def apply_task(self, task: Task) -> None:
         """Make the environment this task."""
@@ -242,8 +253,11 @@ class ArrayTaskDistribution(TaskDistribution):
 
         return ArrayEnv(self, task)
 
-    def make_vec(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
-        """Make ``num_envs`` slots that are stepped together as arrays."""
+    def make_vec(self, num_envs: int, **options: Any) -> SlotVectorEnv:
+        """Make ``num_envs`` slots that are stepped together as arrays.
+
+        ``options`` are those of worker processes, of which this needs none.
+        """
         from metarl.vector import ArrayVectorEnv
 
         return ArrayVectorEnv(self, num_envs)

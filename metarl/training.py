@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from metarl.logging import MetricsLog, ticker
 from metarl.rollout import Agent, Keys, Metrics, Trial, run_trial, torch_generator, trial_rounds
 from metarl.seeding import Component, Phase
 from metarl.tasks import TaskDistribution
+from metarl.vector import SlotVectorEnv
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,15 @@ class TrainConfig:
     """Instead of `--iterations`: as many as take this many steps with full-length episodes."""
     num_slots: int | None = None
     """Episodes stepped at once; by default what the agent can use, at most 40 simulators."""
+    num_workers: int | None = None
+    """Processes that step simulators, 0 for none; by default one a core. The experience does
+    not depend on it."""
+    lookahead: int = 1
+    """Parts of the slots that take turns: one acts while the others step."""
+    env_timeout: float = 60.0
+    """Seconds that one call of an environment may take in a worker."""
+    env_restarts: int = 0
+    """How many times a killed or hung worker is started again, its episodes replayed."""
     run_dir: Path | None = None
     """Where results go; by default runs/<env>/<agent>/<seed>-<time>."""
     checkpoint_interval: int = 50
@@ -64,14 +75,27 @@ class TrainConfig:
             "evaluation_tasks",
             "env_steps",
             "num_slots",
+            "lookahead",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise bad_option(f"--{name.replace('_', '-')}", value, "at least 1")
-        if self.seed < 0:
-            raise bad_option("--seed", self.seed, "0 or more")
+        for name in ("seed", "num_workers", "env_restarts"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise bad_option(f"--{name.replace('_', '-')}", value, "0 or more")
+        if not 0 < self.env_timeout < math.inf:
+            raise bad_option("--env-timeout", self.env_timeout, "a number above 0")
         if self.iterations is not None and self.env_steps is not None:
             raise bad_option("--env-steps", self.env_steps, "no --iterations beside it")
+
+    def vec_options(self) -> dict[str, Any]:
+        """Return what ``TaskDistribution.make_vec`` takes beside the number of slots."""
+        return {
+            "num_workers": self.num_workers,
+            "timeout": self.env_timeout,
+            "restarts": self.env_restarts,
+        }
 
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
         """Return the same with the number of iterations written out."""
@@ -107,7 +131,7 @@ def meta_train(
     store = CheckpointStore(directory / "checkpoints", config.keep_checkpoints)
     last = Checkpoint.of(agent, iteration, env_steps)
     total = config.resolve(agent, tasks).iterations or 0
-    envs = tasks.make_vec(slots)
+    envs = tasks.make_vec(slots, **config.vec_options())
     mark = time.perf_counter()
     with (
         MetricsLog(directory, iteration) as log,
@@ -128,6 +152,7 @@ def meta_train(
                     num_adaptations=adaptations,
                     episodes_per_round=per_round,
                     keys=Keys.of(config.seed, Phase.TRAIN, number, len(batch)),
+                    lookahead=config.lookahead,
                 )
                 collected = time.perf_counter()
                 # meta-update
@@ -146,7 +171,7 @@ def meta_train(
                 }
                 score = None
                 if ended or new.iteration % config.validation_interval == 0:
-                    validation = _validate(agent, tasks, config, new.iteration)
+                    validation = _validate(agent, tasks, config, envs, new.iteration)
                     score = validation["validation/trial_return"]
                     metrics |= validation
                 metrics["time/iteration_s"] = time.perf_counter() - mark
@@ -178,7 +203,11 @@ def _trial_metrics(agent: Agent, trial: Trial) -> Metrics:
 
 
 def _validate(
-    agent: Agent, tasks: TaskDistribution, config: TrainConfig, iteration: int
+    agent: Agent,
+    tasks: TaskDistribution,
+    config: TrainConfig,
+    envs: SlotVectorEnv,
+    iteration: int,
 ) -> Metrics:
     curve = evaluate_adaptation(
         agent,
@@ -188,7 +217,7 @@ def _validate(
         seed=config.seed,
         phase=Phase.VALIDATE,
         iteration=iteration,
-        num_slots=config.num_slots,
+        envs=envs,
     )
     means = curve.returns.mean(1)
     metrics = {

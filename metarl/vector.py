@@ -11,8 +11,10 @@ Both kinds follow one contract, that of ``gymnasium.vector.VectorEnv`` with auto
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -21,6 +23,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from metarl import seeding
+from metarl.slots import Start
+from metarl.spaces import reported_space
 from metarl.tasks import (
     Array,
     ArrayTaskDistribution,
@@ -31,6 +35,18 @@ from metarl.tasks import (
     TaskDistribution,
     require_task,
 )
+from metarl.workers import LocalPool, Pool, WorkerPool
+
+Seed: TypeAlias = "int | Sequence[int | None] | npt.NDArray[np.uint64] | None"
+
+Step: TypeAlias = tuple[
+    npt.NDArray[Any],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.bool_],
+    npt.NDArray[np.bool_],
+    dict[str, Any],
+]
+"""Observation, reward, terminated, truncated, info: ``[slot, …]`` each."""
 
 
 class _Request(NamedTuple):
@@ -43,25 +59,52 @@ class _Request(NamedTuple):
     """Theirs, in the same order."""
 
 
-class _SlotVectorEnv(VectorEnv[Any, Any, Any]):
-    """Spaces, arguments and bookkeeping that both kinds share."""
+class SlotVectorEnv(VectorEnv[Any, Any, Any]):
+    """The contract, and the bookkeeping that both kinds share."""
 
     def __init__(self, tasks: TaskDistribution, num_envs: int) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.distribution = tasks
         self.num_envs = num_envs
-        self.single_observation_space = tasks.observation_space
+        self.single_observation_space = reported_space(tasks.observation_space)
         self.single_action_space = tasks.action_space
-        self.observation_space = batch_space(tasks.observation_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(tasks.action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        shape, dtype = tasks.observation_space.shape, tasks.observation_space.dtype
+        shape, dtype = self.single_observation_space.shape, self.single_observation_space.dtype
         self._observation = np.zeros((num_envs, *(shape or ())), dtype)
         self._has_task = np.zeros(num_envs, np.bool_)
         self._terminated = np.zeros(num_envs, np.bool_)
         self._truncated = np.zeros(num_envs, np.bool_)
         self._live = np.zeros(num_envs, np.bool_)
+        self._seed = self.np_random.integers(2**63, size=num_envs, dtype=np.uint64)
+        self._parts: dict[int, Sequence[SlotVectorEnv]] = {}
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Ask every live slot to take a step; :meth:`step_wait` returns what came of it."""
+        raise NotImplementedError
+
+    def step_wait(self) -> Step:
+        """Return what :meth:`step` does, for the actions of :meth:`step_async`."""
+        raise NotImplementedError
+
+    def parts(self, number: int) -> Sequence[SlotVectorEnv]:
+        """Return this object's slots as ``number`` parts that can be stepped in turn."""
+        if number == 1:
+            return [self]
+        if number not in self._parts:
+            self._parts[number] = self.split(number)
+        return self._parts[number]
+
+    def split(self, num_parts: int) -> Sequence[SlotVectorEnv]:
+        """Make such parts."""
+        raise NotImplementedError
+
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        """Advance every live slot by one step."""
+        self.step_async(actions)
+        return self.step_wait()
 
     def _parse(self, options: dict[str, Any] | None) -> _Request:
         options = options or {}
@@ -88,88 +131,161 @@ class _SlotVectorEnv(VectorEnv[Any, Any, Any]):
             require_task(None)
         return _Request(mask & ~without, slots, new)
 
-    def _seeds(
-        self, seed: int | Sequence[int | None] | npt.NDArray[np.uint64] | None
-    ) -> npt.NDArray[np.uint64] | list[int | None]:
-        """Return one seed a slot; an integer ``s`` seeds slot ``i`` with ``s + i``."""
+    def _seeds(self, seed: Seed, index: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
+        """Return the seeds of slots ``index``; an integer ``s`` seeds slot ``i`` with ``s + i``.
+
+        Where none is given it is derived from the slot's last.
+        """
         if seed is None:
-            return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + i for i in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"seed needs {self.num_envs} entries, got {len(seed)}")
-        return seed if isinstance(seed, np.ndarray) else list(seed)
+            seeds: Any = [None] * self.num_envs
+        elif isinstance(seed, int | np.integer):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = seed
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed needs {self.num_envs} entries, got {len(seeds)}")
+        if isinstance(seeds, np.ndarray):
+            self._seed[index] = seeds[index].astype(np.uint64)
+        else:
+            fresh = seeding.fold(self._seed[index], 2**63)  # no episode is that long
+            given = [seeds[i] for i in index.tolist()]
+            self._seed[index] = np.array(
+                [f if s is None else s for f, s in zip(fresh, given, strict=True)], np.uint64
+            )
+        return self._seed[index]
 
     def _start(self, mask: npt.NDArray[np.bool_]) -> None:
         self._terminated[mask] = self._truncated[mask] = False
-        self._live |= mask
+        self._live[mask] = True
 
 
-class TaskVectorEnv(_SlotVectorEnv):
-    """Slots that are ordinary environments, stepped one after another in this process."""
+class TaskVectorEnv(SlotVectorEnv):
+    """Slots that are ordinary environments, stepped by a few worker processes.
 
-    def __init__(self, tasks: TaskDistribution, num_envs: int) -> None:
+    A slot's experience depends on its task, seed and actions alone: the number of workers
+    changes no bit of it. Dict and Tuple observations are reported flattened.
+
+    Args:
+        tasks: makes the environments.
+        num_envs: slots.
+        num_workers: processes, each with its share of the slots; 0 steps them in this one,
+            None takes as many as there are cores.
+        timeout: seconds that one call of an environment may take, in a worker.
+        restarts: how many times, in all, a killed or hung worker is started again, its
+            unfinished episodes replayed from their seeds and recorded actions.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskDistribution,
+        num_envs: int,
+        *,
+        num_workers: int | None = None,
+        timeout: float = 60.0,
+        restarts: int = 0,
+    ) -> None:
         super().__init__(tasks, num_envs)
-        self.envs = [tasks.make() for _ in range(num_envs)]
+        workers = default_workers(num_envs) if num_workers is None else num_workers
+        if workers < 0 or timeout <= 0 or restarts < 0:
+            raise ValueError(
+                f"num_workers and restarts must be at least 0 and timeout above 0, "
+                f"got {workers}, {restarts}, {timeout}"
+            )
+        self._first, self._owner = 0, True
+        self._pool: Pool
+        if workers == 0:
+            self._pool = LocalPool(tasks, num_envs)
+        else:
+            self._pool = WorkerPool(
+                tasks, num_envs, min(workers, num_envs), timeout=timeout, restarts=restarts
+            )
+        self._bind()
+
+    def split(self, num_parts: int) -> list[TaskVectorEnv]:
+        """Return parts that step their slots independently, in the same workers.
+
+        One part's :meth:`step_async` may come before another's :meth:`step_wait`. Closing
+        is this object's.
+        """
+        bounds = [self.num_envs * i // num_parts for i in range(num_parts + 1)]
+        parts = []
+        for first, stop in itertools.pairwise(bounds):
+            part = TaskVectorEnv.__new__(TaskVectorEnv)
+            SlotVectorEnv.__init__(part, self.distribution, stop - first)
+            part._first, part._owner, part._pool = first, False, self._pool
+            part._bind()
+            parts.append(part)
+        return parts
+
+    def _bind(self) -> None:
+        """Take this object's rows of what the slots report."""
+        rows = slice(self._first, self._first + self.num_envs)
+        views = self._pool.views
+        self._observation, self._action = views["observation"][rows], views["action"][rows]
+        self._reward, self._live = views["reward"][rows], views["live"][rows]
+        self._terminated, self._truncated = views["terminated"][rows], views["truncated"][rows]
+        self._info = {k: views[f"info.{k}"][rows] for k in self.distribution.info_keys}
+        self._ticket: int | None = None
 
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | npt.NDArray[np.uint64] | None = None,
+        seed: Seed = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
         """Start episodes; see the module's contract."""
         request = self._parse(options)
-        seeds = self._seeds(seed)
+        index = np.flatnonzero(request.mask)
+        seeds = self._seeds(seed, index)
         tasks = dict(zip(request.slots, request.tasks, strict=True))
         self._has_task[request.slots] = True
-        for i in np.flatnonzero(request.mask).tolist():
-            slot_seed = seeds[i]
-            self._observation[i], _ = self.envs[i].reset(
-                seed=None if slot_seed is None else int(slot_seed),
-                options={"task": tasks.pop(i)} if i in tasks else None,
-            )
+        self._live[index] = False
+        if index.size:
+            starts = [
+                Start(self._first + i, slot_seed, tasks.get(i))
+                for i, slot_seed in zip(index.tolist(), seeds.tolist(), strict=True)
+            ]
+            self._pool.wait(self._pool.send(("reset", starts)))
         self._start(request.mask)
         return self._observation.copy(), {}
 
-    def step(
-        self, actions: npt.NDArray[Any]
-    ) -> tuple[
-        npt.NDArray[Any],
-        npt.NDArray[np.float64],
-        npt.NDArray[np.bool_],
-        npt.NDArray[np.bool_],
-        dict[str, Any],
-    ]:
-        """Advance every live slot by one step."""
-        reward = np.zeros(self.num_envs)
-        info = {key: np.zeros(self.num_envs) for key in self.distribution.info_keys}
-        for i in np.flatnonzero(self._live).tolist():
-            (
-                self._observation[i],
-                reward[i],
-                self._terminated[i],
-                self._truncated[i],
-                slot_info,
-            ) = self.envs[i].step(actions[i])
-            for key, values in info.items():
-                values[i] = slot_info[key]
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Ask every live slot to take a step; :meth:`step_wait` returns what came of it."""
+        if self._ticket is not None:
+            raise RuntimeError("step_async was called twice without step_wait between")
+        self._action[:] = actions
+        first = self._first
+        self._ticket = self._pool.send(("step", (first, first + self.num_envs)))
+
+    def step_wait(self) -> Step:
+        """Return what :meth:`step` does, for the actions of :meth:`step_async`."""
+        if self._ticket is None:
+            raise RuntimeError("step_wait was called without step_async")
+        ticket, self._ticket = self._ticket, None
+        self._pool.wait(ticket)
+        live = self._live.copy()
         self._live &= ~(self._terminated | self._truncated)
         return (
             self._observation.copy(),
-            reward,
+            np.where(live, self._reward, 0.0),
             self._terminated.copy(),
             self._truncated.copy(),
-            info,
+            {key: np.where(live, values, 0.0) for key, values in self._info.items()},
         )
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close every environment."""
-        for env in self.envs:
-            env.close()
+        """Close every environment and end the workers."""
+        if self._owner:
+            self._pool.close()
 
 
-class ArrayVectorEnv(_SlotVectorEnv):
+def default_workers(num_envs: int) -> int:
+    """Return one worker a core, none where there is one core or one slot."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 0 if num_envs == 1 or not cores or cores == 1 else min(cores, num_envs)
+
+
+class ArrayVectorEnv(SlotVectorEnv):
     """Slots of a family written as array functions, all stepped by a few NumPy calls.
 
     A slot's random numbers at a step depend on its seed and on the step alone.
@@ -181,13 +297,13 @@ class ArrayVectorEnv(_SlotVectorEnv):
         super().__init__(tasks, num_envs)
         self._params: dict[str, npt.NDArray[Any]] = {}
         self._state: State = {}
-        self._seed = self.np_random.integers(2**63, size=num_envs, dtype=np.uint64)
         self._elapsed = np.zeros(num_envs, np.int64)
+        self._stepped: Step | None = None
 
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | npt.NDArray[np.uint64] | None = None,
+        seed: Seed = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
         """Start episodes; see the module's contract."""
@@ -196,8 +312,8 @@ class ArrayVectorEnv(_SlotVectorEnv):
             _write(self._params, np.array(slots), self.distribution.stack(tasks), self.num_envs)
             self._has_task[slots] = True
         index = np.flatnonzero(mask)
+        self._seeds(seed, index)
         if index.size:
-            self._seed[index] = self._slot_seeds(seed, index)
             self._elapsed[index] = 0
             params = {name: values[index] for name, values in self._params.items()}
             noise = self._noise(index, self.distribution.initial_noise)
@@ -207,16 +323,26 @@ class ArrayVectorEnv(_SlotVectorEnv):
             self._start(mask)
         return self._observation.copy(), {}
 
-    def step(
-        self, actions: npt.NDArray[Any]
-    ) -> tuple[
-        npt.NDArray[Any],
-        npt.NDArray[np.float64],
-        npt.NDArray[np.bool_],
-        npt.NDArray[np.bool_],
-        dict[str, Any],
-    ]:
-        """Advance every live slot by one step."""
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Take the step: array code has nothing to wait for."""
+        self._stepped = self._step(actions)
+
+    def step_wait(self) -> Step:
+        """Return what the step gave."""
+        if self._stepped is None:
+            raise RuntimeError("step_wait was called without step_async")
+        result, self._stepped = self._stepped, None
+        return result
+
+    def split(self, num_parts: int) -> list[ArrayVectorEnv]:
+        """Return independent vector environments of as many slots together."""
+        bounds = [self.num_envs * i // num_parts for i in range(num_parts + 1)]
+        return [
+            ArrayVectorEnv(self.distribution, stop - first)
+            for first, stop in itertools.pairwise(bounds)
+        ]
+
+    def _step(self, actions: npt.NDArray[Any]) -> Step:
         reward = np.zeros(self.num_envs)
         info = {key: np.zeros(self.num_envs) for key in self.distribution.info_keys}
         index = np.flatnonzero(self._live)
@@ -235,27 +361,13 @@ class ArrayVectorEnv(_SlotVectorEnv):
             )
             for key, values in info.items():
                 values[index] = result.info[key]
-            self._live = self._live & ~(self._terminated | self._truncated)
+            self._live &= ~(self._terminated | self._truncated)
         return (
             self._observation.copy(),
             reward,
             self._terminated.copy(),
             self._truncated.copy(),
             info,
-        )
-
-    def _slot_seeds(
-        self,
-        seed: int | Sequence[int | None] | npt.NDArray[np.uint64] | None,
-        index: npt.NDArray[np.intp],
-    ) -> npt.NDArray[np.uint64]:
-        seeds = self._seeds(seed)
-        if isinstance(seeds, np.ndarray):
-            return seeds[index].astype(np.uint64)
-        fresh = seeding.fold(self._seed[index], 2**63)  # no episode is that long
-        given = [seeds[i] for i in index.tolist()]
-        return np.array(
-            [f if s is None else s for f, s in zip(fresh, given, strict=True)], np.uint64
         )
 
     def _noise(self, index: npt.NDArray[np.intp], spec: NoiseSpec) -> Noise:

@@ -38,6 +38,12 @@ class Options:
     module of yours."""
     num_slots: int | None = None
     """Episodes stepped at once; the result does not depend on it."""
+    num_workers: int | None = None
+    """Processes that step simulators, 0 for none; by default one a core."""
+    env_timeout: float = 60.0
+    """Seconds that one call of an environment may take in a worker."""
+    env_restarts: int = 0
+    """How many times a killed or hung worker is started again, its episodes replayed."""
     device: str = "cpu"
     """Where the agent runs: `cpu` or `cuda`."""
 

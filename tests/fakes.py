@@ -60,6 +60,9 @@ class CounterTasks(TaskDistribution):
     def make(self, task=None):
         return self.env_class(_Counter(), self.horizon, task)
 
+    def make_vec(self, num_envs, **options):
+        return super().make_vec(num_envs, **{"num_workers": 0} | options)
+
 
 class ArrayCounterTasks(ArrayTaskDistribution):
     """The same as array code."""

@@ -129,8 +129,8 @@ class PaysFinishedSlots(CounterTasks):
             observation, reward, *rest = super().step(actions)
             return observation, reward + 1, *rest
 
-    def make_vec(self, num_envs):
-        return self.Slots(self, num_envs)
+    def make_vec(self, num_envs, **options):
+        return self.Slots(self, num_envs, **options)
 
 
 class ForgetsFlags(PaysFinishedSlots):

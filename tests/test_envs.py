@@ -16,7 +16,23 @@ VELOCITY = Task.of("half-cheetah/velocity", velocity=1.5)
 
 
 @pytest.mark.parametrize(
-    "name", ["bandit/n10-k5", "bandit/n1-k2", "bandit/n100-k50", "half-cheetah/velocity"]
+    "name",
+    [
+        "ant/direction",
+        "ant/goal",
+        "bandit/n10-k5",
+        "bandit/n1-k2",
+        "bandit/n100-k50",
+        "gridworld",
+        "gym/CartPole-v1:length=0.3..1.0,masspole=0.05..0.5",
+        "gym/Hopper-v5:body_mass=each:0.5x..2x,gravity=5..15,horizon=50",
+        "gym/Pendulum-v1:g=2..20",
+        "half-cheetah/direction",
+        "half-cheetah/velocity",
+        "hopper/params",
+        "mdp/n10",
+        "walker/params",
+    ],
 )
 def test_family_keeps_the_contract(name):
     metarl.check_task_distribution(metarl.make(name))
@@ -25,7 +41,19 @@ def test_family_keeps_the_contract(name):
 def test_envs_never_load_torch():
     """A worker that only steps environments should not pay for it."""
     modules = [f"metarl.envs.{p.stem}" for p in (ROOT / "envs").glob("*.py")]
-    modules += [f"metarl.{name}" for name in ("tasks", "registry", "vector", "seeding", "spaces")]
+    modules += [
+        f"metarl.{name}"
+        for name in (
+            "tasks",
+            "registry",
+            "vector",
+            "workers",
+            "slots",
+            "gym_tasks",
+            "seeding",
+            "spaces",
+        )
+    ]
     code = (
         "import importlib, json, sys\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
@@ -142,3 +170,113 @@ def test_stable_baselines3_learns_in_one_task():
     assert agent.num_timesteps == 64
     assert env.observation_space.contains(env.reset()[0])
     env.close()
+
+
+def test_mdp_statistics():
+    tasks = metarl.make("mdp/n10")
+    assert tasks.episodes_per_trial == tasks.horizon == 10
+    drawn = tasks.stack(tasks.sample(np.random.default_rng(0), 500, "train"))
+    mean, cumulated = drawn["mean"], drawn["cumulated"]
+    assert mean.shape == (500, 10, 5) and cumulated.shape == (500, 10, 5, 10)
+    assert abs(mean.mean() - 1) < 0.035 and abs(mean.std() - 1) < 0.03  # 5 standard errors
+    probability = np.diff(cumulated, prepend=0.0, axis=-1)
+    np.testing.assert_allclose(probability.sum(-1), 1)
+    # one component of a flat Dirichlet over 10 is Beta(1, 9): variance 9 / (100 * 11)
+    assert abs(probability.var() - 9 / 1100) < 3e-4
+
+
+def test_mdp_pays_and_moves_as_its_task_says():
+    tasks, slots = metarl.make("mdp/n10"), 20_000
+    task = tasks.sample(np.random.default_rng(0), 1, "test")[0]
+    law = tasks.stack([task])
+    envs = tasks.make_vec(slots)
+    observation, _ = envs.reset(seed=0, options={"tasks": [task] * slots})
+    assert (observation == 0).all()
+    later, reward, *_ = envs.step(np.full(slots, 3))
+    assert abs(reward.mean() - law["mean"][0, 0, 3]) < 0.036 and abs(reward.std() - 1) < 0.03
+    expected = np.diff(law["cumulated"][0, 0, 3], prepend=0.0)
+    got = np.bincount(later, minlength=10) / slots
+    np.testing.assert_allclose(got, expected, atol=0.018)
+    _, reward, *_ = envs.step(np.full(slots, 1))
+    for s in (later[0], later[1]):
+        at = later == s
+        assert abs(reward[at].mean() - law["mean"][0, s, 1]) < 5 / np.sqrt(at.sum())
+
+
+def test_mdp_random_policy_earns_what_the_paper_says():
+    tasks, slots = metarl.make("mdp/n10"), 4000
+    envs = tasks.make_vec(slots)
+    envs.reset(seed=0, options={"tasks": tasks.sample(np.random.default_rng(0), slots, "test")})
+    rng = np.random.default_rng(1)
+    total = sum(envs.step(rng.integers(5, size=slots))[1].mean() for _ in range(10))
+    assert abs(10 * total - 100.1) < 1.5
+
+
+def test_gridworld_walks_and_pays():
+    tasks = metarl.make("gridworld")
+    assert len(tasks.tasks("train")) == 21 and tasks.shared_split
+    assert (tasks.episodes_per_trial, tasks.horizon) == (4, 15)
+    env = tasks.make(Task.of("gridworld", goal=(2, 1)))
+    observation, _ = env.reset(seed=0)
+    assert observation.tolist() == [0, 0]
+    seen = []
+    for action in (3, 1, 1, 0, 4, 2):  # left is a wall; right, right, up, stay, down
+        observation, reward, *_, info = env.step(action)
+        seen.append(((observation * 4).tolist(), reward, bool(info["success"])))
+    assert seen == [
+        ([0, 0], -0.1, False),
+        ([1, 0], -0.1, False),
+        ([2, 0], -0.1, False),
+        ([2, 1], 1.0, True),
+        ([2, 1], 1.0, True),
+        ([2, 0], -0.1, False),
+    ]
+
+
+def test_direction_is_paid_both_ways():
+    tasks = metarl.make("half-cheetah/direction")
+    assert tasks.shared_split and tasks.horizon == 200
+    forward, backward = (tasks.make(task) for task in tasks.tasks("train"))
+    for env in (forward, backward):
+        env.reset(seed=0)
+    for action in np.random.default_rng(0).uniform(-1, 1, (20, 6)):
+        a, ahead, *_, info = forward.step(action)
+        b, behind, *_ = backward.step(action)
+        assert np.array_equal(a, b)
+        control = 0.05 * np.square(action).sum()
+        assert ahead == pytest.approx(info["x_velocity"] - control)
+        assert behind == pytest.approx(-info["x_velocity"] - control)
+
+
+def test_ant_is_paid_along_its_angle_or_by_its_distance():
+    run, goal = metarl.make("ant/direction"), metarl.make("ant/goal")
+    angle = 2.0
+    env = run.make(Task.of("ant/direction", angle=angle))
+    env.reset(seed=0)
+    for action in np.random.default_rng(0).uniform(-1, 1, (5, 8)):
+        _, reward, *_, info = env.step(action)
+        along = info["x_velocity"] * np.cos(angle) + info["y_velocity"] * np.sin(angle)
+        cost = 0.5 * np.square(action).sum() - info["reward_contact"]
+        assert reward == pytest.approx(along + 1 - cost)
+    env = goal.make(Task.of("ant/goal", goal=(1.0, -2.0)))
+    env.reset(seed=0)
+    for action in np.random.default_rng(0).uniform(-1, 1, (5, 8)):
+        observation, reward, terminated, _, info = env.step(action)
+        x, y = observation[:2]
+        cost = 0.1 * np.square(action).sum() - info["reward_contact"]
+        assert reward == pytest.approx(-abs(x - 1) - abs(y + 2) - cost) and not terminated
+    radii = [np.hypot(*t["goal"]) for t in goal.sample(np.random.default_rng(0), 4000, "test")]
+    assert max(radii) <= 3 and abs(np.mean(radii) - 2) < 0.06  # 3 * 2/3, even over the disc
+
+
+def test_random_dynamics_have_the_published_ranges():
+    tasks = metarl.make("walker/params")
+    drawn = tasks.sample(np.random.default_rng(0), 300, "train")
+    for name, base in (("body_mass", 1.5), ("geom_friction", 1.5), ("dof_damping", 1.3)):
+        exponents = np.log([task[name] for task in drawn]) / np.log(base)
+        assert -3 <= exponents.min() < -2.95 and 2.95 < exponents.max() <= 3
+        assert abs(exponents.mean()) < 0.15
+    env = tasks.make(drawn[0])
+    plain = tasks.make(drawn[0]).env.unwrapped.__class__()
+    ratio = env.unwrapped.model.body_mass[1:] / plain.model.body_mass[1:]
+    np.testing.assert_allclose(ratio, drawn[0]["body_mass"][1:])

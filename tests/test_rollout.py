@@ -433,3 +433,28 @@ def test_collecting_runs_with_one_thread_and_gives_the_others_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+def test_lookahead_gathers_the_same_experience():
+    family = CounterTasks()
+    tasks = family.sample(np.random.default_rng(0), 5, "train")
+    for sequential in (True, False):
+        agent = StubAgent(sequential)
+        gathered = []
+        for slots, workers, lookahead in ((6, 0, 1), (6, 0, 2), (6, 2, 2), (3, 0, 3)):
+            envs = family.make_vec(slots, num_workers=workers)
+            trial = run_trial(
+                agent,
+                envs,
+                tasks,
+                num_adaptations=1,
+                episodes_per_round=3,
+                keys=Keys.of(0, Phase.TRAIN, 0, 5),
+                lookahead=lookahead,
+            )
+            envs.close()
+            gathered.append(trial)
+        for other in gathered[1:]:
+            for a, b in zip(gathered[0].rounds, other.rounds, strict=True):
+                assert torch.equal(a.observation, b.observation)
+                assert torch.equal(a.reward, b.reward) and torch.equal(a.valid, b.valid)

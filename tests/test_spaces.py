@@ -3,14 +3,19 @@ import numpy as np
 import pytest
 
 from metarl.errors import UserError
-from metarl.spaces import ActionCodec, flatten_observations, observation_size
+from metarl.spaces import (
+    ActionCodec,
+    flatten_observation,
+    flatten_observations,
+    observation_size,
+    reported_space,
+)
 
-REFUSED = [
+COMPOSED = [
     gym.spaces.MultiDiscrete([2, 3]),
     gym.spaces.MultiBinary(2),
-    gym.spaces.Dict({"a": gym.spaces.Discrete(2)}),
+    gym.spaces.Dict({"a": gym.spaces.Discrete(2), "b": gym.spaces.Box(-1, 1, (2, 2))}),
     gym.spaces.Tuple([gym.spaces.Discrete(2)]),
-    gym.spaces.Text(3),
 ]
 
 
@@ -36,12 +41,27 @@ def test_discrete_is_one_hot_from_its_start():
     assert flat.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
 
 
-@pytest.mark.parametrize("space", REFUSED, ids=lambda s: type(s).__name__)
-def test_other_spaces_are_refused_by_name(space):
-    with pytest.raises(UserError, match=f"{type(space).__name__}; accepted: Box, Discrete"):
-        observation_size(space)
+@pytest.mark.parametrize("space", COMPOSED, ids=lambda s: type(s).__name__)
+def test_composed_observations_are_flattened_gymnasiums_way(space):
+    space.seed(0)
+    observation = space.sample()
+    flat = flatten_observation(space, observation)
+    reported = reported_space(space)
+    assert isinstance(reported, gym.spaces.Box) and flat in reported
+    assert np.array_equal(flat, gym.spaces.flatten(space, observation))
+    assert observation_size(space) == reported.shape[0]
     with pytest.raises(UserError, match=f"{type(space).__name__}.*accepted: Discrete, Box of"):
         ActionCodec(space)
+
+
+def test_space_without_flat_form_is_refused_by_its_key():
+    inner = gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Text(3)])
+    space = gym.spaces.Dict({"image": gym.spaces.Box(0, 1, (2,)), "mission": inner})
+    with pytest.raises(UserError, match=r"observation space\['mission'\]\[1\]: got Text; accepted"):
+        observation_size(space)
+    sequence = gym.spaces.Sequence(gym.spaces.Discrete(2))
+    with pytest.raises(UserError, match="observation space: got Sequence; accepted"):
+        reported_space(sequence)
 
 
 def test_action_box_of_integers_is_refused():

@@ -1,0 +1,462 @@
+"""Any Gymnasium environment with varied parameters as a task distribution.
+
+    GymTasks("Pendulum-v1", {"g": Uniform(8, 12)})
+    GymTasks("Hopper-v5", {"body_mass": Uniform(0.5, 2, factor=True, each=True)})
+    metarl.make("gym/CartPole-v1:length=0.3..1.0,masspole=0.05..0.5")
+
+A parameter's name is looked for among the physics of a MuJoCo model, then the constructor's
+arguments, then the numbers the environment holds as attributes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+from metarl.errors import UserError, bad_option, near_matches
+from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv
+
+Number: TypeAlias = int | float
+
+Interval: TypeAlias = tuple[Number, Number]
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A number between ``low`` and ``high``, every one as likely."""
+
+    low: Number
+    high: Number
+    factor: bool = False
+    """The number multiplies the environment's own value."""
+    each: bool = False
+    """A number for every entry (body, joint, …) instead of one for all."""
+    test: Interval | None = None
+    """Held-out interval; without one, train and test numbers come from the same range and
+    differ in their last bit."""
+    logarithmic: bool = False
+    """The number's logarithm is uniform."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no interval."""
+        for low, high in [(self.low, self.high), *([self.test] if self.test else [])]:
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise bad_option("range", f"{low}..{high}", "finite low < high")
+            if self.logarithmic and low <= 0:
+                raise bad_option("logarithmic range", f"{low}..{high}", "above 0")
+
+    def values(self, unit: npt.NDArray[np.floating[Any]], split: Split) -> npt.NDArray[np.float64]:
+        """Map numbers of [0, 1) onto the range."""
+        low, high = self.test if self.test and split == "test" else (self.low, self.high)
+        if self.logarithmic:
+            return np.asarray(np.exp(np.log(low) + (np.log(high) - np.log(low)) * unit))
+        return np.asarray(low + (high - low) * unit)
+
+
+def LogUniform(low: Number, high: Number, **options: Any) -> Uniform:  # noqa: N802  # a kind
+    """Return a :class:`Uniform` whose number's logarithm is uniform."""
+    return Uniform(low, high, logarithmic=True, **options)
+
+
+@dataclass(frozen=True, init=False)
+class Choice:
+    """One of a few values, each as likely."""
+
+    options: tuple[Number, ...]
+    factor: bool
+    each: bool
+    test: tuple[Number, ...] | None
+    """Held-out values; without them, train and test share the same few."""
+
+    def __init__(
+        self,
+        *options: Number,
+        factor: bool = False,
+        each: bool = False,
+        test: tuple[Number, ...] | None = None,
+    ) -> None:
+        if not options or test == ():
+            raise bad_option("choice", options, "one value or more")
+        for name, value in {
+            "options": options,
+            "factor": factor,
+            "each": each,
+            "test": test,
+        }.items():
+            object.__setattr__(self, name, value)
+
+    def values(self, unit: npt.NDArray[np.floating[Any]], split: Split) -> npt.NDArray[np.float64]:
+        """Map numbers of [0, 1) onto the values."""
+        options = np.array(self.test if self.test and split == "test" else self.options, float)
+        return np.asarray(options[(unit * len(options)).astype(np.int64)])
+
+
+Range: TypeAlias = Uniform | Choice
+
+MODEL_FIELDS = (
+    "gravity",
+    "body_mass",
+    "body_inertia",
+    "geom_friction",
+    "dof_damping",
+    "actuator_gear",
+)
+"""Of a MuJoCo model; ``gravity`` is the size of its acceleration."""
+
+
+class GymTasks(TaskDistribution):
+    """Tasks that differ in parameters of one Gymnasium environment.
+
+    Args:
+        id: the environment's, as ``gymnasium.make`` takes it.
+        params: what varies. A name of :data:`MODEL_FIELDS` may be followed by a dot and the
+            name of one body, geom, joint or actuator (``body_mass.torso``).
+        horizon: steps of an episode; by default the environment's own.
+        kwargs: for ``gymnasium.make``.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        params: Mapping[str, Range],
+        *,
+        horizon: int | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not params:
+            raise UserError(f"gym/{id}: accepted: one parameter to vary or more, name=low..high")
+        self.id, self.kwargs = id, kwargs
+        self.params = dict(params)
+        self.name = name or f"gym/{id}:" + ",".join(_text(k, r) for k, r in self.params.items())
+        if name is None and horizon is not None:
+            self.name += f",horizon={horizon}"
+        env = self._build({})
+        limit = horizon or getattr(env.spec, "max_episode_steps", None) or self._limit
+        if limit is None or limit < 1:
+            raise bad_option(f"gym/{id} horizon", limit, "at least 1: it has no limit of its own")
+        self.horizon = int(limit)
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self._places = {key: place(env, id, key) for key in self.params}
+        for key, where in self._places.items():
+            _check(env, id, key, where, self.params[key])
+        self._defaults = _constructor_numbers(env.unwrapped)
+        self._entries = {key: _entries(env, key) if r.each else 1 for key, r in self.params.items()}
+        env.close()
+        fixed = [isinstance(r, Choice) and r.test is None for r in self.params.values()]
+        self.shared_split = all(fixed)
+
+    def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
+        """Draw parameters; the last bit of every continuous draw tells the splits apart."""
+        columns: dict[str, list[Any]] = {}
+        for key, kind in self.params.items():
+            entries = self._entries[key]
+            bits = rng.integers(2**40, size=(n, entries)) & ~1
+            drawn = kind.values((bits | (split == "test")) * 2.0**-40, split).tolist()
+            columns[key] = [tuple(row) if kind.each else row[0] for row in drawn]
+        return [
+            Task.of(self.name, **{key: columns[key][i] for key in self.params}) for i in range(n)
+        ]
+
+    def tasks(self, split: Split) -> list[Task]:
+        """Return every combination, where there are choices only."""
+        if not all(isinstance(r, Choice) and not r.each for r in self.params.values()):
+            return super().tasks(split)
+        found = [Task(self.name)]
+        for key, kind in self.params.items():
+            assert isinstance(kind, Choice)
+            options = kind.test if kind.test and split == "test" else kind.options
+            found = [Task(t.env, (*t.params, (key, float(v)))) for t in found for v in options]
+        return found
+
+    def make(self, task: Task | None = None) -> Env:
+        """Make the environment."""
+        return _GymTaskEnv(self, task)
+
+    def _build(self, arguments: Mapping[str, Any]) -> Env:
+        try:
+            spec = gym.spec(self.id)
+            self._limit = spec.max_episode_steps
+            return gym.make(
+                spec,
+                max_episode_steps=-1,  # the horizon is counted here
+                disable_env_checker=True,
+                **{**self.kwargs, **arguments},
+            )
+        except (gym.error.Error, ImportError) as error:
+            raise UserError(f"--env: gym/{self.id}: {error}") from error
+
+    def constructor_values(self, task: Task) -> dict[str, Any]:
+        """Return what of ``task`` is given to the constructor."""
+        values = {}
+        for key, where in self._places.items():
+            if where == "constructor":
+                default = self._defaults[key]
+                value = task[key] * default if self.params[key].factor else task[key]
+                values[key] = int(value) if isinstance(default, int) else value
+        return values
+
+    def apply(self, env: Env, task: Task, original: Mapping[str, Any]) -> None:
+        """Give ``env`` the rest of ``task``; ``original`` is what :meth:`originals` returned."""
+        model_values: dict[str, Any] = {}
+        for key, where in self._places.items():
+            value: Any = task[key]
+            if where == "attribute":
+                value = value * original[key] if self.params[key].factor else value
+                setattr(env.unwrapped, key, value)
+            elif where == "model":
+                model_values[key] = value
+        if model_values:
+            _apply_to_model(env, model_values, self.params, original)
+        if any(where == "attribute" for where in self._places.values()):
+            for kind, recompute in DERIVED.items():
+                if isinstance(env.unwrapped, kind):
+                    recompute(env.unwrapped)
+
+    def originals(self, env: Env) -> dict[str, Any]:
+        """Return the values ``env`` came with."""
+        values: dict[str, Any] = {
+            key: getattr(env.unwrapped, key)
+            for key, where in self._places.items()
+            if where == "attribute"
+        }
+        model = getattr(env.unwrapped, "model", None)
+        if any(where == "model" for where in self._places.values()) and model is not None:
+            values["model"] = {name: _field(model, name).copy() for name in MODEL_FIELDS}
+        return values
+
+
+class _GymTaskEnv(TaskEnv):
+    """Rebuilds its environment where a task changes the constructor's arguments."""
+
+    def __init__(self, tasks: GymTasks, task: Task | None) -> None:
+        self._tasks = tasks
+        self._arguments: dict[str, Any] = {}
+        env = tasks._build({})
+        self._original = tasks.originals(env)
+        super().__init__(env, tasks.horizon, task)
+
+    def apply_task(self, task: Task) -> None:
+        arguments = self._tasks.constructor_values(task)
+        if arguments != self._arguments:
+            self.env.close()
+            self.env = self._tasks._build(arguments)
+            self._arguments = arguments
+        self._tasks.apply(self.env, task, self._original)
+
+
+def _recompute_cartpole(env: Any) -> None:
+    env.total_mass = env.masspole + env.masscart
+    env.polemass_length = env.masspole * env.length
+
+
+DERIVED: dict[type, Callable[[Any], None]] = {CartPoleEnv: _recompute_cartpole}
+"""Environments whose attributes depend on each other, and what sets them right."""
+
+
+def place(env: Env, id: str, key: str) -> str:
+    """Return where ``key`` is set: ``model``, ``constructor`` or ``attribute``.
+
+    Raises:
+        UserError: if nothing has that name; all that can vary is listed.
+    """
+    names = can_vary(env)
+    for where, known in names.items():
+        if key in known or (where == "model" and key.partition(".")[0] in known and "." in key):
+            return where
+    every = [name for known in names.values() for name in known]
+    raise UserError(
+        f"--env: gym/{id} has nothing called {key!r} that can vary; {near_matches(key, every)}"
+    )
+
+
+def can_vary(env: Env) -> dict[str, list[str]]:
+    """Return the names that can vary, by where they are set."""
+    inner = env.unwrapped
+    arguments = list(_constructor_numbers(inner))
+    attributes = [
+        name
+        for name, value in vars(inner).items()
+        if not name.startswith("_") and _is_number(value) and name not in arguments
+    ]
+    return {
+        "model": list(MODEL_FIELDS) if _model(inner) is not None else [],
+        "constructor": arguments,
+        "attribute": attributes,
+    }
+
+
+def _constructor_numbers(env: Any) -> dict[str, Any]:
+    signature = inspect.signature(type(env).__init__)
+    return {k: p.default for k, p in signature.parameters.items() if _is_number(p.default)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _model(env: Any) -> Any:
+    model = getattr(env, "model", None)
+    return model if type(model).__name__ == "MjModel" else None
+
+
+def _field(model: Any, name: str) -> npt.NDArray[np.float64]:
+    field: npt.NDArray[np.float64] = getattr(model.opt if name == "gravity" else model, name)
+    return field
+
+
+def _entries(env: Env, key: str) -> int:
+    """Return how many entries ``each`` varies."""
+    return int(_field(_model(env.unwrapped), key.partition(".")[0])[_selected(env, key)].size)
+
+
+def _selected(env: Env, key: str) -> Any:
+    """Return the index of what ``key`` names in its field of the model."""
+    name, _, part = key.partition(".")
+    if not part:
+        return slice(None)
+    model = _model(env.unwrapped)
+    kind = name.partition("_")[0]
+    if kind == "dof":
+        joint = model.joint(part)
+        return slice(int(joint.dofadr[0]), int(joint.dofadr[0]) + len(joint.damping))
+    return slice(getattr(model, kind)(part).id, getattr(model, kind)(part).id + 1)
+
+
+def _check(env: Env, id: str, key: str, where: str, kind: Range) -> None:
+    if where != "model":
+        if kind.each:
+            raise UserError(
+                f"--env: gym/{id}: each:{key}: got one number; accepted: an entry of "
+                f"{', '.join(MODEL_FIELDS)}"
+            )
+        return
+    if key == "gravity" and kind.each:
+        raise UserError(f"--env: gym/{id}: each:gravity: got each; accepted: one number")
+    try:
+        _selected(env, key)
+    except KeyError as error:
+        raise UserError(f"--env: gym/{id}: {key}: {error.args[0]}") from None
+
+
+def _apply_to_model(
+    env: Env, values: Mapping[str, Any], ranges: Mapping[str, Range], original: Mapping[str, Any]
+) -> None:
+    """Write a task's physics into the MuJoCo model, from the values it came with."""
+    import mujoco
+
+    inner: Any = env.unwrapped
+    model = inner.model
+    for name, saved in original["model"].items():
+        _field(model, name)[...] = saved
+    inertia_varies = any(key.partition(".")[0] == "body_inertia" for key in values)
+    for key, value in values.items():
+        name = key.partition(".")[0]
+        field, kind = _field(model, name), ranges[key]
+        if name == "gravity":
+            size = float(np.linalg.norm(field))
+            down = field / size if size else np.array([0.0, 0.0, -1.0])
+            field[...] = field * value if kind.factor else down * value
+            continue
+        index = _selected(env, key)
+        before = field[index].copy()
+        given = np.asarray(value, np.float64)
+        given = given.reshape(before.shape) if kind.each else given
+        field[index] = before * given if kind.factor else np.where(before != 0, given, 0.0)
+        if name == "body_mass" and not inertia_varies:
+            ratio = np.divide(field[index], before, out=np.ones_like(before), where=before != 0)
+            model.body_inertia[index] *= ratio[:, None]
+    mujoco.mj_setConst(model, inner.data)
+
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_RANGE = re.compile(rf"({_NUMBER})(x?)\.\.({_NUMBER})(x?)")
+
+
+def parse(id: str, text: str) -> GymTasks:
+    """Make the tasks of ``gym/<id>:<text>``.
+
+    ``text`` is a list of ``name=range`` with commas between. A range is ``low..high``, the
+    values ``a/b/c``, or one value; ``0.5x..2x`` are factors of the environment's own; ``log:``
+    before it spreads it evenly over the orders of magnitude, ``each:`` draws one for every
+    entry. ``test.name=range`` is the held-out part; ``horizon=N`` the steps of an episode.
+    """
+    params: dict[str, Range] = {}
+    held_out: dict[str, Range] = {}
+    horizon = None
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not value:
+            raise UserError(f"--env: gym/{id}: got {item!r}; accepted: name=low..high")
+        if key == "horizon":
+            if not value.isdigit() or int(value) < 1:
+                raise UserError(f"--env: gym/{id}: horizon: got {value!r}; accepted: 1 or more")
+            horizon = int(value)
+        elif key.startswith("test."):
+            held_out[key[5:]] = _parse_range(id, key, value)
+        else:
+            params[key] = _parse_range(id, key, value)
+    for key, other in held_out.items():
+        if key not in params or type(other) is not type(params[key]):
+            raise UserError(
+                f"--env: gym/{id}: test.{key}: accepted: the same kind of range as {key}'s"
+            )
+        kind = params[key]
+        if isinstance(kind, Uniform) and isinstance(other, Uniform):
+            params[key] = replace(kind, test=(other.low, other.high))
+        elif isinstance(kind, Choice) and isinstance(other, Choice):
+            params[key] = Choice(
+                *kind.options, factor=kind.factor, each=kind.each, test=other.options
+            )
+    return GymTasks(id, params, horizon=horizon)
+
+
+def _parse_range(id: str, key: str, text: str) -> Range:
+    each, logarithmic = False, False
+    rest = text
+    while rest.startswith(("each:", "log:")):
+        prefix, _, rest = rest.partition(":")
+        each, logarithmic = each or prefix == "each", logarithmic or prefix == "log"
+    found = _RANGE.fullmatch(rest)
+    if found and found[2] == found[4]:
+        options: dict[str, Any] = {"factor": bool(found[2]), "each": each}
+        try:
+            return Uniform(float(found[1]), float(found[3]), logarithmic=logarithmic, **options)
+        except UserError as error:
+            raise UserError(f"--env: gym/{id}: {key}: {error}") from None
+    parts = rest.split("/")
+    factor = all(part.endswith("x") for part in parts)
+    bare = [part[:-1] if factor else part for part in parts]
+    if not logarithmic and all(re.fullmatch(_NUMBER, part) for part in bare):
+        return Choice(*map(float, bare), factor=factor, each=each)
+    raise UserError(
+        f"--env: gym/{id}: {key}: got {text!r}; accepted: low..high, values a/b/c, factors "
+        "0.5x..2x, with log: or each: before it"
+    )
+
+
+def _text(key: str, kind: Range) -> str:
+    """Return the part of a name that :func:`parse` reads as this range."""
+    mark = "x" if kind.factor else ""
+    prefix = "each:" if kind.each else ""
+    values: tuple[Number, ...]
+    test: tuple[Number, ...] | None
+    if isinstance(kind, Uniform):
+        prefix += "log:" if kind.logarithmic else ""
+        between, values, test = "..", (kind.low, kind.high), kind.test
+    else:
+        between, values, test = "/", kind.options, kind.test
+
+    def text(numbers: tuple[Number, ...]) -> str:
+        return prefix + between.join(f"{float(v)!r}".removesuffix(".0") + mark for v in numbers)
+
+    return f"{key}={text(values)}" + (f",test.{key}={text(test)}" if test else "")

@@ -1,0 +1,227 @@
+"""Slots: environments, each with a task, that report into arrays.
+
+This is what a worker process runs, and what a vector environment without workers runs in
+its own process.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from metarl.spaces import flatten_observation, reported_space
+from metarl.tasks import Env, Task, TaskDistribution
+
+Field = tuple[str, tuple[int, ...], str]
+"""Name, shape and dtype of an array."""
+
+_ALIGNMENT = 64
+
+
+class Start(NamedTuple):
+    """An episode to start."""
+
+    slot: int
+    seed: int
+    task: Task | None
+    """None keeps the slot's task."""
+
+
+class Unfinished(NamedTuple):
+    """What brings a slot of a new process to where it was in the old one."""
+
+    slot: int
+    task: Task
+    seed: int | None
+    """None where no episode is going on."""
+    actions: npt.NDArray[Any]
+
+
+class SlotError(Exception):
+    """An environment failed: in which slot, and how."""
+
+    def __init__(self, slot: int, cause: str, trace: str = "") -> None:
+        super().__init__(slot, cause, trace)
+        self.slot, self.cause, self.trace = slot, cause, trace
+
+
+def fields(tasks: TaskDistribution, num_envs: int, num_workers: int) -> list[Field]:
+    """Return the arrays that ``num_envs`` slots and their workers share."""
+    observation, action = reported_space(tasks.observation_space), tasks.action_space
+    result: list[Field] = [
+        ("observation", (num_envs, *(observation.shape or ())), str(observation.dtype)),
+        ("action", (num_envs, *(action.shape or ())), str(action.dtype)),
+        ("reward", (num_envs,), "float64"),
+        ("terminated", (num_envs,), "bool"),
+        ("truncated", (num_envs,), "bool"),
+        ("live", (num_envs,), "bool"),
+        ("progress", (max(1, num_workers), 2), "int64"),  # calls so far, slot of the last
+    ]
+    return result + [(f"info.{key}", (num_envs,), "float64") for key in tasks.info_keys]
+
+
+def num_bytes(layout: Iterable[Field]) -> int:
+    """Return the size of a buffer for ``layout``."""
+    return sum(_padded(field) for field in layout)
+
+
+def arrays(layout: Iterable[Field], buffer: Any) -> dict[str, npt.NDArray[Any]]:
+    """Return views of ``buffer``, one for every field."""
+    views, offset = {}, 0
+    for field in layout:
+        name, shape, dtype = field
+        size = math.prod(shape)
+        views[name] = np.frombuffer(buffer, dtype, size, offset).reshape(shape)
+        offset += _padded(field)
+    return views
+
+
+def _padded(field: Field) -> int:
+    size = math.prod(field[1]) * np.dtype(field[2]).itemsize
+    return -(-max(1, size) // _ALIGNMENT) * _ALIGNMENT
+
+
+class Slots:
+    """Some of the environments of a vector environment.
+
+    Args:
+        tasks: makes them.
+        views: what :func:`arrays` returned, for all slots.
+        mine: the slots that are kept here.
+        worker: its row of ``progress``.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskDistribution,
+        views: Mapping[str, npt.NDArray[Any]],
+        mine: Sequence[int],
+        worker: int = 0,
+    ) -> None:
+        self._tasks = tasks
+        self._space = tasks.observation_space
+        self._reported = reported_space(self._space)
+        self._observation, self._action = views["observation"], views["action"]
+        self._reward, self._live = views["reward"], views["live"]
+        self._terminated, self._truncated = views["terminated"], views["truncated"]
+        self._info = {key: views[f"info.{key}"] for key in tasks.info_keys}
+        self._progress = views["progress"][worker]
+        self._mine = np.array(mine, np.int64)
+        self._floating = np.issubdtype(self._observation.dtype, np.floating)
+        self._owed: dict[int, Task] = {}
+        """Tasks of slots that :meth:`restore` left to their next reset."""
+        self.envs: dict[int, Env] = {}
+        for slot in mine:
+            self._enter(slot)
+            with _blame(slot):
+                self.envs[slot] = tasks.make()
+        self._enter(-1)
+
+    def reset(self, starts: Iterable[Start]) -> None:
+        """Start episodes."""
+        done = []
+        for slot, seed, new in starts:
+            task = self._owed.pop(slot, None) if new is None else new
+            self._enter(slot)
+            with _blame(slot):
+                options = None if task is None else {"task": task}
+                observation, _ = self.envs[slot].reset(seed=seed, options=options)
+                if task is not None:
+                    self._check_spaces(slot)
+                self._observe(slot, observation)
+            done.append(slot)
+        self._check_numbers(done)
+        self._enter(-1)
+
+    def step(self, first: int, stop: int) -> None:
+        """Step the live slots among ``first … stop-1``."""
+        mine = self._mine[(self._mine >= first) & (self._mine < stop)]
+        stepped = mine[self._live[mine]].tolist()
+        for slot in stepped:
+            self._step(slot, self._action[slot].copy())
+        self._check_numbers(stepped)
+        self._enter(-1)
+
+    def restore(self, unfinished: Iterable[Unfinished]) -> None:
+        """Bring slots to where they were: the same task, seed and actions."""
+        for slot, task, seed, actions in unfinished:
+            if seed is None:
+                self._owed[slot] = task
+                continue
+            self.reset([Start(slot, seed, task)])
+            for action in actions:
+                self._step(slot, action)
+
+    def close(self) -> None:
+        """Close every environment."""
+        for env in self.envs.values():
+            env.close()
+
+    def _step(self, slot: int, action: Any) -> None:
+        self._enter(slot)
+        with _blame(slot):
+            observation, reward, terminated, truncated, info = self.envs[slot].step(action)
+            self._observe(slot, observation)
+            reward = float(reward)
+            if not math.isfinite(reward):
+                raise ValueError(f"step returned the reward {reward}")
+            self._reward[slot] = reward
+            self._terminated[slot], self._truncated[slot] = terminated, truncated
+            for key, values in self._info.items():
+                values[slot] = info[key]
+
+    def _observe(self, slot: int, observation: Any) -> None:
+        if self._reported is not self._space:
+            observation = flatten_observation(self._space, observation)
+        if np.shape(observation) != self._observation.shape[1:]:
+            raise ValueError(
+                f"an observation has shape {np.shape(observation)}, "
+                f"observation_space has {self._observation.shape[1:]}"
+            )
+        self._observation[slot] = observation
+
+    def _check_numbers(self, slots: Sequence[int]) -> None:
+        """Refuse NaN and infinity, all observations at once."""
+        if self._floating and slots and not np.isfinite(self._observation[slots]).all():
+            for slot in slots:
+                if not np.isfinite(self._observation[slot]).all():
+                    cause = f"ValueError: an observation has NaN or inf: {self._observation[slot]}"
+                    raise SlotError(slot, cause)
+
+    def _check_spaces(self, slot: int) -> None:
+        env = self.envs[slot]
+        for name in ("observation_space", "action_space"):
+            got, declared = getattr(env, name), getattr(self._tasks, name)
+            if got is not declared and got != declared:
+                raise ValueError(
+                    f"spaces differ between tasks: this one has {name} {got}, "
+                    f"the distribution declares {declared}"
+                )
+
+    def _enter(self, slot: int) -> None:
+        """Note whose turn it is: what a hung or killed process leaves behind."""
+        progress = self._progress
+        progress[0] += 1
+        progress[1] = slot
+
+
+class _blame:  # noqa: N801  # used like a function
+    """Say in which slot an exception was raised."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception):
+            cause = f"{type(error).__name__}: {error}"
+            raise SlotError(self.slot, cause, traceback.format_exc()) from error

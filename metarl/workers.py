@@ -1,0 +1,372 @@
+"""Worker processes that step environments: few processes, many slots each.
+
+A worker is a plain Python process (``python -c``), not a fork: it is safe beside CUDA and
+threads, does not import the caller's main module, and loads no torch. What slots report
+lives in one shared buffer, an unlinked file: nothing is left behind however the processes
+end. A step costs one message to every worker and one back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import cloudpickle
+import numpy as np
+import numpy.typing as npt
+
+from metarl.errors import EnvError, UserError
+from metarl.slots import SlotError, Slots, Unfinished, arrays, fields, num_bytes
+from metarl.tasks import Task, TaskDistribution
+
+START_TIMEOUT = 120.0
+"""Seconds that one environment may take to be made."""
+
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from metarl.workers import work; work(int(sys.argv[2]), int(sys.argv[3]))"
+)
+
+Command = tuple[str, Any]
+"""``("reset", [Start, …])`` or ``("step", (first slot, stop))``."""
+
+
+class Pool(Protocol):
+    """Steps slots, here or elsewhere."""
+
+    views: dict[str, npt.NDArray[Any]]
+
+    def send(self, command: Command) -> int:
+        """Ask for something; return the number that :meth:`wait` takes."""
+
+    def wait(self, ticket: int) -> None:
+        """Return once what was asked for is done."""
+
+    def close(self) -> None:
+        """Close all environments."""
+
+
+class LocalPool:
+    """Slots in this process, one after another; a hung environment hangs the program."""
+
+    def __init__(self, tasks: TaskDistribution, num_envs: int) -> None:
+        layout = fields(tasks, num_envs, 0)
+        self.views = arrays(layout, bytearray(num_bytes(layout)))
+        self._tasks: dict[int, Task] = {}
+        self._pending: dict[int, Command] = {}
+        self._tickets = 0
+        try:
+            self.slots = Slots(tasks, self.views, range(num_envs))
+        except SlotError as failure:
+            raise self._error(failure) from failure.__cause__
+
+    def send(self, command: Command) -> int:
+        """See :class:`Pool`."""
+        self._tickets += 1
+        self._pending[self._tickets] = command
+        return self._tickets
+
+    def wait(self, ticket: int) -> None:
+        """See :class:`Pool`."""
+        kind, argument = self._pending.pop(ticket)
+        try:
+            if kind == "step":
+                self.slots.step(*argument)
+            else:
+                self._tasks |= {s.slot: s.task for s in argument if s.task is not None}
+                self.slots.reset(argument)
+        except SlotError as failure:
+            raise self._error(failure) from failure.__cause__
+
+    def close(self) -> None:
+        """See :class:`Pool`."""
+        self.slots.close()
+
+    def _error(self, failure: SlotError) -> EnvError:
+        task = self._tasks.get(failure.slot)
+        return EnvError(None, failure.slot, task, failure.cause, failure.trace)
+
+
+class _Worker:
+    """One process and what it has been asked."""
+
+    def __init__(self, process: subprocess.Popen[bytes], connection: Connection) -> None:
+        self.process, self.connection = process, connection
+        self.pending: deque[tuple[int, Command]] = deque()
+        self.calls = 0
+        """Its count of environment calls when last looked at, …"""
+        self.moved = time.monotonic()
+        """… and when that had last changed."""
+
+
+class WorkerPool:
+    """Slots in ``num_workers`` processes: slot i is in worker i modulo their number.
+
+    Args:
+        tasks: makes the environments; it travels by cloudpickle.
+        num_envs: slots over all workers.
+        num_workers: processes.
+        timeout: seconds that one call of an environment may take.
+        restarts: how many times, in all, a killed or hung worker is started again. Its
+            unfinished episodes are then replayed from their seeds and recorded actions.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskDistribution,
+        num_envs: int,
+        num_workers: int,
+        *,
+        timeout: float,
+        restarts: int,
+    ) -> None:
+        self._timeout, self._restarts_left = timeout, restarts
+        self._record = restarts > 0
+        self._layout = fields(tasks, num_envs, num_workers)
+        size = num_bytes(self._layout)
+        folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        # it has no name, so that nothing can leak
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
+        self._file.truncate(size)
+        self.views = arrays(self._layout, mmap.mmap(self._file.fileno(), size))
+        try:
+            self._tasks_bytes = cloudpickle.dumps(tasks)
+        except Exception as error:
+            raise UserError(
+                f"{tasks.name}: cannot be sent to worker processes "
+                f"({type(error).__name__}: {error}); accepted: a TaskDistribution that pickles, "
+                "or --num-workers 0"
+            ) from error
+        self._num_workers, self._num_envs = num_workers, num_envs
+        self._task: dict[int, Task] = {}
+        self._seed: dict[int, int] = {}
+        self._actions: dict[int, list[npt.NDArray[Any]]] = {}
+        self._tickets = 0
+        self._workers: list[_Worker] = []
+        try:
+            self._workers = [self._spawn() for _ in range(num_workers)]
+            for w in range(num_workers):
+                self._introduce(w, [])
+            self._answers(set(range(num_workers)), self._tickets)
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, command: Command) -> int:
+        """See :class:`Pool`."""
+        self._tickets += 1
+        kind, argument = command
+        if kind == "reset":
+            for slot, seed, task in argument:
+                if task is not None:
+                    self._task[slot] = task
+                self._seed[slot] = seed
+                self._actions[slot] = []
+        for w, worker in enumerate(self._workers):
+            part = argument
+            if kind == "reset":
+                part = [start for start in argument if start.slot % self._num_workers == w]
+                if not part:
+                    continue
+            elif not self.views["live"][self._slots(w, *argument)].any():
+                continue
+            worker.pending.append((self._tickets, (kind, part)))
+            self._tell(worker, (kind, part))
+        return self._tickets
+
+    def wait(self, ticket: int) -> None:
+        """See :class:`Pool`."""
+        self._answers({w for w, _ in enumerate(self._workers) if self._owes(w, ticket)}, ticket)
+
+    def close(self) -> None:
+        """End every worker; none outlives this call."""
+        for worker in self._workers:
+            worker.connection.close()  # a worker that reads on finds the end and leaves
+        deadline = time.monotonic() + 2.0
+        for worker in self._workers:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._workers = []
+        self._file.close()
+
+    def _slots(self, w: int, first: int, stop: int) -> slice:
+        return slice(first + (w - first) % self._num_workers, stop, self._num_workers)
+
+    def _numbers(self, w: int, first: int, stop: int) -> range:
+        return range(stop)[self._slots(w, first, stop)]
+
+    def _spawn(self) -> _Worker:
+        here, there = socket.socketpair()
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        keep = (there.fileno(), self._file.fileno())
+        path = [p or os.getcwd() for p in sys.path]
+        if str(Path.cwd()) not in path:
+            path.append(str(Path.cwd()))
+        process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, json.dumps(path), *map(str, keep)],
+            env=os.environ | single,
+            stdin=subprocess.DEVNULL,
+            pass_fds=keep,
+        )
+        there.close()
+        return _Worker(process, Connection(here.detach()))
+
+    def _introduce(self, w: int, unfinished: list[Unfinished]) -> None:
+        """Send a new process what it needs; its first answer says that it is ready."""
+        mine = list(self._numbers(w, 0, self._num_envs))
+        worker = self._workers[w]
+        worker.pending.appendleft((0, ("start", None)))
+        hello = pickle.dumps((w, mine, self._layout, self._tasks_bytes, unfinished))
+        self._tell(worker, hello)
+
+    def _tell(self, worker: _Worker, message: Command | bytes) -> None:
+        data = message if isinstance(message, bytes) else pickle.dumps(message)
+        with contextlib.suppress(OSError):  # it has died: who waits for its answer finds out
+            worker.connection.send_bytes(data)
+
+    def _answers(self, involved: set[int], ticket: int) -> None:
+        """Wait until these workers have answered everything up to ``ticket``."""
+        for w in involved:
+            self._workers[w].moved = time.monotonic()
+        while waiting := [w for w in involved if self._owes(w, ticket)]:
+            connections = {self._workers[w].connection: w for w in waiting}
+            ready = wait(list(connections), timeout=min(self._timeout, 1.0))
+            for connection in ready:
+                self._receive(connections[cast(Connection, connection)])
+            if not ready:
+                for w in waiting:
+                    self._check_progress(w)
+
+    def _check_progress(self, w: int) -> None:
+        """Take worker ``w`` for hung if its environment has not returned for too long."""
+        worker, now = self._workers[w], time.monotonic()
+        calls = int(self.views["progress"][w, 0])
+        if calls != worker.calls:
+            worker.calls, worker.moved = calls, now
+        starting = worker.pending[0][1][0] == "start"
+        limit = self._timeout + (START_TIMEOUT if starting else 0.0)
+        if now - worker.moved >= limit:
+            worker.process.kill()
+            self._lost(w, f"an environment did not return within {limit:g} s")
+
+    def _owes(self, w: int, ticket: int) -> bool:
+        pending = self._workers[w].pending
+        return bool(pending) and pending[0][0] <= ticket
+
+    def _receive(self, w: int) -> None:
+        worker = self._workers[w]
+        try:
+            answer = worker.connection.recv_bytes()
+        except (EOFError, OSError):
+            code = worker.process.wait()
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited ({code})"
+            self._lost(w, f"the worker process {how}")
+            return
+        if answer:
+            slot, cause, trace = pickle.loads(answer)
+            self.close()
+            raise EnvError(w, _known(slot), self._task.get(slot), cause, trace)
+        _, (kind, argument) = worker.pending.popleft()
+        if kind == "step" and self._record:
+            for slot in self._numbers(w, *argument):
+                if self.views["live"][slot]:
+                    self._actions[slot].append(self.views["action"][slot].copy())
+
+    def _lost(self, w: int, cause: str) -> None:
+        """Start worker ``w`` again, or give up."""
+        slot = int(self.views["progress"][w, 1])
+        if self._restarts_left <= 0:
+            self.close()
+            raise EnvError(w, _known(slot), self._task.get(slot), cause)
+        self._restarts_left -= 1
+        old = self._workers[w]
+        old.process.wait()
+        old.connection.close()
+        pending = [entry for entry in old.pending if entry[1][0] != "start"]
+        restarting = {s.slot for _, (kind, arg) in pending if kind == "reset" for s in arg}
+        unfinished = []
+        for slot in self._numbers(w, 0, self._num_envs):
+            if slot not in self._task:
+                continue
+            going = slot not in restarting and bool(self.views["live"][slot])
+            actions = self._actions.get(slot, []) if going else []
+            seed = self._seed[slot] if going else None
+            unfinished.append(Unfinished(slot, self._task[slot], seed, np.array(actions)))
+        self._workers[w] = self._spawn()
+        self._introduce(w, unfinished)
+        for entry in pending:
+            self._workers[w].pending.append(entry)
+            self._tell(self._workers[w], entry[1])
+
+
+def _known(slot: int) -> int | None:
+    return None if slot < 0 else slot
+
+
+def work(channel: int, file: int) -> None:
+    """Be a worker: answer each message with nothing, or with the failure."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    connection = Connection(channel)
+    try:
+        slots = _first_answer(connection, file)
+        while slots is not None:
+            kind, argument = pickle.loads(connection.recv_bytes())
+            try:
+                if kind == "step":
+                    slots.step(*argument)
+                else:
+                    slots.reset(argument)
+            except SlotError as failure:
+                connection.send_bytes(pickle.dumps(failure.args))
+            else:
+                connection.send_bytes(b"")
+    except (EOFError, OSError):
+        pass  # the parent has closed the channel, or is gone
+    if slots is not None:
+        slots.close()
+
+
+def _first_answer(connection: Connection, file: int) -> Slots | None:
+    w, mine, layout, tasks_bytes, unfinished = pickle.loads(connection.recv_bytes())
+    views = arrays(layout, mmap.mmap(file, num_bytes(layout)))
+    _watch(os.getppid())
+    try:
+        try:
+            tasks = pickle.loads(tasks_bytes)
+        except Exception as error:
+            raise SlotError(-1, f"{type(error).__name__}: {error}") from error
+        slots = Slots(tasks, views, mine, w)
+        slots.restore(unfinished)
+    except SlotError as failure:
+        connection.send_bytes(pickle.dumps(failure.args))
+        return None
+    connection.send_bytes(b"")
+    return slots
+
+
+def _watch(parent: int) -> None:
+    """Leave when the parent has gone, even while an environment hangs."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
