@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from gymnasium.vector import AsyncVectorEnv
+from tyro.conf import Positional
 
 from metarl import registry, seeding
 from metarl.checkpoints import write_json
@@ -20,6 +24,56 @@ from metarl.logging import console, read_metrics
 from metarl.rollout import Keys, run_trial, torch_generator, trial_rounds
 from metarl.runs import Run, check_device, commit, device_name
 from metarl.seeding import Component, Phase
+
+
+@dataclass(frozen=True)
+class Summarize:
+    """Write settings, times and results of evaluated runs into one JSON file."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run directories."""
+    output: Path = Path("benchmarks/summary.json")
+    """The file."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Time meta-iterations and an evaluation, with the agent's defaults but for `--config`."""
+
+    env: str = "bandit/n10-k5"
+    """Task distribution."""
+    agent: str = "rl2"
+    """Agent."""
+    config: dict[str, str] = field(default_factory=dict)
+    """Other settings of the agent: names and values, `num_adaptations 1`."""
+    threads: int = 1
+    """Torch threads of the meta-update."""
+    iterations: int = 20
+    """Meta-iterations; medians are reported."""
+    evaluation_tasks: int = 400_000
+    """Tasks of the evaluation."""
+    device: str = "cpu"
+    """Where the agent runs: `cpu` or `cuda`."""
+    output: Path = Path("benchmarks/speed.json")
+    """The file."""
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """Time worker processes against one process and Gymnasium's AsyncVectorEnv."""
+
+    env: str = "half-cheetah/direction"
+    """Task distribution of simulators."""
+    num_slots: int = 40
+    """Environments."""
+    num_workers: int = 2
+    """Processes."""
+    steps: int = 200
+    """Of every environment, in one repeat."""
+    repeats: int = 5
+    """Turns each takes; medians are reported."""
+    output: Path = Path("benchmarks/stepping.json")
+    """The file."""
 
 
 def summarize_runs(directories: Sequence[Path], output: Path, learning_points: int = 25) -> None:
@@ -134,6 +188,66 @@ def measure_speed(
             console.print(
                 f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
             )
+
+
+def measure_stepping(
+    env: str, *, num_slots: int, num_workers: int, steps: int, repeats: int, output: Path
+) -> None:
+    """Time random actions in worker processes, in one process, and in Gymnasium's AsyncVectorEnv.
+
+    The three take turns; medians of the repeats are reported.
+
+    Args:
+        env: task distribution of simulators.
+        num_slots: environments.
+        num_workers: processes; Gymnasium's has one an environment.
+        steps: of every environment, in one repeat.
+        repeats: turns each takes.
+        output: a JSON file.
+    """
+    tasks = registry.make(env)
+    drawn = tasks.sample(seeding.numpy_generator(0), num_slots, "train")
+    makers = [functools.partial(tasks.make, task) for task in drawn]
+    kinds: dict[str, Any] = {
+        "one_process": tasks.make_vec(num_slots, num_workers=0),
+        "workers": tasks.make_vec(num_slots, num_workers=num_workers),
+        "gymnasium_async": AsyncVectorEnv(makers),
+    }
+    kinds["workers"].action_space.seed(0)
+    actions = [kinds["workers"].action_space.sample() for _ in range(steps)]
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    for repeat in range(repeats):
+        for name, envs in kinds.items():
+            envs.reset(seed=repeat, options=None if name == "gymnasium_async" else {"tasks": drawn})
+            started = time.perf_counter()
+            for action in actions:
+                _, _, terminated, truncated, _ = envs.step(action)
+                ended = terminated | truncated
+                if name != "gymnasium_async" and ended.any():
+                    envs.reset(options={"reset_mask": ended})
+            times[name].append(time.perf_counter() - started)
+    for envs in kinds.values():
+        envs.close()
+    median = {name: statistics.median(values) for name, values in times.items()}
+    result: dict[str, Any] = {
+        "format": 1,
+        "env": env,
+        "commit": commit(),
+        "device": device_name("cpu"),
+        "num_slots": num_slots,
+        "num_workers": num_workers,
+        "steps_per_second": {k: num_slots * steps / v for k, v in median.items()},
+        "times_one_process": median["one_process"] / median["workers"],
+        "times_gymnasium_async": median["gymnasium_async"] / median["workers"],
+        "overhead": median["workers"] * num_workers / median["one_process"] - 1,
+        "seconds": times,
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(output, result)
+    for name, rate in result["steps_per_second"].items():
+        console.print(f"{name}: {rate:,.0f} steps/s")
+    for name in ("times_one_process", "times_gymnasium_async", "overhead"):
+        console.print(f"{name}: {result[name]:.3g}")
 
 
 def _fields(kind: Any, given: Mapping[str, str]) -> dict[str, Any]:

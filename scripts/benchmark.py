@@ -1,48 +1,18 @@
-"""Record runs, or time an agent, for `benchmarks/`."""
+"""Record runs, or time an agent or simulators, for `benchmarks/`."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, subcommand
+from tyro.conf import subcommand
 
-from metarl.benchmarks import measure_speed, summarize_runs
+from metarl import benchmarks
+from metarl.benchmarks import Speed, Stepping, Summarize
 from metarl.commandline import exits, parse
 
-
-@dataclass(frozen=True)
-class Summarize:
-    """Write settings, times and results of evaluated runs into one JSON file."""
-
-    runs: Positional[tuple[Path, ...]]
-    """Run directories."""
-    output: Path = Path("benchmarks/summary.json")
-    """The file."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Time meta-iterations and an evaluation, with the agent's defaults but for `--config`."""
-
-    env: str = "bandit/n10-k5"
-    """Task distribution."""
-    agent: str = "rl2"
-    """Agent."""
-    config: dict[str, str] = field(default_factory=dict)
-    """Other settings of the agent: names and values, `num_adaptations 1`."""
-    threads: int = 1
-    """Torch threads of the meta-update."""
-    iterations: int = 20
-    """Meta-iterations; medians are reported."""
-    evaluation_tasks: int = 400_000
-    """Tasks of the evaluation."""
-    device: str = "cpu"
-    """Where the agent runs: `cpu` or `cuda`."""
-    output: Path = Path("benchmarks/speed.json")
-    """The file."""
-
-
-Command = Annotated[Summarize, subcommand("summarize")] | Annotated[Speed, subcommand("speed")]
+Command = (
+    Annotated[Summarize, subcommand("summarize")]
+    | Annotated[Speed, subcommand("speed")]
+    | Annotated[Stepping, subcommand("stepping")]
+)
 
 
 @exits
@@ -50,9 +20,11 @@ def main() -> None:
     """Record or time."""
     options = parse(Command, __doc__ or "")
     if isinstance(options, Summarize):
-        summarize_runs(options.runs, options.output)
+        benchmarks.summarize_runs(options.runs, options.output)
+    elif isinstance(options, Speed):
+        benchmarks.measure_speed(**vars(options))
     else:
-        measure_speed(**vars(options))
+        benchmarks.measure_stepping(**vars(options))
 
 
 if __name__ == "__main__":

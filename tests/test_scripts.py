@@ -133,6 +133,15 @@ def test_speed_is_measured(call):
     assert record["env_steps_per_iteration"] == 6
 
 
+def test_stepping_is_measured(call):
+    options = "stepping --env half-cheetah/velocity:horizon=5 --num-slots 3 --steps 7 --repeats 1"
+    assert call("benchmark", *options.split(), "--output", "stepping.json")[0] == 0
+    record = json.loads(Path("stepping.json").read_text())
+    seconds = {name: values[0] for name, values in record["seconds"].items()}
+    assert record["times_one_process"] == seconds["one_process"] / seconds["workers"]
+    assert record["steps_per_second"]["workers"] == 21 / seconds["workers"]
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
