@@ -95,7 +95,7 @@ def test_a_script_answers_help(call, script):
     code, out = call(script, "--help")
     assert code == 0
     assert "usage:" in out
-    assert "--output" in out or "--seed" in out or "{summarize,speed}" in out
+    assert "--output" in out or "--seed" in out or "{summarize,speed,stepping}" in out
 
 
 @pytest.mark.parametrize(
