@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 
 from metarl.errors import bad_option
-from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv
+from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv, mark_split
 
 CONTACT_WEIGHT = 5e-4
 
@@ -33,7 +33,7 @@ class _Ant(TaskDistribution):
 
 def _bits(rng: np.random.Generator, shape: tuple[int, ...], split: Split) -> Any:
     """Draw numbers of [0, 1) whose last bit tells the splits apart."""
-    return ((rng.integers(2**40, size=shape) & ~1) | (split == "test")) * 2.0**-40
+    return mark_split(rng.integers(2**40, size=shape), split) * 2.0**-40
 
 
 class AntDirection(_Ant):

@@ -23,6 +23,7 @@ from metarl.tasks import (
     State,
     Task,
     Transition,
+    mark_split,
 )
 
 
@@ -46,7 +47,7 @@ class BernoulliBandit(ArrayTaskDistribution):
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
         """Draw arms; the lowest bit of the first probability's 53 tells the splits apart."""
         bits = rng.integers(2**53, size=(n, self.num_arms))
-        bits[:, 0] = (bits[:, 0] & ~1) | (split == "test")
+        bits[:, 0] = mark_split(bits[:, 0], split)
         rows = (bits * 2.0**-53).tolist()
         return [Task(self.name, (("p", tuple(row)),)) for row in rows]
 

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 
 from metarl.errors import bad_option
-from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv
+from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv, mark_split
 
 CONTROL_WEIGHT = 0.05
 
@@ -43,7 +43,7 @@ class HalfCheetahVelocity(_HalfCheetah):
 
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
         """Draw velocities; the last bit of the draw tells the splits apart."""
-        bits = (rng.integers(2**40, size=n) & ~1) | (split == "test")
+        bits = mark_split(rng.integers(2**40, size=n), split)
         velocities = self.low + (self.high - self.low) * bits * 2.0**-40
         return [Task.of(self.name, velocity=velocity) for velocity in velocities.tolist()]
 

@@ -26,6 +26,7 @@ from metarl.tasks import (
     State,
     Task,
     Transition,
+    mark_split,
 )
 
 STATES, ACTIONS, HORIZON = 10, 5, 10
@@ -50,7 +51,7 @@ class TabularMDP(ArrayTaskDistribution):
 
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
         """Draw seeds; the lowest bit tells the splits apart."""
-        seeds = (rng.integers(2**52, size=n) & ~1) | (split == "test")
+        seeds = mark_split(rng.integers(2**52, size=n), split)
         return [Task(self.name, (("seed", seed),)) for seed in seeds.tolist()]
 
     def stack(self, tasks: Sequence[Task]) -> dict[str, npt.NDArray[Any]]:

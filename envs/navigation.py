@@ -18,7 +18,16 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from metarl.errors import bad_option
-from metarl.tasks import Array, ArrayTaskDistribution, Noise, Split, State, Task, Transition
+from metarl.tasks import (
+    Array,
+    ArrayTaskDistribution,
+    Noise,
+    Split,
+    State,
+    Task,
+    Transition,
+    mark_split,
+)
 
 MAX_MOVE = 0.1
 GOAL_SIZE = 0.01
@@ -40,7 +49,7 @@ class Navigation(ArrayTaskDistribution):
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
         """Draw goals; the lowest bit of x tells the splits apart."""
         bits = rng.integers(2**40, size=(n, 2))
-        bits[:, 0] = (bits[:, 0] & ~1) | (split == "test")
+        bits[:, 0] = mark_split(bits[:, 0], split)
         goals = (bits * 2.0**-40 - 0.5).tolist()
         return [Task(self.name, (("goal", tuple(goal)),)) for goal in goals]
 

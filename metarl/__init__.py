@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from metarl.checks import check_agent, check_task_distribution
     from metarl.errors import EnvError, UserError
     from metarl.evaluation import AdaptationCurve, evaluate_adaptation
-    from metarl.gym_tasks import Choice, GymTasks, LogUniform, Uniform
+    from metarl.gym_tasks import GymTasks
+    from metarl.parameters import Choice, LogUniform, Uniform
     from metarl.registry import make
     from metarl.rollout import Agent, Episodes, Timestep, Trial
     from metarl.runs import load
@@ -32,11 +33,11 @@ _HOME = {
     "Agent": "rollout",
     "ArrayTaskDistribution": "tasks",
     "ArrayVectorEnv": "vector",
-    "Choice": "gym_tasks",
+    "Choice": "parameters",
     "EnvError": "errors",
     "Episodes": "rollout",
     "GymTasks": "gym_tasks",
-    "LogUniform": "gym_tasks",
+    "LogUniform": "parameters",
     "Split": "tasks",
     "Task": "tasks",
     "TaskDistribution": "tasks",
@@ -44,7 +45,7 @@ _HOME = {
     "TaskVectorEnv": "vector",
     "Timestep": "rollout",
     "Trial": "rollout",
-    "Uniform": "gym_tasks",
+    "Uniform": "parameters",
     "UserError": "errors",
     "adapt": "adaptation",
     "check_agent": "checks",

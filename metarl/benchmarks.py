@@ -19,11 +19,11 @@ from tyro.conf import Positional
 from metarl import registry, seeding
 from metarl.checkpoints import write_json
 from metarl.errors import UserError, bad_option, near_matches
-from metarl.evaluation import default_slots, evaluate_adaptation, read_summary
+from metarl.evaluation import evaluate_adaptation, read_summary
 from metarl.logging import console, read_metrics
-from metarl.rollout import Keys, run_trial, torch_generator, trial_rounds
+from metarl.rollout import torch_generator
 from metarl.runs import Run, check_device, commit, device_name
-from metarl.seeding import Component, Phase
+from metarl.training import training_slots, training_trial
 
 
 @dataclass(frozen=True)
@@ -142,22 +142,11 @@ def measure_speed(
     kind = registry.agent_class(agent)
     agent_config = kind.Config(**_fields(kind.Config, config))
     learner = kind(agent_config, tasks.observation_space, tasks.action_space, device=device)
-    adaptations, per_round = trial_rounds(learner, tasks.episodes_per_trial)
-    lanes = 1 if learner.sequential else per_round
-    envs = tasks.make_vec(default_slots(tasks, learner.tasks_per_update * lanes))
+    envs = tasks.make_vec(training_slots(learner, tasks))
     collect_times, update_times = [], []
     for i in range(iterations + 2):  # two to warm up
         started = time.perf_counter()
-        rng = seeding.numpy_generator(0, Phase.TRAIN, Component.TASKS, i)
-        batch = tasks.sample(rng, learner.tasks_per_update, "train")
-        trial = run_trial(
-            learner,
-            envs,
-            batch,
-            num_adaptations=adaptations,
-            episodes_per_round=per_round,
-            keys=Keys.of(0, Phase.TRAIN, i, len(batch)),
-        )
+        trial = training_trial(learner, envs, seed=0, iteration=i)
         collected = time.perf_counter()
         learner.update(trial, torch_generator(i))
         collect_times.append(collected - started)

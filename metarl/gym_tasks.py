@@ -11,11 +11,9 @@ arguments, then the numbers the environment holds as attributes.
 from __future__ import annotations
 
 import inspect
-import math
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -23,84 +21,8 @@ import numpy.typing as npt
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from metarl.errors import UserError, bad_option, near_matches
-from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv
-
-Number: TypeAlias = int | float
-
-Interval: TypeAlias = tuple[Number, Number]
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """A number between ``low`` and ``high``, every one as likely."""
-
-    low: Number
-    high: Number
-    factor: bool = False
-    """The number multiplies the environment's own value."""
-    each: bool = False
-    """A number for every entry (body, joint, …) instead of one for all."""
-    test: Interval | None = None
-    """Held-out interval; without one, train and test numbers come from the same range and
-    differ in their last bit."""
-    logarithmic: bool = False
-    """The number's logarithm is uniform."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is no interval."""
-        for low, high in [(self.low, self.high), *([self.test] if self.test else [])]:
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise bad_option("range", f"{low}..{high}", "finite low < high")
-            if self.logarithmic and low <= 0:
-                raise bad_option("logarithmic range", f"{low}..{high}", "above 0")
-
-    def values(self, unit: npt.NDArray[np.floating[Any]], split: Split) -> npt.NDArray[np.float64]:
-        """Map numbers of [0, 1) onto the range."""
-        low, high = self.test if self.test and split == "test" else (self.low, self.high)
-        if self.logarithmic:
-            return np.asarray(np.exp(np.log(low) + (np.log(high) - np.log(low)) * unit))
-        return np.asarray(low + (high - low) * unit)
-
-
-def LogUniform(low: Number, high: Number, **options: Any) -> Uniform:  # noqa: N802  # a kind
-    """Return a :class:`Uniform` whose number's logarithm is uniform."""
-    return Uniform(low, high, logarithmic=True, **options)
-
-
-@dataclass(frozen=True, init=False)
-class Choice:
-    """One of a few values, each as likely."""
-
-    options: tuple[Number, ...]
-    factor: bool
-    each: bool
-    test: tuple[Number, ...] | None
-    """Held-out values; without them, train and test share the same few."""
-
-    def __init__(
-        self,
-        *options: Number,
-        factor: bool = False,
-        each: bool = False,
-        test: tuple[Number, ...] | None = None,
-    ) -> None:
-        if not options or test == ():
-            raise bad_option("choice", options, "one value or more")
-        for name, value in {
-            "options": options,
-            "factor": factor,
-            "each": each,
-            "test": test,
-        }.items():
-            object.__setattr__(self, name, value)
-
-    def values(self, unit: npt.NDArray[np.floating[Any]], split: Split) -> npt.NDArray[np.float64]:
-        """Map numbers of [0, 1) onto the values."""
-        options = np.array(self.test if self.test and split == "test" else self.options, float)
-        return np.asarray(options[(unit * len(options)).astype(np.int64)])
-
-
-Range: TypeAlias = Uniform | Choice
+from metarl.parameters import Choice, Range, Uniform, parse_range, text_of
+from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv, mark_split
 
 MODEL_FIELDS = (
     "gravity",
@@ -137,11 +59,11 @@ class GymTasks(TaskDistribution):
             raise UserError(f"gym/{id}: accepted: one parameter to vary or more, name=low..high")
         self.id, self.kwargs = id, kwargs
         self.params = dict(params)
-        self.name = name or f"gym/{id}:" + ",".join(_text(k, r) for k, r in self.params.items())
+        self.name = name or f"gym/{id}:" + ",".join(text_of(k, r) for k, r in self.params.items())
         if name is None and horizon is not None:
             self.name += f",horizon={horizon}"
         env = self._build({})
-        limit = horizon or getattr(env.spec, "max_episode_steps", None) or self._limit
+        limit = horizon or gym.spec(id).max_episode_steps
         if limit is None or limit < 1:
             raise bad_option(f"gym/{id} horizon", limit, "at least 1: it has no limit of its own")
         self.horizon = int(limit)
@@ -160,8 +82,8 @@ class GymTasks(TaskDistribution):
         columns: dict[str, list[Any]] = {}
         for key, kind in self.params.items():
             entries = self._entries[key]
-            bits = rng.integers(2**40, size=(n, entries)) & ~1
-            drawn = kind.values((bits | (split == "test")) * 2.0**-40, split).tolist()
+            bits = mark_split(rng.integers(2**40, size=(n, entries)), split)
+            drawn = kind.values(bits * 2.0**-40, split).tolist()
             columns[key] = [tuple(row) if kind.each else row[0] for row in drawn]
         return [
             Task.of(self.name, **{key: columns[key][i] for key in self.params}) for i in range(n)
@@ -184,10 +106,8 @@ class GymTasks(TaskDistribution):
 
     def _build(self, arguments: Mapping[str, Any]) -> Env:
         try:
-            spec = gym.spec(self.id)
-            self._limit = spec.max_episode_steps
             return gym.make(
-                spec,
+                self.id,
                 max_episode_steps=-1,  # the horizon is counted here
                 disable_env_checker=True,
                 **{**self.kwargs, **arguments},
@@ -378,10 +298,6 @@ def _apply_to_model(
     mujoco.mj_setConst(model, inner.data)
 
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_RANGE = re.compile(rf"({_NUMBER})(x?)\.\.({_NUMBER})(x?)")
-
-
 def parse(id: str, text: str) -> GymTasks:
     """Make the tasks of ``gym/<id>:<text>``.
 
@@ -402,9 +318,9 @@ def parse(id: str, text: str) -> GymTasks:
                 raise UserError(f"--env: gym/{id}: horizon: got {value!r}; accepted: 1 or more")
             horizon = int(value)
         elif key.startswith("test."):
-            held_out[key[5:]] = _parse_range(id, key, value)
+            held_out[key[5:]] = parse_range(id, key, value)
         else:
-            params[key] = _parse_range(id, key, value)
+            params[key] = parse_range(id, key, value)
     for key, other in held_out.items():
         if key not in params or type(other) is not type(params[key]):
             raise UserError(
@@ -418,45 +334,3 @@ def parse(id: str, text: str) -> GymTasks:
                 *kind.options, factor=kind.factor, each=kind.each, test=other.options
             )
     return GymTasks(id, params, horizon=horizon)
-
-
-def _parse_range(id: str, key: str, text: str) -> Range:
-    each, logarithmic = False, False
-    rest = text
-    while rest.startswith(("each:", "log:")):
-        prefix, _, rest = rest.partition(":")
-        each, logarithmic = each or prefix == "each", logarithmic or prefix == "log"
-    found = _RANGE.fullmatch(rest)
-    if found and found[2] == found[4]:
-        options: dict[str, Any] = {"factor": bool(found[2]), "each": each}
-        try:
-            return Uniform(float(found[1]), float(found[3]), logarithmic=logarithmic, **options)
-        except UserError as error:
-            raise UserError(f"--env: gym/{id}: {key}: {error}") from None
-    parts = rest.split("/")
-    factor = all(part.endswith("x") for part in parts)
-    bare = [part[:-1] if factor else part for part in parts]
-    if not logarithmic and all(re.fullmatch(_NUMBER, part) for part in bare):
-        return Choice(*map(float, bare), factor=factor, each=each)
-    raise UserError(
-        f"--env: gym/{id}: {key}: got {text!r}; accepted: low..high, values a/b/c, factors "
-        "0.5x..2x, with log: or each: before it"
-    )
-
-
-def _text(key: str, kind: Range) -> str:
-    """Return the part of a name that :func:`parse` reads as this range."""
-    mark = "x" if kind.factor else ""
-    prefix = "each:" if kind.each else ""
-    values: tuple[Number, ...]
-    test: tuple[Number, ...] | None
-    if isinstance(kind, Uniform):
-        prefix += "log:" if kind.logarithmic else ""
-        between, values, test = "..", (kind.low, kind.high), kind.test
-    else:
-        between, values, test = "/", kind.options, kind.test
-
-    def text(numbers: tuple[Number, ...]) -> str:
-        return prefix + between.join(f"{float(v)!r}".removesuffix(".0") + mark for v in numbers)
-
-    return f"{key}={text(values)}" + (f",test.{key}={text(test)}" if test else "")

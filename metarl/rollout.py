@@ -24,7 +24,7 @@ from metarl.errors import UserError
 from metarl.seeding import Component, LaneGenerator, Phase
 from metarl.spaces import ActionCodec, flatten_observations
 from metarl.tasks import Task
-from metarl.vector import SlotVectorEnv
+from metarl.vector import SlotVectorEnv, shares
 
 Context: TypeAlias = Any
 """What an agent has learned about its tasks: a tree (tuples, dicts, NamedTuples) of tensors
@@ -252,21 +252,20 @@ def collect(
         The experience, what the next round takes as ``timestep``, and the context after it.
     """
     parts = envs.parts(min(lookahead, len(tasks), envs.num_envs))
-    bounds = [len(tasks) * i // len(parts) for i in range(len(parts) + 1)]
     with one_thread(), torch.no_grad():
         results = _in_turn(
             [
                 _collect_part(
                     agent,
                     part,
-                    tasks[first:stop],
-                    _take_rows(context, slice(first, stop)),
-                    _take_rows(timestep, slice(first, stop)),
+                    tasks[rows],
+                    _take_rows(context, rows),
+                    _take_rows(timestep, rows),
                     num_episodes,
-                    keys.rows(slice(first, stop)),
+                    keys.rows(rows),
                     greedy,
                 )
-                for part, (first, stop) in zip(parts, itertools.pairwise(bounds), strict=True)
+                for part, rows in zip(parts, shares(len(tasks), len(parts)), strict=True)
             ]
         )
     episodes, timesteps, contexts = zip(*itertools.chain.from_iterable(results), strict=True)

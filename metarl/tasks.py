@@ -135,6 +135,11 @@ class TaskDistribution(ABC):
         return TaskVectorEnv(self, num_envs, **options)
 
 
+def mark_split(drawn: npt.NDArray[np.int64], split: Split) -> npt.NDArray[np.int64]:
+    """Write ``split`` into the last bit of drawn integers: the splits then never share one."""
+    return (drawn & ~1) | (split == "test")
+
+
 class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
     """An environment that takes its task the Gymnasium way and ends after ``horizon`` steps.
 

@@ -125,9 +125,7 @@ def meta_train(
         iteration: meta-updates behind it.
         env_steps: environment steps behind it.
     """
-    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
-    lanes = 1 if agent.sequential else per_round
-    slots = config.num_slots or default_slots(tasks, agent.tasks_per_update * lanes)
+    slots = config.num_slots or training_slots(agent, tasks)
     store = CheckpointStore(directory / "checkpoints", config.keep_checkpoints)
     last = Checkpoint.of(agent, iteration, env_steps)
     total = config.resolve(agent, tasks).iterations or 0
@@ -141,18 +139,9 @@ def meta_train(
             while last.iteration < total:
                 started = time.perf_counter()
                 number = last.iteration
-                # sample tasks
-                rng = seeding.numpy_generator(config.seed, Phase.TRAIN, Component.TASKS, number)
-                batch = tasks.sample(rng, agent.tasks_per_update, "train")
-                # collect, adapt
-                trial = run_trial(
-                    agent,
-                    envs,
-                    batch,
-                    num_adaptations=adaptations,
-                    episodes_per_round=per_round,
-                    keys=Keys.of(config.seed, Phase.TRAIN, number, len(batch)),
-                    lookahead=config.lookahead,
+                # sample tasks, collect, adapt
+                trial = training_trial(
+                    agent, envs, seed=config.seed, iteration=number, lookahead=config.lookahead
                 )
                 collected = time.perf_counter()
                 # meta-update
@@ -187,6 +176,32 @@ def meta_train(
         finally:
             envs.close()
     return last
+
+
+def training_slots(agent: Agent, tasks: TaskDistribution) -> int:
+    """Return how many slots a training of ``agent`` steps at once by default."""
+    _, per_round = trial_rounds(agent, tasks.episodes_per_trial)
+    lanes = 1 if agent.sequential else per_round
+    return default_slots(tasks, agent.tasks_per_update * lanes)
+
+
+def training_trial(
+    agent: Agent, envs: SlotVectorEnv, *, seed: int, iteration: int, lookahead: int = 1
+) -> Trial:
+    """Sample the tasks of one iteration and gather the trial that the update learns from."""
+    tasks = envs.distribution
+    rng = seeding.numpy_generator(seed, Phase.TRAIN, Component.TASKS, iteration)
+    batch = tasks.sample(rng, agent.tasks_per_update, "train")
+    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
+    return run_trial(
+        agent,
+        envs,
+        batch,
+        num_adaptations=adaptations,
+        episodes_per_round=per_round,
+        keys=Keys.of(seed, Phase.TRAIN, iteration, len(batch)),
+        lookahead=lookahead,
+    )
 
 
 def _trial_metrics(agent: Agent, trial: Trial) -> Metrics:

@@ -11,7 +11,6 @@ Both kinds follow one contract, that of ``gymnasium.vector.VectorEnv`` with auto
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -47,6 +46,11 @@ Step: TypeAlias = tuple[
     dict[str, Any],
 ]
 """Observation, reward, terminated, truncated, info: ``[slot, …]`` each."""
+
+
+def shares(total: int, parts: int) -> list[slice]:
+    """Divide ``total`` rows into ``parts`` of sizes that differ by one at most."""
+    return [slice(total * i // parts, total * (i + 1) // parts) for i in range(parts)]
 
 
 class _Request(NamedTuple):
@@ -207,12 +211,11 @@ class TaskVectorEnv(SlotVectorEnv):
         One part's :meth:`step_async` may come before another's :meth:`step_wait`. Closing
         is this object's.
         """
-        bounds = [self.num_envs * i // num_parts for i in range(num_parts + 1)]
         parts = []
-        for first, stop in itertools.pairwise(bounds):
+        for share in shares(self.num_envs, num_parts):
             part = TaskVectorEnv.__new__(TaskVectorEnv)
-            SlotVectorEnv.__init__(part, self.distribution, stop - first)
-            part._first, part._owner, part._pool = first, False, self._pool
+            SlotVectorEnv.__init__(part, self.distribution, share.stop - share.start)
+            part._first, part._owner, part._pool = share.start, False, self._pool
             part._bind()
             parts.append(part)
         return parts
@@ -336,10 +339,9 @@ class ArrayVectorEnv(SlotVectorEnv):
 
     def split(self, num_parts: int) -> list[ArrayVectorEnv]:
         """Return independent vector environments of as many slots together."""
-        bounds = [self.num_envs * i // num_parts for i in range(num_parts + 1)]
         return [
-            ArrayVectorEnv(self.distribution, stop - first)
-            for first, stop in itertools.pairwise(bounds)
+            ArrayVectorEnv(self.distribution, share.stop - share.start)
+            for share in shares(self.num_envs, num_parts)
         ]
 
     def _step(self, actions: npt.NDArray[Any]) -> Step:

@@ -50,6 +50,7 @@ def test_envs_never_load_torch():
             "workers",
             "slots",
             "gym_tasks",
+            "parameters",
             "seeding",
             "spaces",
         )

@@ -11,7 +11,8 @@ from stable_baselines3 import PPO
 
 import metarl
 from metarl.errors import UserError
-from metarl.gym_tasks import Choice, GymTasks, LogUniform, Uniform
+from metarl.gym_tasks import GymTasks
+from metarl.parameters import Choice, LogUniform, Uniform
 from metarl.tasks import Task
 
 
