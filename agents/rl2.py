@@ -41,6 +41,14 @@ class RL2Config:
     """Units of the GRU."""
     encoder_sizes: tuple[int, ...] = ()
     """Tanh layers before the GRU."""
+    head_sizes: tuple[int, ...] = ()
+    """Tanh layers between the GRU, with the observation beside it, and policy and value."""
+    memory_length: int | None = None
+    """Steps that the GRU is set up to remember at the start (chrono initialisation, Tallec &
+    Ollivier, 2018, 1804.11188); by default its gates start half open and forget in a few."""
+    observe_transitions: bool = False
+    """Feed the previous observation too, so that the GRU sees whole transitions (s, a, r, s')
+    where the paper's sees (a, r, s')."""
     observed_reward_scale: float = 1.0
     """Factor on the reward the policy sees; the reward it is trained on is not scaled."""
     discount: float = 0.99
@@ -81,10 +89,11 @@ class RL2Config:
         """Refuse values that cannot train."""
         for name in ("tasks_per_update", "hidden_size", "num_epochs"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("episodes_per_trial", "chunk_length", "schedule_updates"):
+        for name in ("episodes_per_trial", "chunk_length", "schedule_updates", "memory_length"):
             value = getattr(self, name)
             require(self, name, value is None or value >= 1, "at least 1")
-        require(self, "encoder_sizes", all(n >= 1 for n in self.encoder_sizes), "at least 1 each")
+        for name in ("encoder_sizes", "head_sizes"):
+            require(self, name, all(n >= 1 for n in getattr(self, name)), "at least 1 each")
         for name in ("discount", "gae_lambda"):
             require(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
         for name in ("learning_rate", "clip", "max_gradient_norm", "initial_std", "min_std"):
@@ -151,13 +160,15 @@ class RL2:
         size = observation_size(observation_space)
         self.network = RecurrentActorCritic(
             size,
-            size + self.codec.size + 2,
+            size + self.codec.size + 2 + size * config.observe_transitions,
             self.codec,
             encoder_sizes=config.encoder_sizes,
             hidden_size=config.hidden_size,
             initial_std=config.initial_std,
             min_std=config.min_std,
             generator=torch.Generator().manual_seed(seed),
+            head_sizes=config.head_sizes,
+            memory_length=config.memory_length,
         ).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate, eps=1e-5)
         self.num_updates = 0
@@ -167,8 +178,11 @@ class RL2:
         self.target_square = torch.ones((), device=self.device)
 
     def begin(self, num_tasks: int) -> Context:
-        """Return zero hidden states ``[task, lane=1, hidden]``."""
-        return torch.zeros(num_tasks, 1, self.config.hidden_size, device=self.device)
+        """Return zeros ``[task, lane=1, hidden]``, followed by the previous observation if used."""
+        size = self.config.hidden_size
+        if self.config.observe_transitions:
+            size += observation_size(self.observation_space)
+        return torch.zeros(num_tasks, 1, size, device=self.device)
 
     @torch.no_grad()
     def act(
@@ -177,14 +191,18 @@ class RL2:
         """Take one step of the GRU; rows that are not active keep their state."""
         shape = timestep.active.shape
         step = Timestep(*(x.to(self.device).flatten(0, 1).unsqueeze(1) for x in timestep))
+        hidden, previous = context.split(
+            [size := self.config.hidden_size, context.shape[-1] - size], -1
+        )
         inputs = self._inputs(
             step.observation,
             step.previous_action,
             step.previous_reward,
             step.boundary,
             step.trial_start,
+            previous.flatten(0, 1).unsqueeze(1),
         )
-        output: ActorCriticOutput = self.network(inputs, step.observation, context.flatten(0, 1))
+        output: ActorCriticOutput = self.network(inputs, step.observation, hidden.flatten(0, 1))
         distribution = type(output.distribution)(
             *(x.reshape(*shape, x.shape[-1]) for x in output.distribution)
         )
@@ -197,9 +215,12 @@ class RL2:
             "value": self._unscaled(output.value).reshape(shape),
         }
         if self.config.chunk_length is not None:
-            record["state"] = context
+            record["state"] = hidden
         active = timestep.active.to(self.device).unsqueeze(-1)
-        after = torch.where(active, output.state.reshape(context.shape), context)
+        after = output.state.reshape(hidden.shape)
+        if self.config.observe_transitions:
+            after = torch.cat([after, step.observation.reshape(previous.shape)], -1)
+        after = torch.where(active, after, context)
         return action, record, after
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
@@ -277,25 +298,33 @@ class RL2:
         previous_reward: Tensor,
         boundary: Tensor,
         trial_start: Tensor,
+        previous_observation: Tensor,
     ) -> Float[Tensor, "row time input"]:
-        """Join what the GRU sees (section 2.2); zeros stand for what came before a trial."""
+        """Join what the GRU sees (section 2.2); zeros stand for what came before a trial.
+
+        ``previous_observation`` has no entries where it is not used.
+        """
         action = previous_action
         if self.codec.discrete:
             action = nn.functional.one_hot(previous_action.long(), self.codec.size)
         action = torch.where(trial_start.unsqueeze(-1), 0.0, action.to(observation.dtype))
         reward = self.config.observed_reward_scale * previous_reward
+        previous = torch.where(trial_start.unsqueeze(-1), 0.0, previous_observation)
         return torch.cat(
-            [observation, action, reward.unsqueeze(-1), boundary.unsqueeze(-1).float()], -1
+            [observation, action, reward.unsqueeze(-1), boundary.unsqueeze(-1).float(), previous],
+            -1,
         )
 
     def _batch(self, stream: Stream, advantage: Tensor, target: Tensor) -> _Batch:
         """Cut the trials into chunks that start from the state they were gathered with."""
+        used = stream.observation.shape[-1] * self.config.observe_transitions
         inputs = self._inputs(
             stream.observation,
             stream.previous_action,
             stream.previous_reward,
             stream.boundary,
             stream.trial_start,
+            stream.observation.roll(1, dims=1)[..., :used],
         )
         tasks, time = stream.valid.shape
         length = self.config.chunk_length or time

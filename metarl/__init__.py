@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from metarl.errors import EnvError, UserError
     from metarl.evaluation import AdaptationCurve, evaluate_adaptation
     from metarl.gym_tasks import GymTasks
-    from metarl.parameters import Choice, LogUniform, Uniform
+    from metarl.parameters import Choice, FunctionTasks, LogUniform, Uniform
     from metarl.registry import make
     from metarl.rollout import Agent, Episodes, Timestep, Trial
     from metarl.runs import load
@@ -36,6 +36,7 @@ _HOME = {
     "Choice": "parameters",
     "EnvError": "errors",
     "Episodes": "rollout",
+    "FunctionTasks": "parameters",
     "GymTasks": "gym_tasks",
     "LogUniform": "parameters",
     "Split": "tasks",
@@ -64,6 +65,7 @@ __all__ = [
     "Choice",
     "EnvError",
     "Episodes",
+    "FunctionTasks",
     "GymTasks",
     "LogUniform",
     "Split",

@@ -20,7 +20,7 @@ from metarl.rollout import (
     torch_generator,
 )
 from metarl.seeding import Component, LaneGenerator, Phase
-from metarl.spaces import ActionCodec, flatten_observations
+from metarl.spaces import ActionCodec, flatten_observation, flatten_observations, reported_space
 from metarl.tasks import Env, Split, Task, TaskDistribution
 
 
@@ -53,7 +53,8 @@ class AdaptedPolicy:
             boundary: True at the first step of an episode.
             greedy: take the most likely action.
         """
-        flat = flatten_observations(self._space, np.asarray(observation)[None])
+        one = flatten_observation(self._space, observation)
+        flat = flatten_observations(reported_space(self._space), one[None])
         before = self._timestep or _first_timestep(self._codec)
         now = before._replace(
             observation=torch.from_numpy(flat)[:, None],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 from torch import Tensor
 
@@ -166,10 +168,7 @@ def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, gym.spaces.Box):
-        low, high = (
-            [float(x) if np.isfinite(x) else None for x in bound.reshape(-1)]
-            for bound in (space.low, space.high)
-        )
+        low, high = (_bound_to_json(bound) for bound in (space.low, space.high))
         return {
             "type": "Box",
             "low": low,
@@ -187,10 +186,24 @@ def space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
     if data["type"] != "Box":
         raise UserError(f"space: got {data['type']!r}; accepted: Box, Discrete")
     dtype = np.dtype(data["dtype"])
-    low = np.array([-np.inf if x is None else x for x in data["low"]], dtype)
-    high = np.array([np.inf if x is None else x for x in data["high"]], dtype)
     shape = tuple(data["shape"])
-    return gym.spaces.Box(low.reshape(shape), high.reshape(shape), shape, dtype.type)
+    low = _bound_from_json(data["low"], -np.inf, shape, dtype)
+    high = _bound_from_json(data["high"], np.inf, shape, dtype)
+    return gym.spaces.Box(low, high, shape, dtype.type)
+
+
+def _bound_to_json(bound: npt.NDArray[Any]) -> list[float | None]:
+    """Return the bound's numbers, or the only one there is (an image's, say)."""
+    flat = bound.reshape(-1)
+    flat = flat[:1] if flat.size and (flat == flat[0]).all() else flat
+    return [float(x) if np.isfinite(x) else None for x in flat]
+
+
+def _bound_from_json(
+    numbers: list[float | None], infinite: float, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    flat = np.array([infinite if x is None else x for x in numbers], dtype)
+    return flat.reshape(shape) if flat.size == math.prod(shape) else np.full(shape, flat[0])
 
 
 def _write_synced(path: Path, data: bytes) -> None:

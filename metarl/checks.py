@@ -11,9 +11,11 @@ import pickle
 import warnings
 from typing import TYPE_CHECKING, Any, cast
 
+import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
+from metarl.spaces import flatten_observation
 from metarl.tasks import SPLITS, Task, TaskDistribution
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def check_task_distribution(tasks: TaskDistribution) -> None:
     _check_env(tasks, task)
     _check_two_copies(tasks, task, other)
     _check_vector(tasks, [task, other, task])
-    pickle.loads(pickle.dumps(tasks))  # a worker process gets it that way
+    pickle.loads(cloudpickle.dumps(tasks))  # a worker process gets it that way
 
 
 def _check_sampling(tasks: TaskDistribution) -> None:
@@ -106,13 +108,14 @@ def _actions(tasks: TaskDistribution, seed: int) -> list[Any]:
     return [space.sample() for _ in range(_STEPS)]
 
 
-def _play(env: Any, actions: list[Any], **reset: Any) -> list[Any]:
-    """Return everything one episode gives."""
+def _play(tasks: TaskDistribution, env: Any, actions: list[Any], **reset: Any) -> list[Any]:
+    """Return everything one episode gives, observations as slots report them."""
+    space = tasks.observation_space
     observation, _ = env.reset(**reset)
-    seen: list[Any] = [np.array(observation)]
+    seen: list[Any] = [np.array(flatten_observation(space, observation))]
     for action in actions:
         observation, reward, terminated, truncated, _ = env.step(action)
-        seen += [np.array(observation), reward, terminated, truncated]
+        seen += [np.array(flatten_observation(space, observation)), reward, terminated, truncated]
         if terminated or truncated:
             break
     return seen
@@ -121,11 +124,11 @@ def _play(env: Any, actions: list[Any], **reset: Any) -> list[Any]:
 def _check_two_copies(tasks: TaskDistribution, task: Task, other: Task) -> None:
     first, second = tasks.make(), tasks.make(task)
     actions = _actions(tasks, 1)
-    a = _play(first, actions, seed=5, options={"task": task})
-    b = _play(second, actions, seed=5)
+    a = _play(tasks, first, actions, seed=5, options={"task": task})
+    b = _play(tasks, second, actions, seed=5)
     assert _equal(a, b), "two environments with one task, seed and actions differ"
-    _play(second, _actions(tasks, 2), seed=6, options={"task": other})
-    c = _play(second, actions, seed=5, options={"task": task})
+    _play(tasks, second, _actions(tasks, 2), seed=6, options={"task": other})
+    c = _play(tasks, second, actions, seed=5, options={"task": task})
     assert _equal(a, c), "an environment that was used differs from a fresh one after reset"
     for env in (first, second):
         env.close()
@@ -166,7 +169,7 @@ def _check_vector(tasks: TaskDistribution, slots: list[Task]) -> None:
         last = np.array(observations)
     for slot, task in enumerate(slots):
         env = tasks.make(task)
-        alone = _play(env, actions[slot], seed=int(seeds[slot]))
+        alone = _play(tasks, env, actions[slot], seed=int(seeds[slot]))
         env.close()
         assert _equal(alone, seen[slot]), (
             f"slot {slot} of the vector environment differs from a single environment"

@@ -28,7 +28,7 @@ DEFAULT_AGENT = "rl2"
 _TRAIN_HELP = f"""\
 Meta-train an agent, then evaluate how it adapts to held-out tasks.
 
-usage: train.py [AGENT] [options], AGENT being {" or ".join(registry.AGENTS)}
+usage: train.py [AGENT] [options], AGENT being {" or ".join(registry.agents())}
 
 Read before the options below:
   --list           name the environments, agents and presets
@@ -113,7 +113,7 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
         chosen = preset(early.preset)
         agent, train, values = chosen.agent, TrainConfig(**chosen.train), chosen.config
     if early.resume is not None:
-        resume = Run.open(early.resume)
+        resume = Run.open(early.resume, named if named and registry.is_import(named) else None)
         agent, train = resume.agent_name, resume.train_config
     if named is not None and named != agent:
         registry.agent_class(named)  # an unknown name is the first thing to say
@@ -160,9 +160,10 @@ def _refuse_changes(
 
 
 def _print_names() -> None:
-    names = sorted([*registry.TASK_DISTRIBUTIONS, "gym/<Id>:<parameter>=<low>..<high>"])
-    console.print(f"environments: {', '.join(names)}", markup=False)
-    console.print(f"agents: {', '.join(sorted(registry.AGENTS))}")
+    own = "package.module:Name"
+    names = sorted([*registry.task_distributions(), "gym/<Id>:<parameter>=<low>..<high>"])
+    console.print(f"environments: {', '.join([*names, own])}", markup=False)
+    console.print(f"agents: {', '.join([*sorted(registry.agents()), own])}")
     console.print("presets:")
     for name, chosen in sorted(PRESETS.items()):
         console.print(f"  {name}: {chosen.source}")

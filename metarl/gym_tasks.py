@@ -21,8 +21,8 @@ import numpy.typing as npt
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from metarl.errors import UserError, bad_option, near_matches
-from metarl.parameters import Choice, Range, Uniform, parse_range, text_of
-from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv, mark_split
+from metarl.parameters import Choice, ParametricTasks, Range, Uniform, parse_range, text_of
+from metarl.tasks import Env, Task, TaskEnv
 
 MODEL_FIELDS = (
     "gravity",
@@ -35,7 +35,7 @@ MODEL_FIELDS = (
 """Of a MuJoCo model; ``gravity`` is the size of its acceleration."""
 
 
-class GymTasks(TaskDistribution):
+class GymTasks(ParametricTasks):
     """Tasks that differ in parameters of one Gymnasium environment.
 
     Args:
@@ -57,8 +57,8 @@ class GymTasks(TaskDistribution):
     ) -> None:
         if not params:
             raise UserError(f"gym/{id}: accepted: one parameter to vary or more, name=low..high")
+        super().__init__(params)
         self.id, self.kwargs = id, kwargs
-        self.params = dict(params)
         self.name = name or f"gym/{id}:" + ",".join(text_of(k, r) for k, r in self.params.items())
         if name is None and horizon is not None:
             self.name += f",horizon={horizon}"
@@ -74,31 +74,10 @@ class GymTasks(TaskDistribution):
         self._defaults = _constructor_numbers(env.unwrapped)
         self._entries = {key: _entries(env, key) if r.each else 1 for key, r in self.params.items()}
         env.close()
-        fixed = [isinstance(r, Choice) and r.test is None for r in self.params.values()]
-        self.shared_split = all(fixed)
 
-    def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
-        """Draw parameters; the last bit of every continuous draw tells the splits apart."""
-        columns: dict[str, list[Any]] = {}
-        for key, kind in self.params.items():
-            entries = self._entries[key]
-            bits = mark_split(rng.integers(2**40, size=(n, entries)), split)
-            drawn = kind.values(bits * 2.0**-40, split).tolist()
-            columns[key] = [tuple(row) if kind.each else row[0] for row in drawn]
-        return [
-            Task.of(self.name, **{key: columns[key][i] for key in self.params}) for i in range(n)
-        ]
-
-    def tasks(self, split: Split) -> list[Task]:
-        """Return every combination, where there are choices only."""
-        if not all(isinstance(r, Choice) and not r.each for r in self.params.values()):
-            return super().tasks(split)
-        found = [Task(self.name)]
-        for key, kind in self.params.items():
-            assert isinstance(kind, Choice)
-            options = kind.test if kind.test and split == "test" else kind.options
-            found = [Task(t.env, (*t.params, (key, float(v)))) for t in found for v in options]
-        return found
+    def num_entries(self, key: str) -> int:
+        """Return how many entries ``each`` varies."""
+        return self._entries[key]
 
     def make(self, task: Task | None = None) -> Env:
         """Make the environment."""

@@ -1,4 +1,4 @@
-"""Ranges that a task's parameters are drawn from, and how they are written as text.
+"""Ranges that a task's parameters are drawn from, their text, and tasks made of them.
 
 Uniform(8, 12)                       8..12
 Uniform(0.5, 2, factor=True)         0.5x..2x
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
 from metarl.errors import UserError, bad_option
-from metarl.tasks import Split
+from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv, mark_split
 
 Number: TypeAlias = int | float
 
@@ -95,6 +97,116 @@ class Choice:
 
 
 Range: TypeAlias = Uniform | Choice
+
+
+class ParametricTasks(TaskDistribution):
+    """Tasks that differ in parameters, each drawn from a range of its own.
+
+    Args:
+        params: what varies.
+    """
+
+    def __init__(self, params: Mapping[str, Range]) -> None:
+        self.params = dict(params)
+        fixed = [isinstance(r, Choice) and r.test is None for r in self.params.values()]
+        self.shared_split = all(fixed)
+
+    def num_entries(self, key: str) -> int:
+        """Return how many numbers a parameter with ``each`` has."""
+        raise NotImplementedError
+
+    def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
+        """Draw parameters; the last bit of every continuous draw tells the splits apart."""
+        columns: dict[str, list[Any]] = {}
+        for key, kind in self.params.items():
+            entries = self.num_entries(key) if kind.each else 1
+            bits = mark_split(rng.integers(2**40, size=(n, entries)), split)
+            drawn = kind.values(bits * 2.0**-40, split).tolist()
+            columns[key] = [tuple(row) if kind.each else row[0] for row in drawn]
+        return [
+            Task.of(self.name, **{key: columns[key][i] for key in self.params}) for i in range(n)
+        ]
+
+    def tasks(self, split: Split) -> list[Task]:
+        """Return every combination, where there are choices only."""
+        if not all(isinstance(r, Choice) and not r.each for r in self.params.values()):
+            return super().tasks(split)
+        found = [Task(self.name)]
+        for key, kind in self.params.items():
+            assert isinstance(kind, Choice)
+            options = kind.test if kind.test and split == "test" else kind.options
+            found = [Task(t.env, (*t.params, (key, float(v)))) for t in found for v in options]
+        return found
+
+
+class FunctionTasks(ParametricTasks):
+    """Tasks whose environments a function makes from their parameters.
+
+        FunctionTasks(lambda params: Room(**params), {"wanted": Uniform(15, 25)}, horizon=50)
+
+    Args:
+        function: gets a dict with a number for each parameter and returns an environment; it
+            is called again where the parameters change. It travels to worker processes by
+            cloudpickle.
+        params: what varies.
+        horizon: steps of an episode; by default the limit that ``gymnasium.make`` gave.
+        episodes_per_trial: that an agent gets with one task, where that is prescribed.
+        info_keys: scalars of every step's ``info``.
+        name: what makes it again, by default ``module:function``.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[dict[str, Any]], Env],
+        params: Mapping[str, Range],
+        *,
+        horizon: int | None = None,
+        episodes_per_trial: int | None = None,
+        info_keys: tuple[str, ...] = (),
+        name: str = "",
+    ) -> None:
+        for key, kind in params.items():
+            if kind.each or kind.factor:
+                raise bad_option(key, kind, "a range of numbers: a function has no own values")
+        super().__init__(params)
+        self.function = function
+        self.name = name or f"{function.__module__}:{function.__qualname__}"
+        self.episodes_per_trial, self.info_keys = episodes_per_trial, info_keys
+        env = self.build(self.sample(np.random.default_rng(0), 1, "train")[0])
+        limit = horizon or (env.spec.max_episode_steps if env.spec else None)
+        if limit is None or limit < 1:
+            raise bad_option(
+                f"{self.name} horizon", limit, "at least 1: it has no limit of its own"
+            )
+        self.horizon = int(limit)
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        env.close()
+
+    def build(self, task: Task) -> Env:
+        """Call the function with the parameters of ``task``."""
+        env = self.function(dict(task.params))
+        if not isinstance(env, gym.Env):
+            raise bad_option(f"{self.name} returned", type(env).__name__, "a gymnasium.Env")
+        return env
+
+    def make(self, task: Task | None = None) -> Env:
+        """Make the environment."""
+        return _FunctionEnv(self, task)
+
+
+class _FunctionEnv(TaskEnv):
+    """Built anew where a task changes the parameters."""
+
+    def __init__(self, tasks: FunctionTasks, task: Task | None) -> None:
+        self._tasks = tasks
+        self._built = task or tasks.sample(np.random.default_rng(0), 1, "train")[0]
+        super().__init__(tasks.build(self._built), tasks.horizon, task)
+
+    def apply_task(self, task: Task) -> None:
+        if task.params != self._built.params:
+            self.env.close()
+            self.env = self._tasks.build(task)
+            self._built = task
 
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -93,6 +93,8 @@ class RecurrentActorCritic(nn.Module):
         initial_std: float,
         min_std: float,
         generator: torch.Generator,
+        head_sizes: Sequence[int] = (),
+        memory_length: int | None = None,
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
@@ -106,7 +108,15 @@ class RecurrentActorCritic(nn.Module):
                     nn.init.orthogonal_(gate, generator=generator)
             else:
                 nn.init.zeros_(parameter)
+        if memory_length is not None:
+            # chrono initialisation (Tallec & Ollivier, 2018, 1804.11188, section 2): unit i
+            # forgets a share of 1 / (1 + u_i) a step, u_i uniform between 1 and the length
+            steps = 1 + (memory_length - 1) * torch.rand(hidden_size, generator=generator)
+            bias = cast(Tensor, self.gru.bias_ih_l0)
+            bias.data[hidden_size : 2 * hidden_size] = steps.log()
         features = hidden_size + observation_size
+        self.trunk = mlp(features, head_sizes, generator)
+        features = head_sizes[-1] if head_sizes else features
         self.policy = ActionHead(
             features, codec, generator, initial_std=initial_std, min_std=min_std
         )
@@ -120,7 +130,7 @@ class RecurrentActorCritic(nn.Module):
     ) -> ActorCriticOutput:
         """Run whole sequences through the GRU, from ``state`` at their first step."""
         hidden, last = self.gru(self.encoder(inputs), state.unsqueeze(0).contiguous())
-        features = torch.cat([hidden, observation], -1)
+        features = self.trunk(torch.cat([hidden, observation], -1))
         return ActorCriticOutput(
             self.policy(features), self.critic(features).squeeze(-1), last.squeeze(0)
         )

@@ -2,15 +2,20 @@
 
 A name is ``family/variant``, with options of the family after a colon:
 ``half-cheetah/velocity:high=2.0``. The registry holds strings only, so that asking for one
-family imports no other. ``package.module:Name`` is taken where the user typed it.
+family imports no other. Other packages add theirs by entry points of the groups
+``metarl.task_distributions`` and ``metarl.agents``. ``package.module:Name`` is taken where the
+user typed it.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
 import inspect
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +42,25 @@ AGENTS: dict[str, str] = {
 }
 """Name -> ``module:Class``; the class has its config's dataclass as ``Config``."""
 
+ENTRY_POINTS = {"tasks": "metarl.task_distributions", "agents": "metarl.agents"}
+"""Groups of other packages' entry points: a name as above = ``package.module:Class``."""
+
 _OBJECT = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+
+
+def task_distributions() -> dict[str, str]:
+    """Return the patterns of all names, those of installed packages too."""
+    return _entry_points(ENTRY_POINTS["tasks"]) | TASK_DISTRIBUTIONS
+
+
+def agents() -> dict[str, str]:
+    """Return the names of all agents, those of installed packages too."""
+    return _entry_points(ENTRY_POINTS["agents"]) | AGENTS
+
+
+@functools.cache
+def _entry_points(group: str) -> dict[str, str]:
+    return {entry.name: entry.value for entry in metadata.entry_points(group=group)}
 
 
 def load_object(path: str) -> Any:
@@ -73,18 +96,7 @@ def make(name: str, **options: Any) -> TaskDistribution:
     10
     """
     if _OBJECT.match(name):
-        factory = load_object(name)
-        try:
-            inspect.signature(factory).bind(**options)
-        except ValueError:  # a builtin tells nothing of its arguments
-            pass
-        except TypeError as error:
-            raise UserError(f"--env: {name}: {error}") from error
-        made = factory(**options)
-        if not isinstance(made, TaskDistribution):
-            raise UserError(f"--env: {name} made {type(made).__name__}; accepted: TaskDistribution")
-        made.name = name if not getattr(made, "name", None) else made.name
-        return made
+        return _make_object(name, options)
     base, _, text = name.partition(":")
     if base.startswith("gym/"):
         from metarl import gym_tasks
@@ -92,7 +104,7 @@ def make(name: str, **options: Any) -> TaskDistribution:
         if options:
             raise UserError(f"--env: {name}: accepted: ranges in the name, or metarl.GymTasks")
         return gym_tasks.parse(base[4:], text)
-    for pattern, path in TASK_DISTRIBUTIONS.items():
+    for pattern, path in task_distributions().items():
         values = _match(pattern, base)
         if values is None:
             continue
@@ -108,27 +120,63 @@ def make(name: str, **options: Any) -> TaskDistribution:
             if isinstance(accepted[option].default, float):
                 given[option] = float(value)
         distribution = family(**given)
-        assert isinstance(distribution, TaskDistribution)
-        return distribution
+        return _require_distribution(name, distribution)
     raise UserError(f"--env: unknown environment {name!r}; {near_matches(base, env_names())}")
+
+
+def _make_object(name: str, options: dict[str, Any]) -> TaskDistribution:
+    """Make what ``package.module:Name`` is: a distribution, or what returns one."""
+    found = load_object(name)
+    if isinstance(found, TaskDistribution):
+        if options:
+            raise UserError(f"--env: {name}: got options {options}; accepted: none, it is made")
+        made = found
+    elif callable(found):
+        try:
+            inspect.signature(found).bind(**options)
+        except ValueError:  # a builtin tells nothing of its arguments
+            pass
+        except TypeError as error:
+            raise UserError(f"--env: {name}: {error}") from error
+        made = found(**options)
+    else:
+        made = found
+    made = _require_distribution(name, made)
+    made.name = getattr(made, "name", "") or name
+    return made
+
+
+def _require_distribution(name: str, made: object) -> TaskDistribution:
+    if not isinstance(made, TaskDistribution):
+        raise UserError(
+            f"--env: {name} is a {type(made).__name__}; accepted: a metarl.TaskDistribution, "
+            "its class, or a function that returns one"
+        )
+    return made
 
 
 def env_names() -> list[str]:
     """Return the names of all families, placeholders filled with an example."""
     example = {"N": "10", "K": "5"}
-    names = [re.sub(r"<(\w)>", lambda m: example[m[1]], p) for p in TASK_DISTRIBUTIONS]
+    names = [re.sub(r"<(\w)>", lambda m: example.get(m[1], "10"), p) for p in task_distributions()]
     return sorted([*names, "gym/Pendulum-v1:g=8..12"])
 
 
 def agent_class(name: str) -> Any:
-    """Return the class of agent ``name``.
+    """Return the class of agent ``name``, or that of ``package.module:Name``.
 
     Raises:
         UserError: for an unknown name; near matches are listed.
     """
-    if name not in AGENTS:
-        raise UserError(f"agent: unknown agent {name!r}; {near_matches(name, AGENTS)}")
-    return load_object(AGENTS[name])
+    if _OBJECT.match(name):
+        kind = load_object(name)
+    elif name in agents():
+        kind = load_object(agents()[name])
+    else:
+        raise UserError(f"agent: unknown agent {name!r}; {near_matches(name, agents())}")
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(getattr(kind, "Config", None)):
+        raise UserError(f"agent: {name}: got {kind!r}; accepted: a class with a dataclass Config")
+    return kind
 
 
 def _match(pattern: str, name: str) -> dict[str, int] | None:

@@ -31,6 +31,7 @@ from metarl.logging import console, print_adaptation, read_metrics, ticker
 from metarl.plotting import Line, Paths, plot_adaptation, plot_learning, plot_paths
 from metarl.rollout import Agent, Keys, run_trial, trial_rounds
 from metarl.seeding import Phase
+from metarl.spaces import reported_space
 from metarl.tasks import Split, TaskDistribution
 from metarl.training import TrainConfig, meta_train
 
@@ -44,6 +45,8 @@ class Run:
 
     directory: Path
     config: dict[str, Any]
+    named_agent: str | None = None
+    """An agent's ``package.module:Name`` that the user has given, not a file."""
 
     @staticmethod
     def create(config: TrainConfig, agent: str, agent_config: Any, tasks: TaskDistribution) -> Run:
@@ -61,7 +64,7 @@ class Run:
             "agent_config": dataclasses.asdict(agent_config),
             "train_config": {**dataclasses.asdict(config), "run_dir": str(directory)},
             "spaces": {
-                "observation": space_to_json(tasks.observation_space),
+                "observation": space_to_json(reported_space(tasks.observation_space)),
                 "action": space_to_json(tasks.action_space),
             },
             "command": " ".join(sys.argv),
@@ -75,11 +78,15 @@ class Run:
             write_json(directory / "config.json", content)
         except OSError as error:
             raise bad_option("--run-dir", str(directory), f"a writable place ({error})") from error
-        return Run(directory, content)
+        return Run(directory, content, agent)
 
     @staticmethod
-    def open(directory: Path) -> Run:
+    def open(directory: Path, agent: str | None = None) -> Run:
         """Read a run directory.
+
+        Args:
+            directory: it.
+            agent: its agent's ``package.module:Name``, where it is one.
 
         Raises:
             UserError: where ``directory`` is none.
@@ -93,7 +100,10 @@ class Run:
             raise UserError(f"{path}: not JSON: {error}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path}: not a configuration of format {FORMAT}")
-        return Run(directory, content)
+        run = Run(directory, content, agent)
+        if agent is not None and agent != run.agent_name:
+            raise bad_option("agent", agent, f"{run.agent_name}, which {directory} is of")
+        return run
 
     def record(self, config: TrainConfig) -> None:
         """Write what a resumed run was asked for into ``config.json``."""
@@ -119,9 +129,20 @@ class Run:
         return TrainConfig(**{**values, "run_dir": self.directory})
 
     @property
+    def agent_class(self) -> Any:
+        """The agent's class; a user's own module is imported only where the user names it."""
+        if registry.is_import(self.agent_name) and self.named_agent != self.agent_name:
+            raise UserError(
+                f"{self.directory}: its agent is {self.agent_name}, which is not imported because "
+                f"a file says so: name it again ({self.agent_name} after train.py, --agent "
+                f"elsewhere, agent= in Python)"
+            )
+        return registry.agent_class(self.agent_name)
+
+    @property
     def agent_config(self) -> Any:
         """The agent's config, as its dataclass."""
-        kind = registry.agent_class(self.agent_name).Config
+        kind = self.agent_class.Config
         return kind(**_known(kind, self.config["agent_config"], self.directory))
 
     @property
@@ -133,7 +154,7 @@ class Run:
     def make_agent(self, device: str | None = None) -> Agent:
         """Make the agent as it was before training, from the saved spaces alone."""
         spaces = self.config["spaces"]
-        agent: Agent = registry.agent_class(self.agent_name)(
+        agent: Agent = self.agent_class(
             self.agent_config,
             space_from_json(spaces["observation"]),
             space_from_json(spaces["action"]),
@@ -167,12 +188,20 @@ class Run:
         return registry.make(self.env)
 
 
-def load(directory: str | Path, which: Which = "final", device: str = "cpu") -> Agent:
+def load(
+    directory: str | Path, which: Which = "final", device: str = "cpu", agent: str | None = None
+) -> Agent:
     """Load the agent of a run directory, as it was at the end or at its best.
 
     Loading reads tensors and JSON; it never runs code from them.
+
+    Args:
+        directory: the run's.
+        which: the last checkpoint, or the best on validation tasks.
+        device: where the agent is to run.
+        agent: the agent's ``package.module:Name``, where it is one of yours.
     """
-    return Run.open(Path(directory)).load_agent(which, device)[0]
+    return Run.open(Path(directory), agent).load_agent(which, device)[0]
 
 
 def check_device(device: str) -> None:
@@ -204,7 +233,7 @@ def _known(kind: type, values: dict[str, Any], directory: Path) -> dict[str, Any
 
 
 def _default_directory(config: TrainConfig, agent: str) -> Path:
-    env = re.sub(r"[^a-z0-9._-]+", "-", config.env.lower()).strip("-")
+    env, agent = (re.sub(r"[^a-z0-9._-]+", "-", n.lower()).strip("-") for n in (config.env, agent))
     stamp = time.strftime("%Y%m%d-%H%M%S")
     base = Path("runs") / env / agent / f"{config.seed}-{stamp}"
     path, count = base, 1
@@ -243,7 +272,7 @@ def train(
     tasks = registry.make(config.env)
     torch.set_num_threads(1)  # the meta-update alone may use more
     kind = registry.agent_class(agent_name)
-    spaces = tasks.observation_space, tasks.action_space
+    spaces = reported_space(tasks.observation_space), tasks.action_space
     if resume is None:
         probe = kind(agent_config, *spaces, seed=config.seed)
         config = config.resolve(probe, tasks)
@@ -304,7 +333,8 @@ def evaluate(
     """
     check_device(device)
     tasks = tasks or run.make_tasks()
-    for kind, space in (("observation", tasks.observation_space), ("action", tasks.action_space)):
+    reported = reported_space(tasks.observation_space)
+    for kind, space in (("observation", reported), ("action", tasks.action_space)):
         own = space_from_json(run.config["spaces"][kind])
         if space != own:
             raise bad_option("--env", tasks.name, f"tasks with the run's {kind} space, {own}")
@@ -361,8 +391,13 @@ def plot(
     *,
     metric: str = "return",
     split: Split = "test",
+    env: str | None = None,
+    agent: str | None = None,
 ) -> None:
     """Draw the evaluations or the training of several runs into one picture.
+
+    ``env`` and ``agent`` are those of the run, where they are modules of yours: paths are
+    walked anew.
 
     Raises:
         UserError: where a directory is no run, or has not what is to be drawn.
@@ -371,13 +406,13 @@ def plot(
         raise bad_option("RUNS", [], "one run directory or more")
     if output.suffix not in (".png", ".pdf", ".svg"):
         raise bad_option("--output", str(output), "a name that ends with .png, .pdf or .svg")
-    runs = [Run.open(directory) for directory in directories]
+    runs = [Run.open(directory, agent) for directory in directories]
     envs = sorted({run.env for run in runs})
     labels = _labels(runs)
     if kind == "paths":
         if len(runs) > 1:
             raise bad_option("RUNS", [str(d) for d in directories], "one run for --kind paths")
-        _plot_paths(runs[0], output, split)
+        _plot_paths(runs[0], registry.make(env) if env else runs[0].make_tasks(), output, split)
     elif kind == "learning":
         curves = [read_metrics(run.directory / "metrics.jsonl") for run in runs]
         plot_learning(list(zip(labels, curves, strict=True)), output, ", ".join(envs))
@@ -394,9 +429,10 @@ def plot(
     console.print(f"picture: {output}")
 
 
-def _plot_paths(run: Run, output: Path, split: Split, num_tasks: int = 4) -> None:
+def _plot_paths(
+    run: Run, tasks: TaskDistribution, output: Path, split: Split, num_tasks: int = 4
+) -> None:
     """Draw a few tasks' paths before adaptation and after each stage of it."""
-    tasks = run.make_tasks()
     batch = tasks.sample(seeding.numpy_generator(0, Phase.USE), num_tasks, split)
     if tasks.observation_space.shape != (2,) or "goal" not in dict(batch[0].params):
         raise bad_option("--kind", "paths", f"tasks with a goal in the plane, not {tasks.name}")

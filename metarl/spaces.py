@@ -38,11 +38,20 @@ def _require_flat(space: gym.Space[Any], name: str) -> None:
     elif isinstance(space, gym.spaces.Tuple):
         for i, part in enumerate(space.spaces):
             _require_flat(part, f"{name}[{i}]")
-    elif isinstance(space, gym.spaces.Text) or not space.is_np_flattenable:
+    elif not _is_flat(space):
         raise UserError(
             f"{name}: got {type(space).__name__}; accepted: Box, Discrete, MultiDiscrete, "
             "MultiBinary, and Dict and Tuple of them (a gymnasium wrapper can take it out)"
         )
+
+
+def _is_flat(space: gym.Space[Any]) -> bool:
+    if isinstance(space, gym.spaces.Text):  # flattens, into the numbers of its letters
+        return False
+    try:
+        return space.is_np_flattenable
+    except NotImplementedError:  # a space of somebody's own
+        return False
 
 
 def observation_size(space: gym.Space[Any]) -> int:

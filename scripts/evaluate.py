@@ -36,6 +36,8 @@ class Options:
     env: str | None = None
     """Other tasks than the run's, with the same spaces; or the run's own, where it is a
     module of yours."""
+    agent: str | None = None
+    """The run's agent again, where it is a module of yours."""
     num_slots: int | None = None
     """Episodes stepped at once; the result does not depend on it."""
     num_workers: int | None = None
@@ -52,7 +54,7 @@ class Options:
 def main() -> None:
     """Evaluate."""
     options = vars(parse(Options, __doc__ or ""))
-    run, env = Run.open(options.pop("run")), options.pop("env")
+    run, env = Run.open(options.pop("run"), options.pop("agent")), options.pop("env")
     evaluate(run, tasks=make(env) if env else None, **options)
 
 

@@ -24,6 +24,10 @@ class Options:
     """Of adaptation curves."""
     split: Split = "test"
     """Whose evaluation to draw."""
+    env: str | None = None
+    """The run's tasks again, where they are a module of yours (for paths)."""
+    agent: str | None = None
+    """The run's agent again, where it is a module of yours (for paths)."""
     output: Path = Path("comparison.png")
     """The picture."""
 
@@ -31,8 +35,8 @@ class Options:
 @exits
 def main() -> None:
     """Plot."""
-    options = parse(Options, __doc__ or "")
-    plot(options.runs, options.kind, options.output, metric=options.metric, split=options.split)
+    options = vars(parse(Options, __doc__ or ""))
+    plot(options.pop("runs"), options.pop("kind"), options.pop("output"), **options)
 
 
 if __name__ == "__main__":

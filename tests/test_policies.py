@@ -15,16 +15,17 @@ BOX = ActionCodec(gym.spaces.Box(-1, 1, (2,)))
 DISCRETE = ActionCodec(gym.spaces.Discrete(3))
 
 
-def network(codec=DISCRETE, seed=0, encoder_sizes=(7,)):
+def network(codec=DISCRETE, seed=0, encoder_sizes=(7,), **options):
     return RecurrentActorCritic(
         4,
         6,
         codec,
         encoder_sizes=encoder_sizes,
-        hidden_size=5,
+        hidden_size=options.pop("hidden_size", 5),
         initial_std=1.0,
         min_std=0.1,
         generator=torch.Generator().manual_seed(seed),
+        **options,
     )
 
 
@@ -105,10 +106,36 @@ def test_heads_see_the_observation_beside_the_hidden_state():
     assert not torch.allclose(a.value, b.value)
 
 
+def test_layers_before_the_heads_let_the_observation_choose_what_of_memory_counts():
+    """The effect of memory depends on the observation, which no linear head can do."""
+    for head_sizes, depends in (((), False), ((6,), True)):
+        net = network(head_sizes=head_sizes, encoder_sizes=())
+        net.gru.weight_ih_l0.data.zero_()
+        inputs, (low, high) = torch.zeros(1, 1, 6), (torch.zeros(1, 5), torch.ones(1, 5))
+
+        def effect(observation, net=net, inputs=inputs, low=low, high=high):
+            values = [net(inputs, observation, state).value for state in (low, high)]
+            return float((values[1] - values[0]).detach())
+
+        effects = [effect(torch.full((1, 1, 4), x)) for x in (0.0, 2.0)]
+        assert (abs(effects[0] - effects[1]) > 1e-4) == depends
+
+
 def test_heads_see_the_hidden_state():
     net, (inputs, observation, state) = network(), batch()
     a, b = net(inputs, observation, state), net(inputs, observation, state + 1)
     assert not torch.allclose(a.distribution.logits, b.distribution.logits)
+
+
+@pytest.mark.parametrize(("length", "kept"), [(None, 0.5**20), (1, 0.5**20), (1000, 0.9)])
+def test_memory_length_is_how_long_hidden_states_last(length, kept):
+    """Where nothing comes in, a unit keeps u / (1 + u) of its state a step, u up to the length."""
+    net = network(encoder_sizes=(), hidden_size=400, memory_length=length)
+    net.gru.weight_ih_l0.data.zero_(), net.gru.weight_hh_l0.data.zero_()
+    with torch.no_grad():
+        _, state = net.gru(torch.zeros(1, 20, 6), torch.ones(1, 1, 400))
+    assert float(state.median()) == pytest.approx(kept, abs=0.1 if length == 1000 else 1e-9)
+    assert float(state.max()) < 1
 
 
 @pytest.mark.parametrize("codec", [BOX, DISCRETE], ids=["box", "discrete"])

@@ -118,7 +118,7 @@ def test_module_without_the_class_says_what_it_has(own_module):
 
 
 def test_module_that_makes_something_else_is_refused(own_module):
-    with pytest.raises(UserError, match="made dict; accepted: TaskDistribution"):
+    with pytest.raises(UserError, match=r"is a dict; accepted: a metarl\.TaskDistribution"):
         make(f"{own_module}:not_a_family")
 
 

@@ -77,12 +77,14 @@ def same_state(a, b):
     return extra == other_extra and all(tensors[k].equal(others[k]) for k in tensors)
 
 
-def step_of(previous_action=0, previous_reward=0.0, boundary=False, trial_start=False):
+def step_of(
+    previous_action=0, previous_reward=0.0, boundary=False, trial_start=False, observation=1.0
+):
     def flag(x):
         return torch.tensor([[x]])
 
     return Timestep(
-        observation=torch.ones(1, 1, 1),
+        observation=torch.full((1, 1, 1), observation),
         previous_action=torch.tensor([[previous_action]]),
         previous_reward=torch.tensor([[float(previous_reward)]]),
         boundary=flag(boundary),
@@ -98,16 +100,19 @@ def act(agent, context, step):
 # conformance
 
 
-@pytest.mark.parametrize("chunk_length", [None, 3])
+@pytest.mark.parametrize(
+    "options", [{}, {"chunk_length": 3}, {"observe_transitions": True, "chunk_length": 3}]
+)
 @pytest.mark.parametrize("name", ["bandit/n10-k5", "half-cheetah/velocity:horizon=20"])
-def test_rl2_keeps_the_contract_of_an_agent(name, chunk_length):
+def test_rl2_keeps_the_contract_of_an_agent(name, options):
     tasks = metarl.make(name)
-    metarl.check_agent(agent_for(tasks, chunk_length=chunk_length, encoder_sizes=(5,)), tasks)
+    metarl.check_agent(agent_for(tasks, encoder_sizes=(5,), **options), tasks)
 
 
 # acting and updating see the same
 
 
+@pytest.mark.parametrize("observe_transitions", [False, True])
 @pytest.mark.parametrize(
     ("family", "chunk_length"),
     [
@@ -121,9 +126,12 @@ def test_rl2_keeps_the_contract_of_an_agent(name, chunk_length):
         ("continuous", 100),
     ],
 )
-def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length):
+def test_update_recomputes_what_was_recorded_while_acting(
+    family, chunk_length, observe_transitions
+):
     tasks = FAMILIES[family]
-    agent = agent_for(tasks, chunk_length=chunk_length, learning_rate=0.03, target_kl=None)
+    options = {"chunk_length": chunk_length, "observe_transitions": observe_transitions}
+    agent = agent_for(tasks, learning_rate=0.03, target_kl=None, **options)
     update(agent, trial_of(agent, tasks))  # away from the first policy, which is nearly constant
     stream = trial_of(agent, tasks, seed=1).stream()
     assert family == "bandit" or not stream.valid.all()  # trials of different lengths
@@ -207,6 +215,18 @@ def test_last_reward_is_seen_times_the_observed_reward_scale(scale, blind):
     agent = agent_for(BANDIT, observed_reward_scale=scale)
     a, b = (act(agent, agent.begin(1), step_of(previous_reward=r))[2] for r in (0.0, 1.0))
     assert a.equal(b) == blind
+
+
+def test_previous_observation_is_seen_when_asked_for():
+    agent = agent_for(BANDIT, observe_transitions=True)
+    size = agent.config.hidden_size
+    memories = []
+    for before, start in ((0.0, False), (1.0, False), (0.0, True), (1.0, True)):
+        context = torch.cat([torch.zeros(1, 1, size), torch.tensor([[[before]]])], -1)
+        memories.append(act(agent, context, step_of(trial_start=start, observation=0.5))[2])
+    assert all(memory[0, 0, size:] == 0.5 for memory in memories)
+    assert not memories[0].allclose(memories[1])
+    assert memories[2].equal(memories[3])
 
 
 def test_nothing_of_an_action_is_seen_at_the_start_of_a_trial():
