@@ -87,9 +87,10 @@ class AdaptationCurve:
             "seconds": self.seconds,
             "return": summarize(self.returns),
             "success": None if self.success is None else summarize(self.success),
+            "gain": first_row(summarize(self.returns[-1:] - self.returns[:1])),
             "trial_return": None
             if self.trial_return is None
-            else {k: v[0] for k, v in summarize(self.trial_return[None]).items()},
+            else first_row(summarize(self.trial_return[None])),
         }
 
     def save(self, directory: Path, name: str) -> None:
@@ -137,6 +138,11 @@ def summarize(values: npt.NDArray[np.floating[Any]]) -> dict[str, list[float]]:
         "low": np.asarray(low).tolist(),
         "high": np.asarray(high).tolist(),
     }
+
+
+def first_row(summary: Mapping[str, list[float]]) -> dict[str, float]:
+    """Return the numbers of the only point of :func:`summarize`'s result."""
+    return {name: values[0] for name, values in summary.items()}
 
 
 def evaluate_adaptation(

@@ -141,6 +141,12 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
             row.append(f"{untrained[metric]['mean'][i]:.3f}")
         table.add_row(*row)
     console.print(table)
+    gain = summary["gain"]
+    if len(summary["episodes"]) > 1:
+        console.print(
+            f"gain from first to last, paired by task: {gain['mean']:.3f} "
+            f"({gain['low']:.3f} to {gain['high']:.3f}), untrained {untrained['gain']['mean']:.3f}"
+        )
     total = summary["trial_return"]
     if total is not None:
         console.print(

@@ -32,6 +32,7 @@ FIELDS = {
     "seconds",
     "return",
     "success",
+    "gain",
     "trial_return",
 }
 
@@ -284,6 +285,9 @@ def test_files_have_the_fields_of_the_design(tmp_path, tasks, measure):
         assert np.array_equal(arrays["return"], curve.returns)
         assert ("success" in arrays) == (tasks is not BANDIT)
         assert ("trial_return" in arrays) == (measure == "experience")
+    paired = curve.returns[-1] - curve.returns[0]
+    assert summary["gain"]["mean"] == pytest.approx(paired.mean(), abs=1e-6)
+    assert summary["gain"]["low"] >= paired.min() and summary["gain"]["high"] <= paired.max()
     if measure == "experience":
         assert summary["trial_return"]["mean"] == pytest.approx(curve.trial_return.mean())
 

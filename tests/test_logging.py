@@ -82,6 +82,7 @@ def summary(**changes):
         "episodes": [0, 20],
         "return": values,
         "success": None,
+        "gain": {"mean": 0.5, "iqm": 0.55, "low": 0.4, "high": 0.6},
         "trial_return": {"mean": 1.0, "iqm": 1.0, "low": 0.9, "high": 1.1},
     } | changes
 
@@ -98,3 +99,4 @@ def test_table_says_which_tasks_and_shows_the_untrained_agent(capsys, split, sha
     (row,) = (line for line in text.splitlines() if " 20 " in line)
     for number in ("0.750", "0.700 to 0.900", "0.800", "0.222"):
         assert number in row
+    assert "paired by task: 0.500 (0.400 to 0.600), untrained 0.500" in joined
