@@ -112,14 +112,18 @@ class Slots:
         self._info = {key: views[f"info.{key}"] for key in tasks.info_keys}
         self._progress = views["progress"][worker]
         self._mine = np.array(mine, np.int64)
+        self._shape = self._observation.shape[1:]
+        self._calls = 0
         self._floating = np.issubdtype(self._observation.dtype, np.floating)
         self._owed: dict[int, Task] = {}
         """Tasks of slots that :meth:`restore` left to their next reset."""
         self.envs: dict[int, Env] = {}
         for slot in mine:
             self._enter(slot)
-            with _blame(slot):
+            try:
                 self.envs[slot] = tasks.make()
+            except Exception as error:
+                raise _failure(slot, error) from error
         self._enter(-1)
 
     def reset(self, starts: Iterable[Start]) -> None:
@@ -128,12 +132,14 @@ class Slots:
         for slot, seed, new in starts:
             task = self._owed.pop(slot, None) if new is None else new
             self._enter(slot)
-            with _blame(slot):
+            try:
                 options = None if task is None else {"task": task}
                 observation, _ = self.envs[slot].reset(seed=seed, options=options)
                 if task is not None:
                     self._check_spaces(slot)
                 self._observe(slot, observation)
+            except Exception as error:
+                raise _failure(slot, error) from error
             done.append(slot)
         self._check_numbers(done)
         self._enter(-1)
@@ -164,7 +170,7 @@ class Slots:
 
     def _step(self, slot: int, action: Any) -> None:
         self._enter(slot)
-        with _blame(slot):
+        try:
             observation, reward, terminated, truncated, info = self.envs[slot].step(action)
             self._observe(slot, observation)
             reward = float(reward)
@@ -174,14 +180,16 @@ class Slots:
             self._terminated[slot], self._truncated[slot] = terminated, truncated
             for key, values in self._info.items():
                 values[slot] = info[key]
+        except Exception as error:
+            raise _failure(slot, error) from error
 
     def _observe(self, slot: int, observation: Any) -> None:
         if self._reported is not self._space:
             observation = flatten_observation(self._space, observation)
-        if np.shape(observation) != self._observation.shape[1:]:
+        if np.shape(observation) != self._shape:
             raise ValueError(
                 f"an observation has shape {np.shape(observation)}, "
-                f"observation_space has {self._observation.shape[1:]}"
+                f"observation_space has {self._shape}"
             )
         self._observation[slot] = observation
 
@@ -205,23 +213,10 @@ class Slots:
 
     def _enter(self, slot: int) -> None:
         """Note whose turn it is: what a hung or killed process leaves behind."""
-        progress = self._progress
-        progress[0] += 1
-        progress[1] = slot
+        self._calls += 1
+        self._progress[0], self._progress[1] = self._calls, slot
 
 
-class _blame:  # noqa: N801  # used like a function
+def _failure(slot: int, error: Exception) -> SlotError:
     """Say in which slot an exception was raised."""
-
-    __slots__ = ("slot",)
-
-    def __init__(self, slot: int) -> None:
-        self.slot = slot
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception):
-            cause = f"{type(error).__name__}: {error}"
-            raise SlotError(self.slot, cause, traceback.format_exc()) from error
+    return SlotError(slot, f"{type(error).__name__}: {error}", traceback.format_exc())

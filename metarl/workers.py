@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
@@ -21,9 +22,9 @@ import tempfile
 import threading
 import time
 from collections import deque
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import cloudpickle
 import numpy as np
@@ -106,11 +107,17 @@ class _Worker:
 
     def __init__(self, process: subprocess.Popen[bytes], connection: Connection) -> None:
         self.process, self.connection = process, connection
+        self._poll = select.poll()
+        self._poll.register(connection.fileno(), select.POLLIN)
         self.pending: deque[tuple[int, Command]] = deque()
         self.calls = 0
         """Its count of environment calls when last looked at, …"""
         self.moved = time.monotonic()
         """… and when that had last changed."""
+
+    def answers_within(self, seconds: float) -> bool:
+        """Return whether there is an answer to read, or an end, after so long at most."""
+        return bool(self._poll.poll(1000 * seconds))
 
 
 class WorkerPool:
@@ -243,15 +250,14 @@ class WorkerPool:
 
     def _answers(self, involved: set[int], ticket: int) -> None:
         """Wait until these workers have answered everything up to ``ticket``."""
+        now = time.monotonic()
         for w in involved:
-            self._workers[w].moved = time.monotonic()
-        while waiting := [w for w in involved if self._owes(w, ticket)]:
-            connections = {self._workers[w].connection: w for w in waiting}
-            ready = wait(list(connections), timeout=min(self._timeout, 1.0))
-            for connection in ready:
-                self._receive(connections[cast(Connection, connection)])
-            if not ready:
-                for w in waiting:
+            self._workers[w].moved = now
+        for w in involved:
+            while self._owes(w, ticket):
+                if self._workers[w].answers_within(min(self._timeout, 1.0)):
+                    self._receive(w)
+                else:
                     self._check_progress(w)
 
     def _check_progress(self, w: int) -> None:

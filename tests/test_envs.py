@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from stable_baselines3 import PPO
 
 import metarl
@@ -132,6 +133,23 @@ def test_half_cheetah_reward_is_distance_to_the_velocity_and_control():
         control = 0.05 * sum(float(a) ** 2 for a in action)
         assert reward == pytest.approx(-abs(info["x_velocity"] - 1.5) - control, abs=1e-5)
     env.close()
+
+
+def test_half_cheetah_moves_as_gymnasium_s_does_bit_for_bit():
+    tasks = metarl.make("half-cheetah/direction")
+    ours, theirs = tasks.make(tasks.tasks("train")[0]), HalfCheetahEnv()
+    for seed in (0, 1):  # the second episode in used environments
+        assert np.array_equal(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0])
+        theirs.action_space.seed(seed)
+        for _ in range(200):
+            action = theirs.action_space.sample()
+            observation, _, _, _, info = ours.step(action)
+            expected, _, _, _, expected_info = theirs.step(action)
+            assert observation.dtype == expected.dtype
+            assert np.array_equal(observation, expected)
+            assert all(info[k] == expected_info[k] for k in ("x_position", "x_velocity"))
+    with pytest.raises(ValueError, match=r"an action has shape \(6,\), got \(1,\)"):
+        ours.step(np.zeros(1))
 
 
 def test_half_cheetah_task_changes_the_reward_and_not_the_motion():
