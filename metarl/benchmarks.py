@@ -23,7 +23,7 @@ from metarl.evaluation import evaluate_adaptation, read_summary
 from metarl.logging import console, read_metrics
 from metarl.rollout import torch_generator
 from metarl.runs import Run, check_device, commit, device_name
-from metarl.training import training_slots, training_trial
+from metarl.training import torch_threads, training_slots, training_trial
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ class Speed:
     """Other settings of the agent: names and values, `num_adaptations 1`."""
     threads: int = 1
     """Torch threads of the meta-update."""
+    num_slots: int | None = None
+    """Episodes stepped at once; by default as in training."""
+    num_workers: int | None = None
+    """Processes that step simulators, 0 for none; by default one a core."""
+    lookahead: int = 1
+    """Parts of the slots that take turns."""
     iterations: int = 20
     """Meta-iterations; medians are reported."""
     evaluation_tasks: int = 400_000
@@ -123,6 +129,9 @@ def measure_speed(
     device: str,
     threads: int,
     output: Path,
+    num_slots: int | None = None,
+    num_workers: int | None = None,
+    lookahead: int = 1,
 ) -> None:
     """Time meta-iterations and an evaluation of an agent.
 
@@ -135,22 +144,33 @@ def measure_speed(
         device: where the agent runs.
         threads: torch threads of the meta-update.
         output: a JSON file.
+        num_slots: episodes stepped at once; by default as in training.
+        num_workers: processes that step simulators; by default one a core.
+        lookahead: parts of the slots that take turns.
     """
     check_device(device)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     tasks = registry.make(env)
     kind = registry.agent_class(agent)
     agent_config = kind.Config(**_fields(kind.Config, config))
     learner = kind(agent_config, tasks.observation_space, tasks.action_space, device=device)
-    envs = tasks.make_vec(training_slots(learner, tasks))
-    collect_times, update_times = [], []
+    slots = num_slots or training_slots(learner, tasks)
+    envs = tasks.make_vec(slots, num_workers=num_workers)
+    times: dict[str, list[float]] = {"step": [], "act": [], "collect": [], "update": []}
     for i in range(iterations + 2):  # two to warm up
+        before = dict(envs.seconds)
         started = time.perf_counter()
-        trial = training_trial(learner, envs, seed=0, iteration=i)
+        trial = training_trial(learner, envs, seed=0, iteration=i, lookahead=lookahead)
         collected = time.perf_counter()
-        learner.update(trial, torch_generator(i))
-        collect_times.append(collected - started)
-        update_times.append(time.perf_counter() - collected)
+        with torch_threads(threads):
+            learner.update(trial, torch_generator(i))
+        times["collect"].append(collected - started)
+        times["update"].append(time.perf_counter() - collected)
+        for name, seconds in before.items():
+            times[name].append(envs.seconds[name] - seconds)
+    envs.close()
+    whole = [c + u for c, u in zip(times["collect"][2:], times["update"][2:], strict=True)]
+    medians = {name: statistics.median(values[2:]) for name, values in times.items()}
     curve = evaluate_adaptation(learner, tasks, num_tasks=evaluation_tasks, greedy=True)
     result: dict[str, Any] = {
         "format": 1,
@@ -162,21 +182,25 @@ def measure_speed(
         "threads": threads,
         "iterations": iterations,
         "env_steps_per_iteration": trial.env_steps,
-        "collect_seconds_median": statistics.median(collect_times[2:]),
-        "update_seconds_median": statistics.median(update_times[2:]),
-        "iteration_seconds_median": statistics.median(
-            c + u for c, u in zip(collect_times[2:], update_times[2:], strict=True)
-        ),
+        "num_slots": slots,
+        "num_workers": num_workers,
+        "lookahead": lookahead,
+        **{f"{name}_seconds_median": seconds for name, seconds in medians.items()},
+        "iteration_seconds_median": statistics.median(whole),
+        "env_steps_per_second": trial.env_steps / statistics.median(whole),
         "evaluation_tasks": evaluation_tasks,
         "evaluation_seconds": curve.seconds,
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, result)
     for name, value in result.items():
-        if name.endswith(("median", "seconds", "tasks")):
+        if name.endswith(("median", "seconds", "second", "tasks")):
             console.print(
                 f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
             )
+    shares = {name: medians[name] / statistics.median(whole) for name in ("step", "act", "update")}
+    shares["rest"] = 1 - sum(shares.values())
+    console.print("shares: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
 
 
 def measure_stepping(

@@ -37,9 +37,6 @@ FORMAT = 1
 TASK_BLOCK = 1000
 """Evaluation tasks are drawn in blocks of this size, whatever the number of slots."""
 
-ARRAY_SLOTS = 5000
-SIMULATOR_SLOTS = 40
-
 Measure: TypeAlias = Literal["experience", "probe"]
 
 
@@ -353,7 +350,7 @@ def _stack(parts: list[Tensor]) -> npt.NDArray[np.float32]:
 
 def default_slots(tasks: TaskDistribution, wanted: int) -> int:
     """Return how many slots to step at once when ``wanted`` could be used."""
-    return max(1, min(wanted, ARRAY_SLOTS if tasks.array_functions else SIMULATOR_SLOTS))
+    return max(1, min(wanted, tasks.max_slots))
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Arrays of experience are ``[task, episode, time, …]``; those of one moment are
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
@@ -529,7 +530,9 @@ def _collect_wave(
         seeds[used] = seeding.fold(keys.environment[lanes.row], lanes.episode)
         action_keys[:] = seeding.fold(keys.action[lanes.row], lanes.episode)
         options = {"reset_mask": mask} | new
+        started = time.perf_counter()
         observation, _ = envs.reset(seed=cast(Any, seeds), options=options)
+        envs.seconds["step"] += time.perf_counter() - started
         return flatten_observations(space, observation[used])
 
     new_tasks: list[Task | None] = [None] * envs.num_envs
@@ -541,12 +544,18 @@ def _collect_wave(
     while lanes.active.any():
         now = lanes.timestep(observation)
         generator = LaneGenerator(seeding.fold(action_keys, lanes.time).reshape(lanes.shape))
+        started = time.perf_counter()
         action, record, context = agent.act(context, now, generator, greedy)
         taken = codec.taken(action.flatten(0, 1).cpu().numpy())
+        acted = time.perf_counter()
         actions[used] = taken
         envs.step_async(codec.to_env(actions))
+        envs.seconds["act"] += acted - started
+        envs.seconds["step"] += time.perf_counter() - acted
         yield
+        started = time.perf_counter()
         next_observation, rewards, terminated, truncated, info = envs.step_wait()
+        envs.seconds["step"] += time.perf_counter() - started
         observation = flatten_observations(space, next_observation[used])
         reward = np.asarray(rewards[used], np.float32)
         ended = lanes.active & (terminated | truncated)[used]

@@ -312,7 +312,7 @@ def train(
 def evaluate(
     run: Run,
     *,
-    tasks: TaskDistribution | None = None,
+    tasks: TaskDistribution | str | None = None,
     split: Split = "test",
     num_tasks: int = 1000,
     num_episodes: int | None = None,
@@ -329,9 +329,12 @@ def evaluate(
     """Evaluate a run's agent beside an untrained one; write table, picture, JSON and arrays.
 
     The untrained agent is the same one before its first update, on the first of the same
-    tasks (1000 at most). Its files are ``<split>-untrained``.
+    tasks (1000 at most). Its files are ``<split>-untrained``. ``tasks``, or their name, are the
+    run's own where they are not given.
     """
     check_device(device)
+    if isinstance(tasks, str):
+        tasks = registry.make(tasks)
     tasks = tasks or run.make_tasks()
     reported = reported_space(tasks.observation_space)
     for kind, space in (("observation", reported), ("action", tasks.action_space)):

@@ -99,6 +99,8 @@ class TaskDistribution(ABC):
     """Scalars that every step's ``info`` carries, such as ``"success"``."""
     shared_split: bool = False
     """True where train and test tasks are the same few: said wherever numbers are shown."""
+    max_slots: int = 400
+    """Environments stepped at once where nobody says how many: less where one is large."""
     array_functions: ClassVar[bool] = False
     """True where the dynamics are array code: any number of slots costs little more than one."""
 
@@ -237,6 +239,7 @@ class ArrayTaskDistribution(TaskDistribution):
     """
 
     array_functions = True
+    max_slots = 5000
     initial_noise: NoiseSpec = NoiseSpec()
     transition_noise: NoiseSpec = NoiseSpec()
 

@@ -40,7 +40,8 @@ class TrainConfig:
     env_steps: int | None = None
     """Instead of `--iterations`: as many as take this many steps with full-length episodes."""
     num_slots: int | None = None
-    """Episodes stepped at once; by default what the agent can use, at most 40 simulators."""
+    """Episodes stepped at once; by default as many as the agent can use, within the
+    distribution's `max_slots`."""
     num_workers: int | None = None
     """Processes that step simulators, 0 for none; by default one a core. The experience does
     not depend on it."""
@@ -139,6 +140,7 @@ def meta_train(
             while last.iteration < total:
                 started = time.perf_counter()
                 number = last.iteration
+                before = dict(envs.seconds)
                 # sample tasks, collect, adapt
                 trial = training_trial(
                     agent, envs, seed=config.seed, iteration=number, lookahead=config.lookahead
@@ -146,17 +148,20 @@ def meta_train(
                 collected = time.perf_counter()
                 # meta-update
                 key = seeding.derive(config.seed, Phase.TRAIN, Component.UPDATE, number)
-                with _threads(config.threads):
+                with torch_threads(config.threads):
                     metrics = agent.update(trial, torch_generator(int(key)))
                 finished = time.perf_counter()
 
                 new = Checkpoint.of(agent, number + 1, last.env_steps + trial.env_steps)
                 ended = new.iteration == total
                 metrics = {f"update/{name}": value for name, value in metrics.items()}
+                took = finished - started
                 metrics |= _trial_metrics(agent, trial) | {
-                    "time/env_steps_per_s": trial.env_steps / (finished - started),
-                    "time/collect_share": (collected - started) / (finished - started),
-                    "time/update_share": (finished - collected) / (finished - started),
+                    "time/env_steps_per_s": trial.env_steps / took,
+                    "time/collect_share": (collected - started) / took,
+                    "time/step_share": (envs.seconds["step"] - before["step"]) / took,
+                    "time/act_share": (envs.seconds["act"] - before["act"]) / took,
+                    "time/update_share": (finished - collected) / took,
                 }
                 score = None
                 if ended or new.iteration % config.validation_interval == 0:
@@ -254,7 +259,8 @@ def _note(metrics: Metrics, env_steps: int) -> str:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
+    """Run the body with so many torch threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -84,6 +84,9 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         self._live = np.zeros(num_envs, np.bool_)
         self._seed = self.np_random.integers(2**63, size=num_envs, dtype=np.uint64)
         self._parts: dict[int, Sequence[SlotVectorEnv]] = {}
+        self.seconds = {"step": 0.0, "act": 0.0}
+        """What :func:`metarl.rollout.collect` has spent here: waiting for steps and resets,
+        and on the agent's actions. Parts count into the same."""
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Ask every live slot to take a step; :meth:`step_wait` returns what came of it."""
@@ -99,6 +102,8 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
             return [self]
         if number not in self._parts:
             self._parts[number] = self.split(number)
+            for part in self._parts[number]:
+                part.seconds = self.seconds
         return self._parts[number]
 
     def split(self, num_parts: int) -> Sequence[SlotVectorEnv]:

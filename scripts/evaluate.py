@@ -8,7 +8,6 @@ from tyro.conf import Positional
 from metarl.checkpoints import Which
 from metarl.commandline import exits, parse
 from metarl.evaluation import Measure
-from metarl.registry import make
 from metarl.runs import Run, evaluate
 from metarl.tasks import Split
 
@@ -34,8 +33,7 @@ class Options:
     checkpoint: Which = "final"
     """The last one, or the best on the validation tasks."""
     env: str | None = None
-    """Other tasks than the run's, with the same spaces; or the run's own, where it is a
-    module of yours."""
+    """Other tasks of the same spaces; or the run's own again, where they are a module of yours."""
     agent: str | None = None
     """The run's agent again, where it is a module of yours."""
     num_slots: int | None = None
@@ -54,8 +52,8 @@ class Options:
 def main() -> None:
     """Evaluate."""
     options = vars(parse(Options, __doc__ or ""))
-    run, env = Run.open(options.pop("run"), options.pop("agent")), options.pop("env")
-    evaluate(run, tasks=make(env) if env else None, **options)
+    run = Run.open(options.pop("run"), options.pop("agent"))
+    evaluate(run, tasks=options.pop("env"), **options)
 
 
 if __name__ == "__main__":
