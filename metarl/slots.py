@@ -112,6 +112,8 @@ class Slots:
         self._info = {key: views[f"info.{key}"] for key in tasks.info_keys}
         self._progress = views["progress"][worker]
         self._mine = np.array(mine, np.int64)
+        self._among: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        """Those of mine between two slots, once asked for."""
         self._shape = self._observation.shape[1:]
         self._calls = 0
         self._floating = np.issubdtype(self._observation.dtype, np.floating)
@@ -146,7 +148,9 @@ class Slots:
 
     def step(self, first: int, stop: int) -> None:
         """Step the live slots among ``first … stop-1``."""
-        mine = self._mine[(self._mine >= first) & (self._mine < stop)]
+        if (first, stop) not in self._among:
+            self._among[first, stop] = self._mine[(self._mine >= first) & (self._mine < stop)]
+        mine = self._among[first, stop]
         stepped = mine[self._live[mine]].tolist()
         for slot in stepped:
             self._step(slot, self._action[slot].copy())
@@ -195,7 +199,8 @@ class Slots:
 
     def _check_numbers(self, slots: Sequence[int]) -> None:
         """Refuse NaN and infinity, all observations at once."""
-        if self._floating and slots and not np.isfinite(self._observation[slots]).all():
+        # the sum of finite numbers is finite, or they are worth a closer look
+        if self._floating and slots and not math.isfinite(self._observation[slots].sum()):
             for slot in slots:
                 if not np.isfinite(self._observation[slot]).all():
                     cause = f"ValueError: an observation has NaN or inf: {self._observation[slot]}"

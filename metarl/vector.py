@@ -272,12 +272,13 @@ class TaskVectorEnv(SlotVectorEnv):
         ticket, self._ticket = self._ticket, None
         self._pool.wait(ticket)
         live = self._live.copy()
-        self._live &= ~(self._terminated | self._truncated)
+        terminated, truncated = self._terminated.copy(), self._truncated.copy()
+        self._live &= ~(terminated | truncated)
         return (
             self._observation.copy(),
             np.where(live, self._reward, 0.0),
-            self._terminated.copy(),
-            self._truncated.copy(),
+            terminated,
+            truncated,
             {key: np.where(live, values, 0.0) for key, values in self._info.items()},
         )
 

@@ -150,6 +150,8 @@ class WorkerPool:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
         self._file.truncate(size)
         self.views = arrays(self._layout, mmap.mmap(self._file.fileno(), size))
+        self._live = self.views["live"]
+        self._step_messages: dict[tuple[int, int], bytes] = {}
         try:
             self._tasks_bytes = cloudpickle.dumps(tasks)
         except Exception as error:
@@ -177,22 +179,25 @@ class WorkerPool:
         """See :class:`Pool`."""
         self._tickets += 1
         kind, argument = command
-        if kind == "reset":
-            for slot, seed, task in argument:
-                if task is not None:
-                    self._task[slot] = task
-                self._seed[slot] = seed
-                self._actions[slot] = []
+        if kind == "step":
+            if argument not in self._step_messages:
+                self._step_messages[argument] = pickle.dumps(command)
+            message = self._step_messages[argument]
+            for w, worker in enumerate(self._workers):
+                if self._live[self._slots(w, *argument)].any():
+                    worker.pending.append((self._tickets, command))
+                    self._tell(worker, message)
+            return self._tickets
+        for slot, seed, task in argument:
+            if task is not None:
+                self._task[slot] = task
+            self._seed[slot] = seed
+            self._actions[slot] = []
         for w, worker in enumerate(self._workers):
-            part = argument
-            if kind == "reset":
-                part = [start for start in argument if start.slot % self._num_workers == w]
-                if not part:
-                    continue
-            elif not self.views["live"][self._slots(w, *argument)].any():
-                continue
-            worker.pending.append((self._tickets, (kind, part)))
-            self._tell(worker, (kind, part))
+            part = [start for start in argument if start.slot % self._num_workers == w]
+            if part:
+                worker.pending.append((self._tickets, (kind, part)))
+                self._tell(worker, pickle.dumps((kind, part)))
         return self._tickets
 
     def wait(self, ticket: int) -> None:
@@ -243,10 +248,9 @@ class WorkerPool:
         hello = pickle.dumps((w, mine, self._layout, self._tasks_bytes, unfinished))
         self._tell(worker, hello)
 
-    def _tell(self, worker: _Worker, message: Command | bytes) -> None:
-        data = message if isinstance(message, bytes) else pickle.dumps(message)
+    def _tell(self, worker: _Worker, message: bytes) -> None:
         with contextlib.suppress(OSError):  # it has died: who waits for its answer finds out
-            worker.connection.send_bytes(data)
+            worker.connection.send_bytes(message)
 
     def _answers(self, involved: set[int], ticket: int) -> None:
         """Wait until these workers have answered everything up to ``ticket``."""
@@ -319,7 +323,7 @@ class WorkerPool:
         self._introduce(w, unfinished)
         for entry in pending:
             self._workers[w].pending.append(entry)
-            self._tell(self._workers[w], entry[1])
+            self._tell(self._workers[w], pickle.dumps(entry[1]))
 
 
 def _known(slot: int) -> int | None:
