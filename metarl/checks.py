@@ -6,6 +6,7 @@ Each raises an ``AssertionError`` that says what to mend, or returns nothing.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import warnings
@@ -140,6 +141,13 @@ def _equal(a: list[Any], b: list[Any]) -> bool:
 
 def _check_vector(tasks: TaskDistribution, slots: list[Task]) -> None:
     n = len(slots)
+    try:
+        inspect.signature(tasks.make_vec).bind(n, num_workers=0, timeout=1.0, restarts=0)
+    except TypeError as error:
+        raise AssertionError(
+            f"make_vec must take num_workers, timeout and restarts ({error}): write "
+            "def make_vec(self, num_envs, **options) and pass the options on"
+        ) from None
     envs = tasks.make_vec(n, num_workers=0)
     actions = [_actions(tasks, slot) for slot in range(n)]
     seeds = np.arange(10, 10 + n, dtype=np.uint64)

@@ -60,7 +60,7 @@ def fields(tasks: TaskDistribution, num_envs: int, num_workers: int) -> list[Fie
         ("terminated", (num_envs,), "bool"),
         ("truncated", (num_envs,), "bool"),
         ("live", (num_envs,), "bool"),
-        ("progress", (max(1, num_workers), 2), "int64"),  # calls so far, slot of the last
+        ("progress", (max(1, num_workers), 8), "int64"),  # a line each: calls so far, last slot
     ]
     return result + [(f"info.{key}", (num_envs,), "float64") for key in tasks.info_keys]
 

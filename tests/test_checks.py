@@ -133,6 +133,13 @@ class PaysFinishedSlots(CounterTasks):
         return self.Slots(self, num_envs, **options)
 
 
+class NoOptions(CounterTasks):
+    """make_vec must take num_workers, timeout and restarts"""
+
+    def make_vec(self, num_envs):
+        return super().make_vec(num_envs)
+
+
 class ForgetsFlags(PaysFinishedSlots):
     """finished slot must keep its flags"""
 
@@ -167,6 +174,7 @@ BROKEN_TASKS = [
     PaysFinishedSlots,
     ForgetsFlags,
     OtherSeeds,
+    NoOptions,
 ]
 
 

@@ -268,3 +268,25 @@ def test_config_refuses_negative_seeds_and_two_lengths():
         TrainConfig(seed=-1)
     with pytest.raises(UserError, match="--env-steps: got 10; accepted: no --iterations"):
         TrainConfig(iterations=1, env_steps=10)
+
+
+def test_shares_of_time_add_up(tmp_path):
+    """What is waited for and acted is within gathering; a part that takes turns counts too."""
+    for lookahead in (1, 2):
+        directory = tmp_path / str(lookahead)
+        tasks = metarl.make("half-cheetah/direction:horizon=20")
+        small = RL2Config(
+            tasks_per_update=2, hidden_size=4, num_minibatches=1, episodes_per_trial=2
+        )
+        agent = RL2(small, tasks.observation_space, tasks.action_space)
+        directory.mkdir()
+        config = TrainConfig(
+            env=tasks.name, iterations=1, lookahead=lookahead, num_workers=0, validation_tasks=1
+        )
+        meta_train(agent, tasks, config, directory)
+        (line,) = read_metrics(directory / "metrics.jsonl")
+        parts = {name: line[f"time/{name}_share"] for name in ("step", "act", "collect", "update")}
+        assert all(share > 0 for share in parts.values())
+        assert parts["collect"] + parts["update"] == pytest.approx(1)
+        assert parts["step"] + parts["act"] < parts["collect"]
+        assert parts["step"] > 0.3  # twenty steps of two simulators and two small networks
