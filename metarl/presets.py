@@ -43,6 +43,27 @@ PRESETS: dict[str, Preset] = {
             "hidden_sizes": (),
         },
     ),
+    "maml-ppo-half-cheetah-direction": Preset(
+        agent="maml-ppo",
+        source="ProMP's locomotion (arXiv 1810.06784, appendix): 40 tasks x 20 episodes x 200 "
+        "steps, one inner step, 64x64, clip 0.3; outer rate measured here",
+        train={
+            "env": "half-cheetah/direction",
+            "iterations": 100,
+            "threads": 2,
+            "validation_tasks": 20,
+            "evaluation_tasks": 100,
+        },
+        config={
+            "tasks_per_update": 40,
+            "episodes_per_adaptation": 20,
+            "num_adaptations": 1,
+            "inner_lr": (0.1, 0.05),
+            "hidden_sizes": (64, 64),
+            "clip": 0.3,
+            "outer_lr": 5e-3,
+        },
+    ),
     "maml-ppo-half-cheetah-velocity": Preset(
         agent="maml-ppo",
         source="ProMP's locomotion (arXiv 1810.06784, appendix): 64x64, clip 0.3; "
