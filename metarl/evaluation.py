@@ -173,7 +173,7 @@ def evaluate_adaptation(
         seed: of tasks, episodes and actions.
         greedy: take the most likely actions.
         measure: ``experience`` measures by the episodes that also adapt; ``probe`` by a greedy
-            episode from a copy of the context, thrown away.
+            episode from a copy of the context, thrown away, that starts alike at every point.
         num_slots: episodes stepped at once; the result does not depend on it.
         vec_options: for ``tasks.make_vec``: worker processes and their limits.
         envs: made before by ``tasks.make_vec``, and left open; instead of the two above.
@@ -282,22 +282,24 @@ def _probe(
     per_round: int,
     keys: Callable[[int], Keys],
 ) -> _Points:
-    """Measure by one greedy episode at each point, of which the agent keeps nothing."""
+    """Measure by one greedy episode at each point, of which the agent keeps nothing.
+
+    A task's probes all start alike: points differ in what the agent knows, not in luck.
+    """
     stride = 1 if agent.episodes_per_adaptation is None else per_round
     count = per_round if agent.episodes_per_adaptation is None else adaptations + 1
     context: Context = agent.begin(len(tasks))
     timestep: Timestep | None = None
     returns, success = [], []
     for k in range(count):
-        probe_keys = keys(2 * k + 1)
         probe, _, _ = collect(
-            agent, envs, tasks, context, timestep, num_episodes=1, keys=probe_keys, greedy=True
+            agent, envs, tasks, context, timestep, num_episodes=1, keys=keys(1), greedy=True
         )
         returns.append(probe.metrics["return"][:, 0])
         if "success" in probe.metrics:
             success.append(probe.metrics["success"][:, 0])
         if k + 1 < count:
-            own = keys(2 * k)
+            own = keys(2 * (k + 1))
             episodes, timestep, context = collect(
                 agent, envs, tasks, context, timestep, num_episodes=stride, keys=own
             )

@@ -12,7 +12,7 @@ from metarl.adaptation import adapt
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
 from metarl.evaluation import evaluate_adaptation, read_summary, summarize
-from metarl.tasks import ArrayTaskDistribution, Task, Transition
+from metarl.tasks import ArrayTaskDistribution, NoiseSpec, Task, Transition
 
 BANDIT = metarl.make("bandit/n4-k3")
 FIELDS = {
@@ -57,6 +57,18 @@ class Echo(ArrayTaskDistribution):
         paid = action[:, 0].astype(float)
         never = np.zeros(len(paid), np.bool_)
         return Transition(state, state["x"][:, None], paid, never, {"success": paid >= 1})
+
+
+class Lottery(Echo):
+    """Pays a number drawn at the start of the episode, whatever is done."""
+
+    initial_noise = NoiseSpec(uniform=1)
+
+    def initial(self, params, noise):
+        return {"x": noise.uniform[:, 0]}, params["x"][:, None]
+
+    def transition(self, state, action, noise):
+        return super().transition(state, action, noise)._replace(reward=state["x"])
 
 
 class Counter:
@@ -209,6 +221,16 @@ def test_a_probe_leaves_the_context_as_it_was():
     assert np.array_equal(curve.returns, np.tile([[0], [2], [4], [6]], 12))
     assert curve.trial_return is None
     assert [greedy for _, greedy in agent.seen] == [True, True, False, False] * 3 + [True, True]
+
+
+@pytest.mark.parametrize("adapts_every", [None, 3])
+def test_a_task_s_probes_start_alike(adapts_every):
+    agent = Counter(adapts_every)
+    probes = evaluate(agent, Lottery(), measure="probe", num_episodes=9).returns
+    assert len(np.unique(probes[0])) == 12  # another draw for each task
+    assert np.array_equal(probes, np.tile(probes[0], (len(probes), 1)))
+    experienced = evaluate(agent, Lottery(), num_episodes=9).returns
+    assert not np.array_equal(experienced[0], experienced[1])
 
 
 def test_a_probe_of_an_agent_that_adapts_in_rounds_has_its_points():
