@@ -78,7 +78,7 @@ class AdaptationCurve:
             "env_steps": self.env_steps,
             "checkpoint": self.checkpoint,
             "measure": self.measure,
-            "actions": "greedy" if self.greedy else "sampled",
+            "actions": "greedy" if self.greedy or self.measure == "probe" else "sampled",
             "episodes": list(self.episodes),
             "num_tasks": self.returns.shape[1],
             "seconds": self.seconds,

@@ -220,6 +220,7 @@ def test_a_probe_leaves_the_context_as_it_was():
     assert curve.episodes == (0, 1, 2, 3)
     assert np.array_equal(curve.returns, np.tile([[0], [2], [4], [6]], 12))
     assert curve.trial_return is None
+    assert curve.summary()["actions"] == "greedy"
     assert [greedy for _, greedy in agent.seen] == [True, True, False, False] * 3 + [True, True]
 
 
