@@ -43,6 +43,37 @@ PRESETS: dict[str, Preset] = {
             "hidden_sizes": (),
         },
     ),
+    "maml-ppo-cartpole-reversed": Preset(
+        agent="maml-ppo",
+        source="CartPole whose controls may be reversed; settings measured here",
+        train={
+            "env": "gym/CartPole-v1:force_mag=-10/10,horizon=200",
+            "iterations": 60,
+            "validation_interval": 60,
+            "validation_tasks": 40,
+            "evaluation_tasks": 300,
+        },
+        config={
+            "num_adaptations": 1,
+            "inner_lr": (0.5, 0.25),
+            "hidden_sizes": (64, 64),
+            "outer_lr": 3e-3,
+        },
+    ),
+    "rl2-cartpole-reversed": Preset(
+        agent="rl2",
+        source="CartPole whose controls may be reversed; settings measured here",
+        train={"env": "gym/CartPole-v1:force_mag=-10/10,horizon=200", "iterations": 150},
+        config={
+            "tasks_per_update": 40,
+            "episodes_per_trial": 2,
+            "num_minibatches": 4,
+            "chunk_length": 100,
+            "gae_lambda": 0.95,
+            "learning_rate": 1e-3,
+            "entropy_coefficient": 0.01,
+        },
+    ),
     "maml-ppo-half-cheetah-direction": Preset(
         agent="maml-ppo",
         source="ProMP's locomotion (arXiv 1810.06784, appendix): 40 tasks x 20 episodes x 200 "
