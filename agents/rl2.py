@@ -76,6 +76,10 @@ class RL2Config:
     that a run starts out with."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
+    reward_coefficient: float = 0.0
+    """Weight of an auxiliary loss: predicting the reward of the action taken from what the
+    policy sees, in units of the rewards' variance. It teaches the GRU what is worth
+    remembering, as VariBAD's reward decoder does (1910.08348, section 3); RL² has none."""
     max_gradient_norm: float = 0.5
     """Gradients are scaled down to this norm."""
     target_kl: float | None = 0.03
@@ -103,6 +107,7 @@ class RL2Config:
             "entropy_coefficient",
             "final_entropy_coefficient",
             "value_coefficient",
+            "reward_coefficient",
         ):
             require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         require(self, "target_kl", self.target_kl is None or self.target_kl > 0, "above 0")
@@ -127,6 +132,7 @@ class _Batch(NamedTuple):
     observation: Float[Tensor, "row time observation"]
     state: Float[Tensor, "row hidden"]
     action: Shaped[Tensor, "row time *action"]
+    reward: Float[Tensor, "row time"]
     log_prob: Float[Tensor, "row time"]
     advantage: Float[Tensor, "row time"]
     target: Float[Tensor, "row time"]
@@ -169,6 +175,7 @@ class RL2:
             generator=torch.Generator().manual_seed(seed),
             head_sizes=config.head_sizes,
             memory_length=config.memory_length,
+            predicts_reward=config.reward_coefficient > 0,
         ).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate, eps=1e-5)
         self.num_updates = 0
@@ -346,6 +353,7 @@ class RL2:
             observation=cut(stream.observation),
             state=state,
             action=cut(stream.action),
+            reward=cut(stream.reward),
             log_prob=cut(stream.record["log_prob"]),
             advantage=cut(advantage),
             target=cut(target),
@@ -368,6 +376,11 @@ class RL2:
         critic_loss = value_loss(output.value, batch.target, batch.valid)
         entropy = masked_mean(distributions.entropy(output.distribution), batch.valid)
         loss = policy_loss + config.value_coefficient * critic_loss - entropy_coefficient * entropy
+        auxiliary: dict[str, Tensor] = {}
+        if config.reward_coefficient:
+            reward_loss = self._reward_loss(output, batch)
+            loss = loss + config.reward_coefficient * reward_loss
+            auxiliary["reward_loss"] = reward_loss.detach()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
@@ -380,7 +393,17 @@ class RL2:
                 "kl": approximate_kl(log_prob, batch.log_prob, batch.valid),
                 "clip_fraction": clip_fraction(log_prob, batch.log_prob, batch.valid, config.clip),
                 "gradient_norm": norm.detach(),
+                **auxiliary,
             }
+
+    def _reward_loss(self, output: ActorCriticOutput, batch: _Batch) -> Tensor:
+        """Return half the share of the rewards' variance that is not foreseen."""
+        action = batch.action
+        if self.codec.discrete:
+            action = nn.functional.one_hot(action.long(), self.codec.size)
+        predicted = self.network.predict_reward(output.features, action.to(batch.reward.dtype))
+        spread = batch.reward[batch.valid].var(correction=0).clamp(min=1e-6)
+        return value_loss(predicted, batch.reward, batch.valid) / spread
 
     def _track_targets(self, target: Tensor) -> None:
         """Follow the moments of the value targets, weighting recent updates more."""

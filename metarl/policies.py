@@ -77,6 +77,8 @@ class ActorCriticOutput(NamedTuple):
     value: Float[Tensor, "batch time"]
     state: Float[Tensor, "batch hidden"]
     """After the last step."""
+    features: Float[Tensor, "batch time features"]
+    """What policy and critic are linear in."""
 
 
 class RecurrentActorCritic(nn.Module):
@@ -95,6 +97,7 @@ class RecurrentActorCritic(nn.Module):
         generator: torch.Generator,
         head_sizes: Sequence[int] = (),
         memory_length: int | None = None,
+        predicts_reward: bool = False,
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
@@ -121,6 +124,21 @@ class RecurrentActorCritic(nn.Module):
             features, codec, generator, initial_std=initial_std, min_std=min_std
         )
         self.critic = orthogonal(nn.Linear(features, 1), 1.0, generator)
+        self.reward: nn.Module | None = None
+        if predicts_reward:
+            size = features + codec.size
+            last = orthogonal(nn.Linear(hidden_size, 1), 1.0, generator)
+            self.reward = nn.Sequential(mlp(size, (hidden_size,), generator), last)
+
+    def predict_reward(
+        self,
+        features: Float[Tensor, "*batch features"],
+        action: Float[Tensor, "*batch action"],
+    ) -> Float[Tensor, "*batch"]:
+        """Return the reward to expect of ``action`` (one-hot where discrete)."""
+        assert self.reward is not None
+        predicted: Tensor = self.reward(torch.cat([features, action], -1))
+        return predicted.squeeze(-1)
 
     def forward(
         self,
@@ -132,7 +150,7 @@ class RecurrentActorCritic(nn.Module):
         hidden, last = self.gru(self.encoder(inputs), state.unsqueeze(0).contiguous())
         features = self.trunk(torch.cat([hidden, observation], -1))
         return ActorCriticOutput(
-            self.policy(features), self.critic(features).squeeze(-1), last.squeeze(0)
+            self.policy(features), self.critic(features).squeeze(-1), last.squeeze(0), features
         )
 
 

@@ -1,6 +1,7 @@
 """RL²: does it train on what it acted with, remember what it should, refuse what cannot work?"""
 
 import copy
+import itertools
 import json
 
 import gymnasium as gym
@@ -378,3 +379,43 @@ def test_one_update_on_cuda_equals_the_cpu(family):
     for name, value in cpu.state()[0].items():
         assert others[name].device.type == "cuda" or value.ndim == 0
         torch.testing.assert_close(others[name].cpu(), value, atol=1e-4, rtol=1e-4)
+
+
+# the auxiliary reward prediction
+
+
+def test_reward_loss_is_the_share_of_variance_that_is_not_foreseen():
+    agent = agent_for(BANDIT, reward_coefficient=1.0)
+    stream = trial_of(agent, BANDIT).stream()
+    batch = agent._batch(stream, stream.record["log_prob"], stream.record["value"])
+    output = agent.network(batch.inputs, batch.observation, batch.state)
+    loss = agent._reward_loss(output, batch)
+    foreseen = torch.zeros_like(batch.reward)
+    for i, t in itertools.product(*map(range, foreseen.shape)):
+        one_hot = torch.nn.functional.one_hot(batch.action[i, t], BANDIT.num_arms)
+        foreseen[i, t] = agent.network.predict_reward(output.features[i, t], one_hot.float())
+    expected = (
+        0.5 * (foreseen.detach() - batch.reward).square().mean() / batch.reward.var(correction=0)
+    )
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_reward_prediction_teaches_the_memory_and_is_off_by_default():
+    gradients = []
+    for coefficient in (0.0, 1.0):
+        agent = agent_for(
+            BANDIT,
+            reward_coefficient=coefficient,
+            value_coefficient=0.0,
+            entropy_coefficient=0.0,
+            num_epochs=20,
+            num_minibatches=1,
+            target_kl=None,
+        )
+        assert (agent.network.reward is not None) == (coefficient > 0)
+        trial = trial_of(agent, BANDIT)
+        first = update(agent, trial)
+        assert ("reward_loss" in first) == (coefficient > 0)
+        gradients.append(first)
+    later = update(agent, trial)
+    assert later["reward_loss"] < gradients[1]["reward_loss"]
