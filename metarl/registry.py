@@ -142,7 +142,8 @@ def _make_object(name: str, options: dict[str, Any]) -> TaskDistribution:
     else:
         made = found
     made = _require_distribution(name, made)
-    made.name = getattr(made, "name", "") or name
+    own = getattr(made, "name", "")
+    made.name = name if not own or "<" in own else own  # "<lambda>" makes nothing again
     return made
 
 

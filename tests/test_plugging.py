@@ -154,6 +154,17 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("own_plugin", None)
 
 
+@pytest.fixture
+def rooms_module(own, tmp_path):
+    """A function of a module that wraps a lambda, without naming it."""
+    with (tmp_path / f"{own}.py").open("a") as file:
+        file.write(
+            "def build():\n    return metarl.FunctionTasks(lambda params: Drift(**params), "
+            "{'drift': metarl.Uniform(-1, 1)}, horizon=6)\n"
+        )
+    return f"{own}:build"
+
+
 def small_options():
     return [
         *["--tasks-per-update", "3", "--num-minibatches", "1", "--hidden-size", "4"],
@@ -174,6 +185,13 @@ def test_a_module_of_the_current_folder_trains_with_workers(own, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("runs/own_plugin-tasks/own_plugin-mine/0-*/evaluation/test.json"))
+
+
+def test_tasks_of_a_lambda_go_by_what_was_typed(rooms_module):
+    tasks = registry.make(rooms_module)
+    assert tasks.name == rooms_module
+    (task,) = tasks.sample(np.random.default_rng(0), 1, "train")
+    assert task.env == rooms_module
 
 
 def test_an_object_takes_no_options(own):
