@@ -51,7 +51,7 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     envs = sorted({line.summary["env"] for line in lines})
     counts = sorted({line.summary["num_tasks"] for line in lines if not line.reference})
     number = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
-    axes.set_title(f"{', '.join(envs)}: {number} {_tasks(first)}", fontsize=11)
+    axes.set_title(f"{', '.join(envs)}\n{number} {_tasks(first)}", fontsize=11)
     axes.set_xlabel("episodes of experience with the task")
     axes.set_ylabel(f"{metric} of an episode ({first['actions']} actions)")
     _finish(axes)
@@ -85,7 +85,7 @@ def plot_learning(
                     linewidth=1.6,
                     label=f"{label}, {when} adaptation",
                 )
-    axes.set_title(f"{env}: training tasks, sampled actions", fontsize=11)
+    axes.set_title(f"{env}\ntraining tasks, sampled actions", fontsize=11)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of an episode")
     _finish(axes, integers=False)

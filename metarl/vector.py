@@ -11,7 +11,6 @@ Both kinds follow one contract, that of ``gymnasium.vector.VectorEnv`` with auto
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -34,7 +33,7 @@ from metarl.tasks import (
     TaskDistribution,
     require_task,
 )
-from metarl.workers import LocalPool, Pool, WorkerPool
+from metarl.workers import LocalPool, Pool, WorkerPool, usable_cores
 
 Seed: TypeAlias = "int | Sequence[int | None] | npt.NDArray[np.uint64] | None"
 
@@ -290,8 +289,8 @@ class TaskVectorEnv(SlotVectorEnv):
 
 def default_workers(num_envs: int) -> int:
     """Return one worker a core, none where there is one core or one slot."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return 0 if num_envs == 1 or not cores or cores == 1 else min(cores, num_envs)
+    cores = len(usable_cores())
+    return 0 if num_envs == 1 or cores == 1 else min(cores, num_envs)
 
 
 class ArrayVectorEnv(SlotVectorEnv):

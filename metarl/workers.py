@@ -244,6 +244,11 @@ class WorkerPool:
         """Send a new process what it needs; its first answer says that it is ready."""
         mine = list(self._numbers(w, 0, self._num_envs))
         worker = self._workers[w]
+        cores = usable_cores()
+        if self._num_workers == len(cores) and hasattr(os, "sched_setaffinity"):
+            # else two that are woken together may share one until the kernel moves one away
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(worker.process.pid, {cores[w]})
         worker.pending.appendleft((0, ("start", None)))
         hello = pickle.dumps((w, mine, self._layout, self._tasks_bytes, unfinished))
         self._tell(worker, hello)
@@ -324,6 +329,13 @@ class WorkerPool:
         for entry in pending:
             self._workers[w].pending.append(entry)
             self._tell(self._workers[w], pickle.dumps(entry[1]))
+
+
+def usable_cores() -> list[int]:
+    """Return the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def _known(slot: int) -> int | None:

@@ -1,5 +1,6 @@
 """Worker processes: the same bits as without them, and every fault ends in one clear error."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from fragile import Fragile, fragile
 import metarl
 from metarl.envs.half_cheetah import HalfCheetahVelocity
 from metarl.errors import EnvError, UserError
+from metarl.workers import usable_cores
 
 
 def play(envs, tasks, steps=50):
@@ -246,3 +248,14 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="num_workers and restarts must be at least 0"):
         Fragile().make_vec(2, num_workers=-1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinities here")
+def test_as_many_workers_as_cores_have_one_each():
+    cores = usable_cores()
+    with contextlib.closing(Fragile().make_vec(len(cores) + 1, num_workers=len(cores))) as envs:
+        pids = [worker.process.pid for worker in envs._pool._workers]
+        assert [os.sched_getaffinity(pid) for pid in pids] == [{core} for core in cores]
+    with contextlib.closing(Fragile().make_vec(40, num_workers=len(cores) + 1)) as envs:
+        pids = [worker.process.pid for worker in envs._pool._workers]
+        assert all(os.sched_getaffinity(pid) == set(cores) for pid in pids)
