@@ -43,12 +43,6 @@ class RL2Config:
     """Tanh layers before the GRU."""
     head_sizes: tuple[int, ...] = ()
     """Tanh layers between the GRU, with the observation beside it, and policy and value."""
-    memory_length: int | None = None
-    """Steps that the GRU is set up to remember at the start (chrono initialisation, Tallec &
-    Ollivier, 2018, 1804.11188); by default its gates start half open and forget in a few."""
-    observe_transitions: bool = False
-    """Feed the previous observation too, so that the GRU sees whole transitions (s, a, r, s')
-    where the paper's sees (a, r, s')."""
     observed_reward_scale: float = 1.0
     """Factor on the reward the policy sees; the reward it is trained on is not scaled."""
     discount: float = 0.99
@@ -76,10 +70,6 @@ class RL2Config:
     that a run starts out with."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
-    reward_coefficient: float = 0.0
-    """Weight of an auxiliary loss: predicting the reward of the action taken from what the
-    policy sees, in units of the rewards' variance. It teaches the GRU what is worth
-    remembering, as VariBAD's reward decoder does (1910.08348, section 3); RL² has none."""
     max_gradient_norm: float = 0.5
     """Gradients are scaled down to this norm."""
     target_kl: float | None = 0.03
@@ -93,7 +83,7 @@ class RL2Config:
         """Refuse values that cannot train."""
         for name in ("tasks_per_update", "hidden_size", "num_epochs"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("episodes_per_trial", "chunk_length", "schedule_updates", "memory_length"):
+        for name in ("episodes_per_trial", "chunk_length", "schedule_updates"):
             value = getattr(self, name)
             require(self, name, value is None or value >= 1, "at least 1")
         for name in ("encoder_sizes", "head_sizes"):
@@ -107,7 +97,6 @@ class RL2Config:
             "entropy_coefficient",
             "final_entropy_coefficient",
             "value_coefficient",
-            "reward_coefficient",
         ):
             require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         require(self, "target_kl", self.target_kl is None or self.target_kl > 0, "above 0")
@@ -132,7 +121,6 @@ class _Batch(NamedTuple):
     observation: Float[Tensor, "row time observation"]
     state: Float[Tensor, "row hidden"]
     action: Shaped[Tensor, "row time *action"]
-    reward: Float[Tensor, "row time"]
     log_prob: Float[Tensor, "row time"]
     advantage: Float[Tensor, "row time"]
     target: Float[Tensor, "row time"]
@@ -166,16 +154,14 @@ class RL2:
         size = observation_size(observation_space)
         self.network = RecurrentActorCritic(
             size,
-            size + self.codec.size + 2 + size * config.observe_transitions,
+            size + self.codec.size + 2,
             self.codec,
             encoder_sizes=config.encoder_sizes,
+            head_sizes=config.head_sizes,
             hidden_size=config.hidden_size,
             initial_std=config.initial_std,
             min_std=config.min_std,
             generator=torch.Generator().manual_seed(seed),
-            head_sizes=config.head_sizes,
-            memory_length=config.memory_length,
-            predicts_reward=config.reward_coefficient > 0,
         ).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate, eps=1e-5)
         self.num_updates = 0
@@ -185,11 +171,8 @@ class RL2:
         self.target_square = torch.ones((), device=self.device)
 
     def begin(self, num_tasks: int) -> Context:
-        """Return zeros ``[task, lane=1, hidden]``, followed by the previous observation if used."""
-        size = self.config.hidden_size
-        if self.config.observe_transitions:
-            size += observation_size(self.observation_space)
-        return torch.zeros(num_tasks, 1, size, device=self.device)
+        """Return zero hidden states ``[task, lane=1, hidden]``."""
+        return torch.zeros(num_tasks, 1, self.config.hidden_size, device=self.device)
 
     @torch.no_grad()
     def act(
@@ -198,18 +181,14 @@ class RL2:
         """Take one step of the GRU; rows that are not active keep their state."""
         shape = timestep.active.shape
         step = Timestep(*(x.to(self.device).flatten(0, 1).unsqueeze(1) for x in timestep))
-        hidden, previous = context.split(
-            [size := self.config.hidden_size, context.shape[-1] - size], -1
-        )
         inputs = self._inputs(
             step.observation,
             step.previous_action,
             step.previous_reward,
             step.boundary,
             step.trial_start,
-            previous.flatten(0, 1).unsqueeze(1),
         )
-        output: ActorCriticOutput = self.network(inputs, step.observation, hidden.flatten(0, 1))
+        output: ActorCriticOutput = self.network(inputs, step.observation, context.flatten(0, 1))
         distribution = type(output.distribution)(
             *(x.reshape(*shape, x.shape[-1]) for x in output.distribution)
         )
@@ -222,12 +201,9 @@ class RL2:
             "value": self._unscaled(output.value).reshape(shape),
         }
         if self.config.chunk_length is not None:
-            record["state"] = hidden
+            record["state"] = context
         active = timestep.active.to(self.device).unsqueeze(-1)
-        after = output.state.reshape(hidden.shape)
-        if self.config.observe_transitions:
-            after = torch.cat([after, step.observation.reshape(previous.shape)], -1)
-        after = torch.where(active, after, context)
+        after = torch.where(active, output.state.reshape(context.shape), context)
         return action, record, after
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
@@ -305,33 +281,25 @@ class RL2:
         previous_reward: Tensor,
         boundary: Tensor,
         trial_start: Tensor,
-        previous_observation: Tensor,
     ) -> Float[Tensor, "row time input"]:
-        """Join what the GRU sees (section 2.2); zeros stand for what came before a trial.
-
-        ``previous_observation`` has no entries where it is not used.
-        """
+        """Join what the GRU sees (section 2.2); zeros stand for what came before a trial."""
         action = previous_action
         if self.codec.discrete:
             action = nn.functional.one_hot(previous_action.long(), self.codec.size)
         action = torch.where(trial_start.unsqueeze(-1), 0.0, action.to(observation.dtype))
         reward = self.config.observed_reward_scale * previous_reward
-        previous = torch.where(trial_start.unsqueeze(-1), 0.0, previous_observation)
         return torch.cat(
-            [observation, action, reward.unsqueeze(-1), boundary.unsqueeze(-1).float(), previous],
-            -1,
+            [observation, action, reward.unsqueeze(-1), boundary.unsqueeze(-1).float()], -1
         )
 
     def _batch(self, stream: Stream, advantage: Tensor, target: Tensor) -> _Batch:
         """Cut the trials into chunks that start from the state they were gathered with."""
-        used = stream.observation.shape[-1] * self.config.observe_transitions
         inputs = self._inputs(
             stream.observation,
             stream.previous_action,
             stream.previous_reward,
             stream.boundary,
             stream.trial_start,
-            stream.observation.roll(1, dims=1)[..., :used],
         )
         tasks, time = stream.valid.shape
         length = self.config.chunk_length or time
@@ -353,7 +321,6 @@ class RL2:
             observation=cut(stream.observation),
             state=state,
             action=cut(stream.action),
-            reward=cut(stream.reward),
             log_prob=cut(stream.record["log_prob"]),
             advantage=cut(advantage),
             target=cut(target),
@@ -376,11 +343,6 @@ class RL2:
         critic_loss = value_loss(output.value, batch.target, batch.valid)
         entropy = masked_mean(distributions.entropy(output.distribution), batch.valid)
         loss = policy_loss + config.value_coefficient * critic_loss - entropy_coefficient * entropy
-        auxiliary: dict[str, Tensor] = {}
-        if config.reward_coefficient:
-            reward_loss = self._reward_loss(output, batch)
-            loss = loss + config.reward_coefficient * reward_loss
-            auxiliary["reward_loss"] = reward_loss.detach()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
@@ -393,17 +355,7 @@ class RL2:
                 "kl": approximate_kl(log_prob, batch.log_prob, batch.valid),
                 "clip_fraction": clip_fraction(log_prob, batch.log_prob, batch.valid, config.clip),
                 "gradient_norm": norm.detach(),
-                **auxiliary,
             }
-
-    def _reward_loss(self, output: ActorCriticOutput, batch: _Batch) -> Tensor:
-        """Return half the share of the rewards' variance that is not foreseen."""
-        action = batch.action
-        if self.codec.discrete:
-            action = nn.functional.one_hot(action.long(), self.codec.size)
-        predicted = self.network.predict_reward(output.features, action.to(batch.reward.dtype))
-        spread = batch.reward[batch.valid].var(correction=0).clamp(min=1e-6)
-        return value_loss(predicted, batch.reward, batch.valid) / spread
 
     def _track_targets(self, target: Tensor) -> None:
         """Follow the moments of the value targets, weighting recent updates more."""

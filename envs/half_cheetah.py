@@ -22,9 +22,9 @@ CONTROL_WEIGHT = 0.05
 
 
 class _Cheetah(HalfCheetahEnv):
-    """HalfCheetah-v5 less what these families do not use: its reward, and contact forces.
+    """HalfCheetah-v5 less its reward and contact forces, which these families do not use.
 
-    Observations are the same bits, at two thirds of the time that is not physics.
+    Observations are the same bits.
     """
 
     def __init__(self) -> None:

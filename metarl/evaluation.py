@@ -326,6 +326,13 @@ def _rounds(agent: Agent, tasks: TaskDistribution, num_episodes: int | None) -> 
     return num_episodes // each - 1, each
 
 
+def evaluation_tasks(
+    tasks: TaskDistribution, *, split: Split = "test", num_tasks: int = 1000, seed: int = 0
+) -> list[Task]:
+    """Return the tasks that :func:`evaluate_adaptation` meets, in the order of its results."""
+    return _draw(tasks, split, np.arange(num_tasks), seed, Phase.EVALUATE, 0)
+
+
 def _draw(
     tasks: TaskDistribution,
     split: Split,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -77,8 +77,6 @@ class ActorCriticOutput(NamedTuple):
     value: Float[Tensor, "batch time"]
     state: Float[Tensor, "batch hidden"]
     """After the last step."""
-    features: Float[Tensor, "batch time features"]
-    """What policy and critic are linear in."""
 
 
 class RecurrentActorCritic(nn.Module):
@@ -91,13 +89,11 @@ class RecurrentActorCritic(nn.Module):
         codec: ActionCodec,
         *,
         encoder_sizes: Sequence[int],
+        head_sizes: Sequence[int] = (),
         hidden_size: int,
         initial_std: float,
         min_std: float,
         generator: torch.Generator,
-        head_sizes: Sequence[int] = (),
-        memory_length: int | None = None,
-        predicts_reward: bool = False,
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
@@ -111,12 +107,6 @@ class RecurrentActorCritic(nn.Module):
                     nn.init.orthogonal_(gate, generator=generator)
             else:
                 nn.init.zeros_(parameter)
-        if memory_length is not None:
-            # chrono initialisation (Tallec & Ollivier, 2018, 1804.11188, section 2): unit i
-            # forgets a share of 1 / (1 + u_i) a step, u_i uniform between 1 and the length
-            steps = 1 + (memory_length - 1) * torch.rand(hidden_size, generator=generator)
-            bias = cast(Tensor, self.gru.bias_ih_l0)
-            bias.data[hidden_size : 2 * hidden_size] = steps.log()
         features = hidden_size + observation_size
         self.trunk = mlp(features, head_sizes, generator)
         features = head_sizes[-1] if head_sizes else features
@@ -124,21 +114,6 @@ class RecurrentActorCritic(nn.Module):
             features, codec, generator, initial_std=initial_std, min_std=min_std
         )
         self.critic = orthogonal(nn.Linear(features, 1), 1.0, generator)
-        self.reward: nn.Module | None = None
-        if predicts_reward:
-            size = features + codec.size
-            last = orthogonal(nn.Linear(hidden_size, 1), 1.0, generator)
-            self.reward = nn.Sequential(mlp(size, (hidden_size,), generator), last)
-
-    def predict_reward(
-        self,
-        features: Float[Tensor, "*batch features"],
-        action: Float[Tensor, "*batch action"],
-    ) -> Float[Tensor, "*batch"]:
-        """Return the reward to expect of ``action`` (one-hot where discrete)."""
-        assert self.reward is not None
-        predicted: Tensor = self.reward(torch.cat([features, action], -1))
-        return predicted.squeeze(-1)
 
     def forward(
         self,
@@ -150,7 +125,7 @@ class RecurrentActorCritic(nn.Module):
         hidden, last = self.gru(self.encoder(inputs), state.unsqueeze(0).contiguous())
         features = self.trunk(torch.cat([hidden, observation], -1))
         return ActorCriticOutput(
-            self.policy(features), self.critic(features).squeeze(-1), last.squeeze(0), features
+            self.policy(features), self.critic(features).squeeze(-1), last.squeeze(0)
         )
 
 

@@ -126,11 +126,10 @@ def make(name: str, **options: Any) -> TaskDistribution:
 
 def _make_object(name: str, options: dict[str, Any]) -> TaskDistribution:
     """Make what ``package.module:Name`` is: a distribution, or what returns one."""
-    found = load_object(name)
+    made = found = load_object(name)
     if isinstance(found, TaskDistribution):
         if options:
             raise UserError(f"--env: {name}: got options {options}; accepted: none, it is made")
-        made = found
     elif callable(found):
         try:
             inspect.signature(found).bind(**options)
@@ -139,8 +138,6 @@ def _make_object(name: str, options: dict[str, Any]) -> TaskDistribution:
         except TypeError as error:
             raise UserError(f"--env: {name}: {error}") from error
         made = found(**options)
-    else:
-        made = found
     made = _require_distribution(name, made)
     own = getattr(made, "name", "")
     made.name = name if not own or "<" in own else own  # "<lambda>" makes nothing again

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import metarl
+from metarl import evaluation
 from metarl.adaptation import adapt
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
@@ -66,6 +67,13 @@ class Lottery(Echo):
 
     def initial(self, params, noise):
         return {"x": noise.uniform[:, 0]}, params["x"][:, None]
+
+    def transition(self, state, action, noise):
+        return super().transition(state, action, noise)._replace(reward=state["x"])
+
+
+class PaysItsParameter(Echo):
+    """Pays the task's parameter at every step."""
 
     def transition(self, state, action, noise):
         return super().transition(state, action, noise)._replace(reward=state["x"])
@@ -422,3 +430,13 @@ def test_sampled_actions_differ_and_are_the_same_for_one_seed():
     actions = [policy.act([0.25]).item() for policy in (first, again, other)]
     assert actions[0] == actions[1] != actions[2]
     assert first.act([0.25]) != again.act([0.25], greedy=True)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_evaluation_tasks_are_those_of_the_results(monkeypatch, split):
+    monkeypatch.setattr(evaluation, "TASK_BLOCK", 5)  # the tasks come from three blocks
+    tasks = PaysItsParameter()
+    curve = evaluation.evaluate_adaptation(Counter(), tasks, split=split, num_tasks=12, seed=3)
+    drawn = evaluation.evaluation_tasks(tasks, split=split, num_tasks=12, seed=3)
+    assert curve.returns[0] == pytest.approx([2 * task["x"] for task in drawn])
+    assert len({task["x"] for task in drawn}) == 12

@@ -145,13 +145,9 @@ class Unfinished:
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(write_module):
     """A module of the current folder with tasks and an agent."""
-    (tmp_path / "own_plugin.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield "own_plugin"
-    sys.modules.pop("own_plugin", None)
+    return write_module("own_plugin", OWN)
 
 
 @pytest.fixture

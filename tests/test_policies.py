@@ -21,7 +21,7 @@ def network(codec=DISCRETE, seed=0, encoder_sizes=(7,), **options):
         6,
         codec,
         encoder_sizes=encoder_sizes,
-        hidden_size=options.pop("hidden_size", 5),
+        hidden_size=5,
         initial_std=1.0,
         min_std=0.1,
         generator=torch.Generator().manual_seed(seed),
@@ -125,17 +125,6 @@ def test_heads_see_the_hidden_state():
     net, (inputs, observation, state) = network(), batch()
     a, b = net(inputs, observation, state), net(inputs, observation, state + 1)
     assert not torch.allclose(a.distribution.logits, b.distribution.logits)
-
-
-@pytest.mark.parametrize(("length", "kept"), [(None, 0.5**20), (1, 0.5**20), (1000, 0.9)])
-def test_memory_length_is_how_long_hidden_states_last(length, kept):
-    """Where nothing comes in, a unit keeps u / (1 + u) of its state a step, u up to the length."""
-    net = network(encoder_sizes=(), hidden_size=400, memory_length=length)
-    net.gru.weight_ih_l0.data.zero_(), net.gru.weight_hh_l0.data.zero_()
-    with torch.no_grad():
-        _, state = net.gru(torch.zeros(1, 20, 6), torch.ones(1, 1, 400))
-    assert float(state.median()) == pytest.approx(kept, abs=0.1 if length == 1000 else 1e-9)
-    assert float(state.max()) < 1
 
 
 @pytest.mark.parametrize("codec", [BOX, DISCRETE], ids=["box", "discrete"])

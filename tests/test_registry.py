@@ -1,5 +1,3 @@
-import sys
-
 import pytest
 
 from metarl import registry
@@ -18,12 +16,8 @@ not_a_family = dict
 
 
 @pytest.fixture
-def own_module(tmp_path, monkeypatch):
-    (tmp_path / "own_family_of_tests.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield "own_family_of_tests"
-    sys.modules.pop("own_family_of_tests", None)
+def own_module(write_module):
+    return write_module("own_family_of_tests", OWN)
 
 
 def test_name_fills_placeholders():

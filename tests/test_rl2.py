@@ -1,7 +1,6 @@
 """RL²: does it train on what it acted with, remember what it should, refuse what cannot work?"""
 
 import copy
-import itertools
 import json
 
 import gymnasium as gym
@@ -78,14 +77,12 @@ def same_state(a, b):
     return extra == other_extra and all(tensors[k].equal(others[k]) for k in tensors)
 
 
-def step_of(
-    previous_action=0, previous_reward=0.0, boundary=False, trial_start=False, observation=1.0
-):
+def step_of(previous_action=0, previous_reward=0.0, boundary=False, trial_start=False):
     def flag(x):
         return torch.tensor([[x]])
 
     return Timestep(
-        observation=torch.full((1, 1, 1), observation),
+        observation=torch.ones(1, 1, 1),
         previous_action=torch.tensor([[previous_action]]),
         previous_reward=torch.tensor([[float(previous_reward)]]),
         boundary=flag(boundary),
@@ -101,19 +98,16 @@ def act(agent, context, step):
 # conformance
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"chunk_length": 3}, {"observe_transitions": True, "chunk_length": 3}]
-)
+@pytest.mark.parametrize("chunk_length", [None, 3])
 @pytest.mark.parametrize("name", ["bandit/n10-k5", "half-cheetah/velocity:horizon=20"])
-def test_rl2_keeps_the_contract_of_an_agent(name, options):
+def test_rl2_keeps_the_contract_of_an_agent(name, chunk_length):
     tasks = metarl.make(name)
-    metarl.check_agent(agent_for(tasks, encoder_sizes=(5,), **options), tasks)
+    metarl.check_agent(agent_for(tasks, chunk_length=chunk_length, encoder_sizes=(5,)), tasks)
 
 
 # acting and updating see the same
 
 
-@pytest.mark.parametrize("observe_transitions", [False, True])
 @pytest.mark.parametrize(
     ("family", "chunk_length"),
     [
@@ -127,12 +121,9 @@ def test_rl2_keeps_the_contract_of_an_agent(name, options):
         ("continuous", 100),
     ],
 )
-def test_update_recomputes_what_was_recorded_while_acting(
-    family, chunk_length, observe_transitions
-):
+def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length):
     tasks = FAMILIES[family]
-    options = {"chunk_length": chunk_length, "observe_transitions": observe_transitions}
-    agent = agent_for(tasks, learning_rate=0.03, target_kl=None, **options)
+    agent = agent_for(tasks, chunk_length=chunk_length, learning_rate=0.03, target_kl=None)
     update(agent, trial_of(agent, tasks))  # away from the first policy, which is nearly constant
     stream = trial_of(agent, tasks, seed=1).stream()
     assert family == "bandit" or not stream.valid.all()  # trials of different lengths
@@ -216,18 +207,6 @@ def test_last_reward_is_seen_times_the_observed_reward_scale(scale, blind):
     agent = agent_for(BANDIT, observed_reward_scale=scale)
     a, b = (act(agent, agent.begin(1), step_of(previous_reward=r))[2] for r in (0.0, 1.0))
     assert a.equal(b) == blind
-
-
-def test_previous_observation_is_seen_when_asked_for():
-    agent = agent_for(BANDIT, observe_transitions=True)
-    size = agent.config.hidden_size
-    memories = []
-    for before, start in ((0.0, False), (1.0, False), (0.0, True), (1.0, True)):
-        context = torch.cat([torch.zeros(1, 1, size), torch.tensor([[[before]]])], -1)
-        memories.append(act(agent, context, step_of(trial_start=start, observation=0.5))[2])
-    assert all(memory[0, 0, size:] == 0.5 for memory in memories)
-    assert not memories[0].allclose(memories[1])
-    assert memories[2].equal(memories[3])
 
 
 def test_nothing_of_an_action_is_seen_at_the_start_of_a_trial():
@@ -379,43 +358,3 @@ def test_one_update_on_cuda_equals_the_cpu(family):
     for name, value in cpu.state()[0].items():
         assert others[name].device.type == "cuda" or value.ndim == 0
         torch.testing.assert_close(others[name].cpu(), value, atol=1e-4, rtol=1e-4)
-
-
-# the auxiliary reward prediction
-
-
-def test_reward_loss_is_the_share_of_variance_that_is_not_foreseen():
-    agent = agent_for(BANDIT, reward_coefficient=1.0)
-    stream = trial_of(agent, BANDIT).stream()
-    batch = agent._batch(stream, stream.record["log_prob"], stream.record["value"])
-    output = agent.network(batch.inputs, batch.observation, batch.state)
-    loss = agent._reward_loss(output, batch)
-    foreseen = torch.zeros_like(batch.reward)
-    for i, t in itertools.product(*map(range, foreseen.shape)):
-        one_hot = torch.nn.functional.one_hot(batch.action[i, t], BANDIT.num_arms)
-        foreseen[i, t] = agent.network.predict_reward(output.features[i, t], one_hot.float())
-    expected = (
-        0.5 * (foreseen.detach() - batch.reward).square().mean() / batch.reward.var(correction=0)
-    )
-    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_reward_prediction_teaches_the_memory_and_is_off_by_default():
-    gradients = []
-    for coefficient in (0.0, 1.0):
-        agent = agent_for(
-            BANDIT,
-            reward_coefficient=coefficient,
-            value_coefficient=0.0,
-            entropy_coefficient=0.0,
-            num_epochs=20,
-            num_minibatches=1,
-            target_kl=None,
-        )
-        assert (agent.network.reward is not None) == (coefficient > 0)
-        trial = trial_of(agent, BANDIT)
-        first = update(agent, trial)
-        assert ("reward_loss" in first) == (coefficient > 0)
-        gradients.append(first)
-    later = update(agent, trial)
-    assert later["reward_loss"] < gradients[1]["reward_loss"]

@@ -84,13 +84,9 @@ def call(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def rooms(tmp_path, monkeypatch):
+def rooms(write_module):
     """README's environment as a module of the current folder."""
-    (tmp_path / "rooms.py").write_text(ROOMS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield "rooms:rooms"
-    sys.modules.pop("rooms", None)
+    return f"{write_module('rooms', ROOMS)}:rooms"
 
 
 def test_there_are_four_scripts():
