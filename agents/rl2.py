@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
@@ -41,6 +42,10 @@ class RL2Config:
     """Units of the GRU."""
     encoder_sizes: tuple[int, ...] = ()
     """Tanh layers before the GRU."""
+    memory_size: int = 0
+    """Width of fast weights beside the GRU (Schlag et al., 2021, 2102.11174): they hold many
+    associations, such as the reward of every state and action, which a GRU hardly learns to; 0:
+    none, as in the paper. What they hold grows with the steps of a trial."""
     head_sizes: tuple[int, ...] = ()
     """Tanh layers between the GRU, with the observation beside it, and policy and value."""
     observed_reward_scale: float = 1.0
@@ -49,6 +54,9 @@ class RL2Config:
     """Gamma, per step, across the episodes of a trial."""
     gae_lambda: float = 0.6
     """Lambda of the advantage estimates, across the episodes of a trial."""
+    value_lambda: float | None = None
+    """Lambda of the critic's targets; by default that of the advantages. A small one there (less
+    variance) makes the critic learn from little but itself, for tens of updates."""
     learning_rate: float = 3e-3
     """Of Adam."""
     final_learning_rate: float = 1e-4
@@ -88,8 +96,10 @@ class RL2Config:
             require(self, name, value is None or value >= 1, "at least 1")
         for name in ("encoder_sizes", "head_sizes"):
             require(self, name, all(n >= 1 for n in getattr(self, name)), "at least 1 each")
-        for name in ("discount", "gae_lambda"):
-            require(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
+        require(self, "memory_size", self.memory_size >= 0, "0 or more")
+        for name in ("discount", "gae_lambda", "value_lambda"):
+            value = getattr(self, name)
+            require(self, name, value is None or 0 <= value <= 1, "0 to 1")
         for name in ("learning_rate", "clip", "max_gradient_norm", "initial_std", "min_std"):
             require(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")
         for name in (
@@ -119,7 +129,7 @@ class _Batch(NamedTuple):
 
     inputs: Float[Tensor, "row time input"]
     observation: Float[Tensor, "row time observation"]
-    state: Float[Tensor, "row hidden"]
+    state: Float[Tensor, "row state"]
     action: Shaped[Tensor, "row time *action"]
     log_prob: Float[Tensor, "row time"]
     advantage: Float[Tensor, "row time"]
@@ -159,6 +169,7 @@ class RL2:
             encoder_sizes=config.encoder_sizes,
             head_sizes=config.head_sizes,
             hidden_size=config.hidden_size,
+            memory_size=config.memory_size,
             initial_std=config.initial_std,
             min_std=config.min_std,
             generator=torch.Generator().manual_seed(seed),
@@ -171,8 +182,8 @@ class RL2:
         self.target_square = torch.ones((), device=self.device)
 
     def begin(self, num_tasks: int) -> Context:
-        """Return zero hidden states ``[task, lane=1, hidden]``."""
-        return torch.zeros(num_tasks, 1, self.config.hidden_size, device=self.device)
+        """Return zero states ``[task, lane=1, state]``."""
+        return torch.zeros(num_tasks, 1, self.network.state_size, device=self.device)
 
     @torch.no_grad()
     def act(
@@ -223,16 +234,19 @@ class RL2:
         stream = _to(trial.stream(), self.device)
         value, valid = stream.record["value"], stream.valid
         next_value = torch.cat([value[:, 1:] * valid[:, 1:], torch.zeros_like(value[:, :1])], 1)
-        advantage = gae(
+        estimate = partial(
+            gae,
             stream.reward,
             value,
             next_value,
             valid,
             torch.zeros_like(valid),
             discount=config.discount,
-            gae_lambda=config.gae_lambda,
         )
+        advantage = estimate(gae_lambda=config.gae_lambda)
         target = advantage + value
+        if config.value_lambda is not None:
+            target = estimate(gae_lambda=config.value_lambda) + value
         self._track_targets(target[valid])
         batch = self._batch(stream, normalize(advantage, valid), self._scaled(target))
 
@@ -312,7 +326,7 @@ class RL2:
             return x.reshape(tasks * chunks, length, *x.shape[2:])
 
         if self.config.chunk_length is None:
-            state = inputs.new_zeros(tasks, self.config.hidden_size)
+            state = inputs.new_zeros(tasks, self.network.state_size)
         else:
             state = cut(stream.record["state"])[:, 0]
         valid = cut(stream.valid)

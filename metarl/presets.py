@@ -128,6 +128,27 @@ PRESETS: dict[str, Preset] = {
         train={"env": "bandit/n100-k10", "iterations": 1500},
         config={"gae_lambda": 0.95, "entropy_coefficient": 0.05},
     ),
+    "rl2-mdp-n10": Preset(
+        agent="rl2",
+        source="the tabular MDPs of RL² (arXiv 1611.02779, table 2) and its lambda of 0.3; fast "
+        "weights beside the GRU, and the other settings, measured here",
+        train={
+            "env": "mdp/n10",
+            "iterations": 1000,
+            "validation_interval": 100,
+            "validation_tasks": 1000,
+            "evaluation_tasks": 20_000,
+        },
+        config={
+            "tasks_per_update": 500,
+            "memory_size": 32,
+            "encoder_sizes": (64,),
+            "head_sizes": (64,),
+            "num_minibatches": 4,
+            "gae_lambda": 0.3,
+            "value_lambda": 0.95,
+        },
+    ),
     "rl2-half-cheetah-velocity": Preset(
         agent="rl2",
         source="two episodes a trial as VariBAD's RL² (arXiv 1910.08348, section 5.2); "

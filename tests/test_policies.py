@@ -7,7 +7,7 @@ import torch
 
 from metarl import distributions
 from metarl.distributions import Categorical, Gaussian
-from metarl.policies import ActionHead, RecurrentActorCritic, mlp
+from metarl.policies import ActionHead, FastWeights, RecurrentActorCritic, mlp
 from metarl.seeding import LaneGenerator
 from metarl.spaces import ActionCodec
 
@@ -29,12 +29,12 @@ def network(codec=DISCRETE, seed=0, encoder_sizes=(7,), **options):
     )
 
 
-def batch(rows=3, time=8, seed=1):
+def batch(rows=3, time=8, seed=1, state_size=5):
     g = torch.Generator().manual_seed(seed)
     return (
         torch.randn(rows, time, 6, generator=g),
         torch.randn(rows, time, 4, generator=g),
-        torch.randn(rows, 5, generator=g),
+        torch.randn(rows, state_size, generator=g),
     )
 
 
@@ -76,9 +76,10 @@ def test_shapes():
 
 @pytest.mark.parametrize("codec", [BOX, DISCRETE], ids=["box", "discrete"])
 @pytest.mark.parametrize("encoder_sizes", [(), (7, 6)])
-def test_one_step_at_a_time_equals_the_whole_sequence(codec, encoder_sizes):
-    net = network(codec, encoder_sizes=encoder_sizes)
-    inputs, observation, state = batch()
+@pytest.mark.parametrize("memory_size", [0, 3])
+def test_one_step_at_a_time_equals_the_whole_sequence(codec, encoder_sizes, memory_size):
+    net = network(codec, encoder_sizes=encoder_sizes, memory_size=memory_size)
+    inputs, observation, state = batch(state_size=net.state_size)
     whole = net(inputs, observation, state)
     for t in range(8):
         step = net(inputs[:, t : t + 1], observation[:, t : t + 1], state)
@@ -89,8 +90,10 @@ def test_one_step_at_a_time_equals_the_whole_sequence(codec, encoder_sizes):
     assert torch.allclose(state, whole.state, atol=1e-5)
 
 
-def test_rows_do_not_see_each_other_nor_the_future():
-    net, (inputs, observation, state) = network(), batch()
+@pytest.mark.parametrize("memory_size", [0, 3])
+def test_rows_do_not_see_each_other_nor_the_future(memory_size):
+    net = network(memory_size=memory_size)
+    inputs, observation, state = batch(state_size=net.state_size)
     whole = net(inputs, observation, state)
     alone = net(inputs[1:2], observation[1:2], state[1:2])
     assert torch.allclose(alone.distribution.logits, whole.distribution.logits[1:2], atol=1e-6)
@@ -150,3 +153,31 @@ def test_mlp_is_orthogonal_with_gain_root_two():
     assert torch.allclose(weight @ weight.T, 2 * torch.eye(4), atol=1e-5)
     assert not layers[0].bias.any()
     assert [type(layer).__name__ for layer in layers] == ["Linear", "Tanh"]
+
+
+def test_fast_weights_are_a_sum_of_outer_products():
+    """The explicit loop: W += v kᵀ, then W q, one step and one row after the other."""
+    memory = FastWeights(4, 5, 3, torch.Generator().manual_seed(0))
+    g = torch.Generator().manual_seed(1)
+    written, queried = torch.randn(2, 6, 4, generator=g), torch.randn(2, 6, 5, generator=g)
+    start = torch.randn(2, 3, 3, generator=g)
+    read, after = memory(written, queried, start)
+    for row in range(2):
+        weights = start[row].T  # stored with the keys in front
+        for t in range(6):
+            key, value = memory.key(written[row, t]), memory.value(written[row, t])
+            weights = weights + torch.outer(value, key)
+            expected = weights @ memory.query(queried[row, t])
+            torch.testing.assert_close(read[row, t], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(after[row], weights.T, atol=1e-5, rtol=1e-5)
+
+
+def test_fast_weights_write_the_observation_that_an_action_was_taken_in():
+    net = network(memory_size=3)
+    inputs, observation, state = batch(rows=1, state_size=net.state_size)
+    other = observation.clone()
+    other[:, 2] += 1
+    a, b = net(inputs, observation, state), net(inputs, other, state)
+    weights = [torch.split(x.state, net.state_sizes, -1)[1] for x in (a, b)]
+    assert not torch.allclose(*weights)
+    assert a.value[:, :2].equal(b.value[:, :2]) and not torch.allclose(a.value[:, 3], b.value[:, 3])

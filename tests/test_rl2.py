@@ -99,10 +99,12 @@ def act(agent, context, step):
 
 
 @pytest.mark.parametrize("chunk_length", [None, 3])
+@pytest.mark.parametrize("memory_size", [0, 3])
 @pytest.mark.parametrize("name", ["bandit/n10-k5", "half-cheetah/velocity:horizon=20"])
-def test_rl2_keeps_the_contract_of_an_agent(name, chunk_length):
+def test_rl2_keeps_the_contract_of_an_agent(name, memory_size, chunk_length):
     tasks = metarl.make(name)
-    metarl.check_agent(agent_for(tasks, chunk_length=chunk_length, encoder_sizes=(5,)), tasks)
+    agent = agent_for(tasks, chunk_length=chunk_length, encoder_sizes=(5,), memory_size=memory_size)
+    metarl.check_agent(agent, tasks)
 
 
 # acting and updating see the same
@@ -121,9 +123,16 @@ def test_rl2_keeps_the_contract_of_an_agent(name, chunk_length):
         ("continuous", 100),
     ],
 )
-def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length):
+@pytest.mark.parametrize("memory_size", [0, 4])
+def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length, memory_size):
     tasks = FAMILIES[family]
-    agent = agent_for(tasks, chunk_length=chunk_length, learning_rate=0.03, target_kl=None)
+    agent = agent_for(
+        tasks,
+        chunk_length=chunk_length,
+        memory_size=memory_size,
+        learning_rate=0.03,
+        target_kl=None,
+    )
     update(agent, trial_of(agent, tasks))  # away from the first policy, which is nearly constant
     stream = trial_of(agent, tasks, seed=1).stream()
     assert family == "bandit" or not stream.valid.all()  # trials of different lengths
@@ -156,9 +165,10 @@ def test_without_a_step_the_policy_stays_where_it_is():
     assert (metrics["clip_fraction"], metrics["num_epochs"]) == (0, 5)
 
 
-def test_value_targets_are_what_is_left_of_the_whole_trial(monkeypatch):
+@pytest.mark.parametrize("lambdas", [{"gae_lambda": 1.0}, {"gae_lambda": 0.3, "value_lambda": 1.0}])
+def test_value_targets_are_what_is_left_of_the_whole_trial(monkeypatch, lambdas):
     tasks = FAMILIES["continuous"]
-    agent = agent_for(tasks, discount=0.9, gae_lambda=1.0)
+    agent = agent_for(tasks, discount=0.9, **lambdas)
     trial = trial_of(agent, tasks)
     batches, cut = [], agent._batch
     monkeypatch.setattr(agent, "_batch", lambda *args: batches.append(args) or cut(*args))
@@ -172,6 +182,20 @@ def test_value_targets_are_what_is_left_of_the_whole_trial(monkeypatch):
             expected.insert(0, following)
         unscaled = agent._unscaled(target[task, : len(rewards)])
         np.testing.assert_allclose(unscaled.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_lambda_of_the_critic_leaves_the_advantages_as_they_are(monkeypatch):
+    tasks = FAMILIES["continuous"]
+    advantages = []
+    for value_lambda in (None, 1.0):
+        agent = agent_for(tasks, gae_lambda=0.3, value_lambda=value_lambda)
+        trial, cut = trial_of(agent, tasks), agent._batch
+        monkeypatch.setattr(
+            agent, "_batch", lambda *args, cut=cut: advantages.append(args[1:]) or cut(*args)
+        )
+        update(agent, trial)
+    (a, target), (b, other) = advantages
+    assert a.equal(b) and not torch.allclose(target, other)
 
 
 # memory
@@ -294,6 +318,8 @@ def test_min_std_holds_for_sampling_and_density():
         ("discount", -0.1),
         ("gae_lambda", 1.1),
         ("gae_lambda", float("nan")),
+        ("value_lambda", -0.1),
+        ("memory_size", -1),
         ("learning_rate", 0.0),
         ("learning_rate", -1e-3),
         ("learning_rate", float("inf")),
@@ -316,7 +342,15 @@ def test_config_refuses_what_cannot_train(name, value):
 
 
 def test_config_accepts_the_ends_of_its_ranges():
-    RL2Config(discount=1.0, gae_lambda=0.0, num_minibatches=1000, target_kl=None, clip=1e-9)
+    RL2Config(
+        discount=1.0,
+        gae_lambda=0.0,
+        value_lambda=0.0,
+        memory_size=0,
+        num_minibatches=1000,
+        target_kl=None,
+        clip=1e-9,
+    )
 
 
 # state
