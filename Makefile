@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 # One thread: small networks are slower with more.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo demo-short install test learning check lint types lock clean
+.PHONY: demo demo-short install test learning metaworld check lint types lock clean
 
 demo: install  ## meta-train two agents, evaluate them on held-out tasks
 	$(BIN)/python scripts/train.py
@@ -34,6 +34,9 @@ test: install  ## the unit tier
 
 learning: install  ## the tier that trains: a minute or so a test
 	$(BIN)/python -m pytest -m learning
+
+metaworld: install  ## compare every Meta-World class with the official one: minutes
+	$(BIN)/python -m pytest -m metaworld
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -81,6 +81,7 @@ class HalfCheetahDirection(_HalfCheetah):
     """Run forward (1) or backward (-1), as fast as it goes: reward d·v - 0.05·|action|²."""
 
     shared_split = True
+    group = "direction"
 
     def __init__(self, horizon: int = 200) -> None:
         options = "" if horizon == 200 else f":horizon={horizon}"

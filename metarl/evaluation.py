@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,9 @@ from metarl.tasks import SPLITS, Split, Task, TaskDistribution
 from metarl.vector import SlotVectorEnv
 
 FORMAT = 1
+DEFAULT_TASKS = 1000
+MANY_TASKS = 50
+"""A finite set of so many is worth going through once and no more."""
 TASK_BLOCK = 1000
 """Evaluation tasks are drawn in blocks of this size, whatever the number of slots."""
 
@@ -59,6 +63,8 @@ class AdaptationCurve:
     """``[point, task]``, where the environment reports success."""
     trial_return: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     """``[task]``: the total over all episodes; None where probes were taken instead."""
+    groups: npt.NDArray[Any] | None = field(default=None, repr=False)
+    """``[task]``: of which kind each task is, where its distribution tells kinds apart."""
     iteration: int | None = None
     env_steps: int | None = None
     checkpoint: str = "final"
@@ -88,13 +94,32 @@ class AdaptationCurve:
             "trial_return": None
             if self.trial_return is None
             else first_row(summarize(self.trial_return[None])),
+            "groups": self._group_summaries(),
+        }
+
+    def _group_summaries(self) -> dict[str, dict[str, Any]] | None:
+        if self.groups is None:
+            return None
+        return {
+            label: {
+                "num_tasks": int(own.sum()),
+                "return": summarize(self.returns[:, own]),
+                "success": None if self.success is None else summarize(self.success[:, own]),
+            }
+            for label in dict.fromkeys(self.groups.tolist())
+            for own in [self.groups == label]
         }
 
     def save(self, directory: Path, name: str) -> None:
         """Write ``name.json`` and, with the values of each task, ``name.npz``."""
         directory.mkdir(parents=True, exist_ok=True)
-        arrays = {"return": self.returns}
-        for key, values in (("success", self.success), ("trial_return", self.trial_return)):
+        arrays: dict[str, npt.NDArray[Any]] = {"return": self.returns}
+        optional = {
+            "success": self.success,
+            "trial_return": self.trial_return,
+            "group": self.groups,
+        }
+        for key, values in optional.items():
             if values is not None:
                 arrays[key] = values
         np.savez_compressed(directory / f"{name}.npz", allow_pickle=False, **arrays)
@@ -147,7 +172,7 @@ def evaluate_adaptation(
     tasks: TaskDistribution,
     *,
     split: Split = "test",
-    num_tasks: int = 1000,
+    num_tasks: int | None = None,
     num_episodes: int | None = None,
     seed: int = 0,
     greedy: bool = False,
@@ -165,8 +190,9 @@ def evaluate_adaptation(
     Args:
         agent: it is not changed.
         tasks: where tasks come from.
-        split: which of them.
-        num_tasks: how many; memory does not grow with them but for the results.
+        split: which of them. A finite set is gone through in its order, again and again.
+        num_tasks: how many, by default :func:`default_tasks`; memory does not grow with them
+            but for the results.
         num_episodes: of a whole trial, the last point's included; by default what the agent
             or the distribution prescribes. An agent that adapts every 20 episodes has points
             at 0, 20, 40 and 60 in a trial of 80.
@@ -185,6 +211,8 @@ def evaluate_adaptation(
     Returns:
         Points of the curve, with every task's value.
     """
+    if num_tasks is None:
+        num_tasks = default_tasks(tasks, split)
     if num_tasks < 1:
         raise bad_option("--num-tasks", num_tasks, "at least 1")
     if num_slots is not None and num_slots < 1:
@@ -198,10 +226,13 @@ def evaluate_adaptation(
     if envs is None:
         envs = tasks.make_vec(min(slots, num_tasks * lanes), **(vec_options or {}))
     parts: list[_Points] = []
+    groups: list[str] = []
     try:
         for start in range(0, num_tasks, max(slots, 1)):
             numbers = np.arange(start, min(start + slots, num_tasks))
             batch = _draw(tasks, split, numbers, seed, phase, iteration)
+            if tasks.group is not None:
+                groups += [str(task[tasks.group]) for task in batch]
             keys = Keys.of(seed, phase, iteration, numbers)
             if measure == "probe":
                 points = _probe(agent, envs, batch, adaptations, per_round, keys)
@@ -238,6 +269,7 @@ def evaluate_adaptation(
         trial_return=None
         if parts[0].total is None
         else np.concatenate([p.total.numpy() for p in parts if p.total is not None]),
+        groups=np.array(groups) if groups else None,
         seconds=time.perf_counter() - started,
     )
 
@@ -326,6 +358,15 @@ def _rounds(agent: Agent, tasks: TaskDistribution, num_episodes: int | None) -> 
     return num_episodes // each - 1, each
 
 
+def default_tasks(tasks: TaskDistribution, split: Split) -> int:
+    """Return how many tasks to evaluate on: each once where they are finite but not few."""
+    try:
+        count = len(tasks.tasks(split))
+    except NotImplementedError:
+        return DEFAULT_TASKS
+    return count if count >= MANY_TASKS else DEFAULT_TASKS
+
+
 def evaluation_tasks(
     tasks: TaskDistribution, *, split: Split = "test", num_tasks: int = 1000, seed: int = 0
 ) -> list[Task]:
@@ -341,7 +382,10 @@ def _draw(
     phase: Phase,
     iteration: int,
 ) -> list[Task]:
-    """Draw the tasks with these numbers; the same number is always the same task."""
+    """Return the tasks with these numbers; the same number is always the same task."""
+    with contextlib.suppress(NotImplementedError):
+        every = tasks.tasks(split)
+        return [every[number % len(every)] for number in numbers]
     drawn: list[Task] = []
     first, last = int(numbers[0]), int(numbers[-1])
     for block in range(first // TASK_BLOCK, last // TASK_BLOCK + 1):

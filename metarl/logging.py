@@ -141,6 +141,8 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
             row.append(f"{untrained[metric]['mean'][i]:.3f}")
         table.add_row(*row)
     console.print(table)
+    if summary["groups"]:
+        _print_groups(summary, untrained, metrics)
     gain = summary["gain"]
     if len(summary["episodes"]) > 1:
         console.print(
@@ -153,3 +155,27 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
             f"total of a trial: {total['mean']:.3f} ({total['low']:.3f} to {total['high']:.3f}), "
             f"untrained {untrained['trial_return']['mean']:.3f}"
         )
+
+
+def _print_groups(
+    summary: Mapping[str, Any], untrained: Mapping[str, Any], metrics: list[str]
+) -> None:
+    """Print each kind of tasks: its means before and after adaptation, and an untrained agent's."""
+    first, last = summary["episodes"][0], summary["episodes"][-1]
+    table = Table(title="by kind of task", title_justify="left")
+    table.add_column("kind")
+    table.add_column("tasks", justify="right")
+    for metric in metrics:
+        table.add_column(f"{metric},\n{first} episodes", justify="right")
+        if last != first:
+            table.add_column(f"{metric},\n{last} episodes", justify="right")
+        table.add_column(f"untrained,\n{last} episodes", justify="right")
+    for label, group in summary["groups"].items():
+        row = [label, str(group["num_tasks"])]
+        for metric in metrics:
+            means = group[metric]["mean"]
+            row += [f"{mean:.3f}" for mean in ([means[0], means[-1]] if last != first else means)]
+            other = (untrained["groups"] or {}).get(label)
+            row.append("" if other is None else f"{other[metric]['mean'][-1]:.3f}")
+        table.add_row(*row)
+    console.print(table)

@@ -31,10 +31,16 @@ TASK_DISTRIBUTIONS: dict[str, str] = {
     "half-cheetah/velocity": "metarl.envs.half_cheetah:HalfCheetahVelocity",
     "hopper/params": "metarl.envs.random_dynamics:HopperParams",
     "mdp/n<N>": "metarl.envs.mdp:TabularMDP",
+    "metaworld/custom": "metarl.envs.metaworld:Custom",
+    "metaworld/ml1-<task>": "metarl.envs.metaworld:ML1",
+    "metaworld/ml10": "metarl.envs.metaworld:ML10",
+    "metaworld/ml25": "metarl.envs.metaworld:ML25",
+    "metaworld/ml45": "metarl.envs.metaworld:ML45",
     "navigation": "metarl.envs.navigation:Navigation",
     "walker/params": "metarl.envs.random_dynamics:WalkerParams",
 }
-"""Pattern of a name -> ``module:Class``; ``<N>`` stands for an integer, given as ``n=``."""
+"""Pattern of a name -> ``module:Class``; ``<N>`` stands for an integer, given as ``n=``, and
+``<task>`` for a name, given as ``task=``."""
 
 AGENTS: dict[str, str] = {
     "maml-ppo": "metarl.agents.maml_ppo:MAMLPPO",
@@ -119,6 +125,11 @@ def make(name: str, **options: Any) -> TaskDistribution:
             _check_type(name, option, value, accepted[option].default)
             if isinstance(accepted[option].default, float):
                 given[option] = float(value)
+        required = [k for k, v in accepted.items() if v.default is inspect.Parameter.empty]
+        missing = [option for option in required if option not in given]
+        if missing:
+            example = ",".join(f"{option}=…" for option in required)
+            raise UserError(f"--env: {name} lacks {missing[0]}; accepted: {base}:{example}")
         distribution = family(**given)
         return _require_distribution(name, distribution)
     raise UserError(f"--env: unknown environment {name!r}; {near_matches(base, env_names())}")
@@ -155,8 +166,12 @@ def _require_distribution(name: str, made: object) -> TaskDistribution:
 
 def env_names() -> list[str]:
     """Return the names of all families, placeholders filled with an example."""
-    example = {"N": "10", "K": "5"}
-    names = [re.sub(r"<(\w)>", lambda m: example.get(m[1], "10"), p) for p in task_distributions()]
+    example = {"N": "10", "K": "5", "task": "reach"}
+    options = {"metaworld/custom": ":train=reach+push,test=pick-place"}
+    names = [
+        re.sub(r"<(\w+)>", lambda m: example.get(m[1], "10"), p) + options.get(p, "")
+        for p in task_distributions()
+    ]
     return sorted([*names, "gym/Pendulum-v1:g=8..12"])
 
 
@@ -177,10 +192,16 @@ def agent_class(name: str) -> Any:
     return kind
 
 
-def _match(pattern: str, name: str) -> dict[str, int] | None:
-    regex = re.sub(r"<(\w)>", lambda m: f"(?P<{m[1].lower()}>[0-9]+)", pattern)
+def _match(pattern: str, name: str) -> dict[str, int | str] | None:
+    regex = re.sub(
+        r"<(\w+)>",
+        lambda m: f"(?P<{m[1].lower()}>{'[0-9]+' if m[1].isupper() else '[a-z][a-z0-9-]*'})",
+        pattern,
+    )
     found = re.fullmatch(regex, name)
-    return None if found is None else {k: int(v) for k, v in found.groupdict().items()}
+    if found is None:
+        return None
+    return {k: int(v) if v.isdigit() else v for k, v in found.groupdict().items()}
 
 
 def _parse_options(name: str, text: str) -> dict[str, Any]:

@@ -396,7 +396,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class _Log:
+class Log:
     """Steps of all lanes as they come, scattered into ``[task, episode, time]`` at the end."""
 
     def __init__(self) -> None:
@@ -404,7 +404,7 @@ class _Log:
         self._time: list[npt.NDArray[np.int64]] = []
         self._values: dict[str, list[Tensor]] = {}
 
-    def add(self, lanes: _Lanes, values: dict[str, Tensor]) -> None:
+    def add(self, lanes: Lanes, values: dict[str, Tensor]) -> None:
         """Append one step of the active lanes; values are ``[task, lane, …]``."""
         mask = None if lanes.active.all() else torch.from_numpy(lanes.active.copy())
         place = lanes.row * lanes.num_episodes + lanes.episode
@@ -434,7 +434,7 @@ class _Log:
         return fields | {"valid": dense(torch.ones(len(rows), dtype=torch.bool))}
 
 
-class _Lanes:
+class Lanes:
     """What every lane of a wave is doing; arrays are ``[task · lane]``.
 
     Lane l has episodes l, l + lanes, … of its task.
@@ -519,9 +519,9 @@ def _collect_wave(
     codec = ActionCodec(envs.single_action_space)
     space = envs.single_observation_space
     carried = timestep if agent.sequential else None
-    lanes = _Lanes(len(tasks), num_lanes, num_episodes, codec, carried, agent.sequential)
+    lanes = Lanes(len(tasks), num_lanes, num_episodes, codec, carried, agent.sequential)
     used = slice(0, lanes.size)
-    log = _Log()
+    log = Log()
     action_keys = np.zeros(lanes.size, np.uint64)
 
     def start(which: npt.NDArray[np.bool_], new: dict[str, Any]) -> npt.NDArray[np.float32]:
@@ -577,11 +577,13 @@ def _collect_wave(
         if again.any():
             observation = start(again, {})
 
-    episodes = _episodes(log.scatter(len(tasks), num_episodes), torch.from_numpy(final_observation))
+    episodes = episodes_of(
+        log.scatter(len(tasks), num_episodes), torch.from_numpy(final_observation)
+    )
     return episodes, lanes.timestep(observation) if agent.sequential else None, context
 
 
-def _episodes(fields: dict[str, Tensor], final_observation: Tensor) -> Episodes:
+def episodes_of(fields: dict[str, Tensor], final_observation: Tensor) -> Episodes:
     """Name the fields, and reduce an episode's steps to its metrics."""
     reward, valid = fields["reward"], fields["valid"]
     length = valid.sum(-1)

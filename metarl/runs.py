@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,15 @@ from metarl.checkpoints import (
     write_json,
 )
 from metarl.errors import UserError, bad_option, near_matches
-from metarl.evaluation import AdaptationCurve, Measure, evaluate_adaptation, read_summary
+from metarl.evaluation import (
+    AdaptationCurve,
+    Measure,
+    default_tasks,
+    evaluate_adaptation,
+    read_summary,
+)
 from metarl.logging import console, print_adaptation, read_metrics, ticker
+from metarl.official import can_be_official, evaluate_officially, official_steps
 from metarl.plotting import Line, Paths, plot_adaptation, plot_learning, plot_paths
 from metarl.rollout import Agent, Keys, run_trial, trial_rounds
 from metarl.seeding import Phase
@@ -314,7 +321,7 @@ def evaluate(
     *,
     tasks: TaskDistribution | str | None = None,
     split: Split = "test",
-    num_tasks: int = 1000,
+    num_tasks: int | None = None,
     num_episodes: int | None = None,
     seed: int = 0,
     greedy: bool = False,
@@ -325,22 +332,28 @@ def evaluate(
     env_timeout: float = 60.0,
     env_restarts: int = 0,
     device: str = "cpu",
+    official: bool = False,
 ) -> AdaptationCurve:
     """Evaluate a run's agent beside an untrained one; write table, picture, JSON and arrays.
 
     The untrained agent is the same one before its first update, on the first of the same
     tasks (1000 at most). Its files are ``<split>-untrained``. ``tasks``, or their name, are the
-    run's own where they are not given.
+    run's own where they are not given. With ``official`` Meta-World's own evaluation follows
+    (``<split>-official.json``).
     """
     check_device(device)
     if isinstance(tasks, str):
         tasks = registry.make(tasks)
     tasks = tasks or run.make_tasks()
+    if official and not can_be_official(tasks):
+        raise bad_option("--official", tasks.name, "tasks of Meta-World")
     reported = reported_space(tasks.observation_space)
     for kind, space in (("observation", reported), ("action", tasks.action_space)):
         own = space_from_json(run.config["spaces"][kind])
         if space != own:
             raise bad_option("--env", tasks.name, f"tasks with the run's {kind} space, {own}")
+    if num_tasks is None:
+        num_tasks = default_tasks(tasks, split)
     torch.set_num_threads(1)
     agent, saved = run.load_agent(checkpoint, device)
     folder = run.directory / "evaluation"
@@ -384,7 +397,32 @@ def evaluate(
     )
     print_adaptation(trained, untrained)
     console.print(f"picture: {picture}")
+    if official:
+        _evaluate_officially(agent, tasks, split, seed, trained, folder / f"{split}-official.json")
     return curves[0]
+
+
+def _evaluate_officially(
+    agent: Agent,
+    tasks: TaskDistribution,
+    split: Split,
+    seed: int,
+    summary: Mapping[str, Any],
+    path: Path,
+) -> None:
+    """Run Meta-World's own evaluation, and say how its figures differ from the ones above."""
+    with ticker("official evaluation", official_steps(tasks, split), unit="steps") as progress:
+        result = evaluate_officially(agent, tasks, split=split, seed=seed, advance=progress.advance)
+    write_json(path, result.summary())
+    success = summary["success"]["mean"]
+    console.print(
+        f"per-goal: success {success[0]:.3f} before and {success[-1]:.3f} after "
+        f"{summary['episodes'][-1]} episodes: every goal counts alike, success at any step\n"
+        f"official: success {result.success:.3f}: metaworld.evaluation stops episodes at success "
+        "and counts those that end first among the slots of a class, so that quick successes "
+        "count more than once\nofficial, by class: "
+        + ", ".join(f"{name} {rate:.3f}" for name, rate in result.by_class.items())
+    )
 
 
 def plot(

@@ -99,6 +99,8 @@ class TaskDistribution(ABC):
     """Scalars that every step's ``info`` carries, such as ``"success"``."""
     shared_split: bool = False
     """True where train and test tasks are the same few: said wherever numbers are shown."""
+    group: str | None = None
+    """A parameter that tells kinds of tasks apart: evaluations show each kind for itself too."""
     max_slots: int = 400
     """Environments stepped at once where nobody says how many: less where one is large."""
     array_functions: ClassVar[bool] = False

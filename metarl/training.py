@@ -61,8 +61,9 @@ class TrainConfig:
     """Iterations between evaluations on held-out tasks, which choose the best checkpoint."""
     validation_tasks: int = 200
     """Tasks of such an evaluation; others than those of the evaluation after training."""
-    evaluation_tasks: int = 1000
-    """Held-out tasks of the evaluation after training."""
+    evaluation_tasks: int | None = None
+    """Held-out tasks of the evaluation after training; by default 1000, or each once where they
+    are finite and at least 50."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""

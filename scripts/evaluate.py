@@ -20,8 +20,8 @@ class Options:
     """A run directory."""
     split: Split = "test"
     """Held-out tasks, or those of training."""
-    num_tasks: int = 1000
-    """How many tasks."""
+    num_tasks: int | None = None
+    """How many tasks; by default 1000, or each once where they are finite and at least 50."""
     num_episodes: int | None = None
     """Episodes of a trial; by default as in training, or four rounds of adaptation's."""
     seed: int = 0
@@ -36,6 +36,9 @@ class Options:
     """Other tasks of the same spaces; or the run's own again, where they are a module of yours."""
     agent: str | None = None
     """The run's agent again, where it is a module of yours."""
+    official: bool = False
+    """Meta-World's own evaluation too (1.3 million of its steps on ml10), for comparison with
+    published figures."""
     num_slots: int | None = None
     """Episodes stepped at once; the result does not depend on it."""
     num_workers: int | None = None

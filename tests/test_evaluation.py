@@ -35,6 +35,7 @@ FIELDS = {
     "success",
     "gain",
     "trial_return",
+    "groups",
 }
 
 
@@ -77,6 +78,18 @@ class PaysItsParameter(Echo):
 
     def transition(self, state, action, noise):
         return super().transition(state, action, noise)._replace(reward=state["x"])
+
+
+class Kinds(PaysItsParameter):
+    """60 tasks of three kinds, in turns."""
+
+    group = "kind"
+
+    def tasks(self, split):
+        return [Task.of(self.name, x=float(i), kind=i % 3) for i in range(60)]
+
+    def stack(self, tasks):
+        return {"x": np.array([task["x"] for task in tasks])}
 
 
 class Counter:
@@ -440,3 +453,32 @@ def test_evaluation_tasks_are_those_of_the_results(monkeypatch, split):
     drawn = evaluation.evaluation_tasks(tasks, split=split, num_tasks=12, seed=3)
     assert curve.returns[0] == pytest.approx([2 * task["x"] for task in drawn])
     assert len({task["x"] for task in drawn}) == 12
+
+
+def test_finite_tasks_are_gone_through_in_turn_each_as_often_as_the_others():
+    assert evaluation.default_tasks(Kinds(), "test") == 60
+    curve = evaluation.evaluate_adaptation(Counter(), Kinds())
+    assert curve.returns[0] == pytest.approx([2.0 * i for i in range(60)])
+    more = evaluation.evaluate_adaptation(Counter(), Kinds(), num_tasks=130, num_slots=50)
+    assert more.returns[0] == pytest.approx([2.0 * (i % 60) for i in range(130)])
+
+
+def test_few_tasks_and_infinitely_many_are_evaluated_on_1000():
+    direction = metarl.make("half-cheetah/direction")
+    assert evaluation.default_tasks(direction, "test") == 1000
+    assert evaluation.default_tasks(PaysItsParameter(), "test") == 1000
+
+
+def test_each_kind_of_task_has_its_own_means(tmp_path):
+    curve = evaluation.evaluate_adaptation(Counter(), Kinds(), num_tasks=7, num_episodes=2)
+    curve.save(tmp_path, "test")
+    groups = json.loads((tmp_path / "test.json").read_text())["groups"]
+    assert {label: group["num_tasks"] for label, group in groups.items()} == {
+        "0": 3,
+        "1": 2,
+        "2": 2,
+    }
+    assert groups["1"]["return"]["mean"] == pytest.approx([2 * (1 + 4) / 2] * 2)
+    assert groups["2"]["success"]["mean"] == [0, 1]
+    with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
+        assert arrays["group"].tolist() == ["0", "1", "2", "0", "1", "2", "0"]

@@ -82,6 +82,7 @@ def summary(**changes):
         "episodes": [0, 20],
         "return": values,
         "success": None,
+        "groups": None,
         "gain": {"mean": 0.5, "iqm": 0.55, "low": 0.4, "high": 0.6},
         "trial_return": {"mean": 1.0, "iqm": 1.0, "low": 0.9, "high": 1.1},
     } | changes
@@ -100,3 +101,19 @@ def test_table_says_which_tasks_and_shows_the_untrained_agent(capsys, split, sha
     for number in ("0.750", "0.700 to 0.900", "0.800", "0.222"):
         assert number in row
     assert "paired by task: 0.500 (0.400 to 0.600), untrained 0.500" in joined
+
+
+def test_kinds_of_tasks_are_shown_for_themselves(capsys):
+    def groups(factor):
+        means = {"mean": [0.125 * factor, 0.875 * factor]}
+        return {"push": {"num_tasks": 50, "return": means, "success": None}}
+
+    print_adaptation(summary(groups=groups(1)), summary(groups=groups(0.5)))
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "push" in line)
+    assert [cell.strip() for cell in row.strip("│ ").split("│")] == [
+        "push",
+        "50",
+        "0.125",
+        "0.875",
+        "0.438",
+    ]
