@@ -4,7 +4,7 @@ Source: Yu et al., 2019 (arXiv 1910.10897) in the version of McLean et al., 2025
 2505.11289), the package ``metaworld``. A task is a class and the vector that places its object and
 goal; the 50 goals a class and split are those of ``metaworld.ML1(…, seed)``, ``ML10`` and so on,
 drawn here without a simulator. The steps are the official ones, faster
-(:mod:`metarl.envs.metaworld_step`).
+(:mod:`metarl.metaworld_step`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy.typing as npt
 from metaworld import env_dict
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
-from metarl.envs.metaworld_step import fast
 from metarl.errors import UserError, bad_option, near_matches
+from metarl.metaworld_step import fast
 from metarl.tasks import Env, Split, Task, TaskDistribution, require_task
 
 NUM_GOALS = 50

@@ -37,8 +37,7 @@ class Options:
     agent: str | None = None
     """The run's agent again, where it is a module of yours."""
     official: bool = False
-    """Meta-World's own evaluation too (1.3 million of its steps on ml10), for comparison with
-    published figures."""
+    """Meta-World's own evaluation too: 1.3 million of its steps on ml10."""
     num_slots: int | None = None
     """Episodes stepped at once; the result does not depend on it."""
     num_workers: int | None = None

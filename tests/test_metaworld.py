@@ -11,10 +11,10 @@ import pytest
 from metaworld.policies import ENV_POLICY_MAP
 
 import metarl
-from metarl.envs import metaworld_step
+from metarl import metaworld_step
 from metarl.envs.metaworld import CLASSES, NUM_GOALS, draw_goals
-from metarl.envs.metaworld_step import fast
 from metarl.errors import UserError
+from metarl.metaworld_step import fast
 from metarl.tasks import Task
 
 # one that grasps, one that turns quaternions, two objects, live sites, a mocked goal, a door
