@@ -407,6 +407,21 @@ class MetaWorldEnv(gym.Env[Any, Any]):
         observation, reward, terminated, truncated, info = self._simulator.step(action)
         return observation, float(reward), terminated, truncated, info
 
+    @property
+    def model(self) -> Any:
+        """MuJoCo's, for cameras."""
+        return self._simulator.model
+
+    @property
+    def data(self) -> Any:
+        """MuJoCo's, for cameras."""
+        return self._simulator.data
+
+    @property
+    def frame_skip(self) -> int:
+        """Physics steps of a step."""
+        return int(self._simulator.frame_skip)
+
     def close(self) -> None:
         """Give the simulator back."""
         if self._cls is not None:

@@ -31,6 +31,7 @@ from metarl.evaluation import (
     Measure,
     default_tasks,
     evaluate_adaptation,
+    evaluation_tasks,
     read_summary,
 )
 from metarl.logging import console, print_adaptation, read_metrics, ticker
@@ -41,6 +42,7 @@ from metarl.seeding import Phase
 from metarl.spaces import reported_space
 from metarl.tasks import Split, TaskDistribution
 from metarl.training import TrainConfig, meta_train
+from metarl.video import check_can_record, record_adaptation
 
 FORMAT = 1
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metarl-toolkit")
@@ -333,13 +335,14 @@ def evaluate(
     env_restarts: int = 0,
     device: str = "cpu",
     official: bool = False,
+    video: int = 0,
 ) -> AdaptationCurve:
     """Evaluate a run's agent beside an untrained one; write table, picture, JSON and arrays.
 
     The untrained agent is the same one before its first update, on the first of the same
     tasks (1000 at most). Its files are ``<split>-untrained``. ``tasks``, or their name, are the
     run's own where they are not given. With ``official`` Meta-World's own evaluation follows
-    (``<split>-official.json``).
+    (``<split>-official.json``), with ``video`` mp4 files of so many tasks.
     """
     check_device(device)
     if isinstance(tasks, str):
@@ -347,6 +350,8 @@ def evaluate(
     tasks = tasks or run.make_tasks()
     if official and not can_be_official(tasks):
         raise bad_option("--official", tasks.name, "tasks of Meta-World")
+    if video:
+        check_can_record()
     reported = reported_space(tasks.observation_space)
     for kind, space in (("observation", reported), ("action", tasks.action_space)):
         own = space_from_json(run.config["spaces"][kind])
@@ -397,6 +402,13 @@ def evaluate(
     )
     print_adaptation(trained, untrained)
     console.print(f"picture: {picture}")
+    if video:
+        episodes = curves[0].episodes[-1]
+        shown = evaluation_tasks(tasks, split=split, num_tasks=video, seed=seed)
+        for path in record_adaptation(
+            agent, tasks, shown, folder, name=f"{split}-video", episodes=episodes, seed=seed
+        ):
+            console.print(f"video: {path}")
     if official:
         _evaluate_officially(agent, tasks, split, seed, trained, folder / f"{split}-official.json")
     return curves[0]

@@ -38,6 +38,8 @@ class Options:
     """The run's agent again, where it is a module of yours."""
     official: bool = False
     """Meta-World's own evaluation too: 1.3 million of its steps on ml10."""
+    video: int = 0
+    """Held-out tasks to show in mp4 files, before and after adaptation."""
     num_slots: int | None = None
     """Episodes stepped at once; the result does not depend on it."""
     num_workers: int | None = None
