@@ -93,7 +93,7 @@ def test_a_missing_gl_library_is_said_before_anything_is_computed(monkeypatch):
 
     monkeypatch.setattr(video, "_writer", lambda: None)
     monkeypatch.setattr("mujoco.Renderer", fail)
-    with pytest.raises(UserError, match="glGetError.*MUJOCO_GL=egl with libegl1"):
+    with pytest.raises(UserError, match=r"glGetError.*MUJOCO_GL=egl with libegl1"):
         video.check_can_record()
 
 
