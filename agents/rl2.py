@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import gymnasium as gym
 import torch
@@ -24,7 +24,14 @@ from metarl.errors import require
 from metarl.losses import approximate_kl, clip_fraction, clipped_surrogate, value_loss
 from metarl.optimizers import load_optimizer, optimizer_tensors
 from metarl.policies import ActorCriticOutput, RecurrentActorCritic
-from metarl.returns import explained_variance, gae, masked_mean, normalize
+from metarl.returns import (
+    discounted_returns,
+    explained_variance,
+    gae,
+    linear_baseline,
+    masked_mean,
+    normalize,
+)
 from metarl.rollout import Context, Episodes, Metrics, Record, Stream, Timestep, Trial
 from metarl.seeding import LaneGenerator
 from metarl.spaces import ActionCodec, observation_size
@@ -57,6 +64,9 @@ class RL2Config:
     value_lambda: float | None = None
     """Lambda of the critic's targets; by default that of the advantages. A small one there (less
     variance) makes the critic learn from little but itself, for tens of updates."""
+    baseline: Literal["critic", "linear"] = "critic"
+    """What advantages are measured from: the network's critic, or a linear function of observation
+    and time, fitted to each task's trial (Meta-World's RL²); the critic then learns nothing."""
     learning_rate: float = 3e-3
     """Of Adam."""
     final_learning_rate: float = 1e-4
@@ -232,7 +242,8 @@ class RL2:
             group["lr"] = _between(config.learning_rate, config.final_learning_rate, progress)
 
         stream = _to(trial.stream(), self.device)
-        value, valid = stream.record["value"], stream.valid
+        valid = stream.valid
+        value = self._values(stream)
         next_value = torch.cat([value[:, 1:] * valid[:, 1:], torch.zeros_like(value[:, :1])], 1)
         estimate = partial(
             gae,
@@ -269,6 +280,16 @@ class RL2:
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
             "entropy_coefficient": entropy_coefficient,
         }
+
+    def _values(self, stream: Stream) -> Float[Tensor, "task time"]:
+        """Return what the rewards still to come are expected to sum to."""
+        if self.config.baseline == "critic":
+            return stream.record["value"]
+        target = discounted_returns(stream.reward, stream.valid, self.config.discount)
+        observation, target, valid = (
+            x.unsqueeze(1) for x in (stream.observation, target, stream.valid)
+        )
+        return linear_baseline(observation, target, valid).squeeze(1)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return network, Adam and the targets' moments; the number of updates as JSON."""
@@ -356,7 +377,9 @@ class RL2:
         )
         critic_loss = value_loss(output.value, batch.target, batch.valid)
         entropy = masked_mean(distributions.entropy(output.distribution), batch.valid)
-        loss = policy_loss + config.value_coefficient * critic_loss - entropy_coefficient * entropy
+        loss = policy_loss - entropy_coefficient * entropy
+        if config.baseline == "critic":
+            loss = loss + config.value_coefficient * critic_loss
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)

@@ -184,6 +184,29 @@ def test_value_targets_are_what_is_left_of_the_whole_trial(monkeypatch, lambdas)
         np.testing.assert_allclose(unscaled.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_linear_baseline_is_fitted_to_every_trial_and_leaves_the_critic_alone():
+    tasks = FAMILIES["continuous"]
+    agent = agent_for(tasks, baseline="linear", discount=0.9)
+    trial = trial_of(agent, tasks)
+    stream = trial.stream()
+    values = agent._values(stream)
+    for task in range(6):
+        n = int(stream.valid[task].sum())
+        returns, following = np.zeros(n), 0.0
+        for t in reversed(range(n)):
+            following = float(stream.reward[task, t]) + 0.9 * following
+            returns[t] = following
+        x = stream.observation[task, :n].double().numpy()
+        time = np.arange(n)[:, None] / (stream.valid.shape[1] - 1)
+        features = np.hstack([x, x**2, time, time**2, time**3, np.ones((n, 1))])
+        gram = features.T @ features + 1e-5 * np.eye(features.shape[1])
+        expected = features @ np.linalg.solve(gram, features.T @ returns)
+        np.testing.assert_allclose(values[task, :n].numpy(), expected, atol=1e-4)
+    critic = copy.deepcopy(agent.network.critic.state_dict())
+    update(agent, trial)
+    assert all(critic[k].equal(v) for k, v in agent.network.critic.state_dict().items())
+
+
 def test_lambda_of_the_critic_leaves_the_advantages_as_they_are(monkeypatch):
     tasks = FAMILIES["continuous"]
     advantages = []
