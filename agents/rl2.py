@@ -96,6 +96,9 @@ class RL2Config:
     """Standard deviation of continuous actions at the start."""
     min_std: float = 0.1
     """Its floor: without one, exploration dies before adaptation is learned."""
+    max_std: float | None = None
+    """Given one, the state decides on the standard deviation, between the floor and this; by
+    default one is learned for all states."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
@@ -119,6 +122,12 @@ class RL2Config:
             "value_coefficient",
         ):
             require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        require(
+            self,
+            "max_std",
+            self.max_std is None or self.min_std < self.max_std < math.inf,
+            f"above min-std ({self.min_std})",
+        )
         require(self, "target_kl", self.target_kl is None or self.target_kl > 0, "above 0")
         require(
             self,
@@ -182,6 +191,7 @@ class RL2:
             memory_size=config.memory_size,
             initial_std=config.initial_std,
             min_std=config.min_std,
+            max_std=config.max_std,
             generator=torch.Generator().manual_seed(seed),
         ).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate, eps=1e-5)

@@ -19,6 +19,51 @@ class Preset:
     config: dict[str, Any] = field(default_factory=dict)
 
 
+_METAWORLD_RL2 = {
+    "episodes_per_trial": 10,
+    "hidden_size": 256,
+    "encoder_sizes": (256, 256),
+    "observed_reward_scale": 0.1,
+    "gae_lambda": 0.95,
+    "baseline": "linear",
+    "learning_rate": 5e-4,
+    "final_learning_rate": 5e-4,
+    "num_epochs": 10,
+    "num_minibatches": 4,
+    "chunk_length": 250,
+    "entropy_coefficient": 5e-3,
+    "final_entropy_coefficient": 5e-3,
+    "max_gradient_norm": 1.0,
+    "target_kl": None,
+    "min_std": 0.37,
+    "max_std": 2.72,
+}
+_METAWORLD_MAML = {
+    "episodes_per_adaptation": 10,
+    "num_adaptations": 1,
+    "inner_lr": (0.1, 0.05),
+    "hidden_sizes": (512, 512),
+    "gae_lambda": 1.0,
+}
+
+
+def _metaworld(agent: str, env: str, tasks: int, env_steps: int) -> Preset:
+    """Return a Meta-World setting; ``tasks`` a meta-batch, ``env_steps`` the published budget."""
+    rl2 = agent == "rl2"
+    return Preset(
+        agent=agent,
+        source="Meta-World+ (arXiv 2505.11289): networks, rates, meta-batch, 10 episodes a task, "
+        f"{env_steps // 10**6} M steps" + ("" if rl2 else "; PPO's outer step for TRPO's"),
+        train={
+            "env": f"metaworld/{env}",
+            "env_steps": env_steps,
+            "validation_interval": 20,
+            "validation_tasks": 10,
+        },
+        config={"tasks_per_update": tasks, **(_METAWORLD_RL2 if rl2 else _METAWORLD_MAML)},
+    )
+
+
 PRESETS: dict[str, Preset] = {
     "maml-ppo-navigation": Preset(
         agent="maml-ppo",
@@ -166,6 +211,14 @@ PRESETS: dict[str, Preset] = {
             "initial_std": 0.5,
         },
     ),
+    "metaworld-rl2-ml1-reach": _metaworld("rl2", "ml1-reach", 10, 2_000_000),
+    "metaworld-rl2-ml1-push": _metaworld("rl2", "ml1-push", 10, 2_000_000),
+    "metaworld-rl2-ml10": _metaworld("rl2", "ml10", 20, 20_000_000),
+    "metaworld-rl2-ml45": _metaworld("rl2", "ml45", 45, 90_000_000),
+    "metaworld-maml-ppo-ml1-reach": _metaworld("maml-ppo", "ml1-reach", 10, 2_000_000),
+    "metaworld-maml-ppo-ml1-push": _metaworld("maml-ppo", "ml1-push", 10, 2_000_000),
+    "metaworld-maml-ppo-ml10": _metaworld("maml-ppo", "ml10", 20, 20_000_000),
+    "metaworld-maml-ppo-ml45": _metaworld("maml-ppo", "ml45", 45, 90_000_000),
 }
 
 

@@ -13,6 +13,7 @@ from metarl.agents.rl2 import RL2Config
 from metarl.commandline import parse_train
 from metarl.errors import UserError
 from metarl.presets import PRESETS
+from metarl.rollout import trial_rounds
 from metarl.runs import Run, train
 from metarl.training import TrainConfig
 
@@ -209,7 +210,14 @@ def test_presets_parse_and_build(name):
     agent = registry.agent_class(request.agent)(
         request.agent_config, tasks.observation_space, tasks.action_space
     )
-    assert request.config.resolve(agent, tasks).iterations == PRESETS[name].train["iterations"]
+    train = PRESETS[name].train
+    resolved = request.config.resolve(agent, tasks)
+    if "iterations" in train:
+        assert resolved.iterations == train["iterations"]
+    else:
+        episodes = trial_rounds(agent, tasks.episodes_per_trial)
+        steps = agent.tasks_per_update * (episodes[0] + 1) * episodes[1] * tasks.horizon
+        assert (resolved.iterations - 1) * steps < train["env_steps"] <= resolved.iterations * steps
     for field, value in PRESETS[name].config.items():
         assert getattr(request.agent_config, field) == value
 

@@ -59,6 +59,20 @@ def test_std_above_the_floor_is_as_it_was_set():
     assert torch.allclose(gaussian.log_std.exp(), torch.full((2, 2), 0.5))
 
 
+def test_std_that_the_state_decides_starts_where_it_is_told_and_keeps_its_bounds():
+    g = torch.Generator().manual_seed(0)
+    bounded = ActionHead(3, BOX, g, initial_std=0.5, min_std=0.37, max_std=2.72)
+    start = bounded(torch.zeros(1, 3)).log_std.exp()
+    assert torch.allclose(start, torch.full((1, 2), 0.5), atol=1e-6)
+    with torch.no_grad():
+        bounded.spread.weight.fill_(1)
+    few, many = (bounded(torch.full((1, 3), x)).log_std.exp() for x in (-50.0, 50.0))
+    assert torch.allclose(few, torch.full((1, 2), 0.37)) and torch.allclose(
+        many, torch.full((1, 2), 2.72)
+    )
+    assert not torch.allclose(*(bounded(torch.full((1, 3), x)).log_std for x in (0.1, 0.2)))
+
+
 def test_head_kind_follows_the_action_space():
     assert isinstance(head(1.0, 0.1)(torch.zeros(2, 3)), Gaussian)
     categorical = ActionHead(3, DISCRETE, torch.Generator().manual_seed(0))(torch.randn(2, 3))

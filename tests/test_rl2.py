@@ -343,6 +343,7 @@ def test_min_std_holds_for_sampling_and_density():
         ("gae_lambda", float("nan")),
         ("value_lambda", -0.1),
         ("memory_size", -1),
+        ("max_std", 0.05),
         ("learning_rate", 0.0),
         ("learning_rate", -1e-3),
         ("learning_rate", float("inf")),
