@@ -183,6 +183,13 @@ class MetaWorld(TaskDistribution):
         """Make an environment that can be every class, one at a time."""
         return MetaWorldEnv(self, self._pool, task)
 
+    def make_official(self, task: Task) -> Env:
+        """Make the official package's environment of ``task``, for comparison."""
+        simulator = CLASSES[task["cls"]](reward_function_version=self.reward)
+        goal = np.array(task["rand_vec"], np.float64)
+        simulator.set_task(_official_task(task["cls"], goal))
+        return gym.wrappers.TimeLimit(simulator, self.horizon)
+
     def official_envs(self, split: Split, meta_batch_size: int = 20) -> Any:
         """Make the official package's vector environment with these goals.
 
@@ -228,12 +235,14 @@ class _OfficialBenchmark(metaworld.Benchmark):
     @staticmethod
     def _side(goals: dict[str, npt.NDArray[np.float64]]) -> tuple[Any, list[Any]]:
         classes = OrderedDict((cls, CLASSES[cls]) for cls in goals)
-        fixed = {"partially_observable": True}
         return classes, [
-            metaworld._encode_task(cls, {"rand_vec": goal, "env_cls": CLASSES[cls]} | fixed)
-            for cls, placements in goals.items()
-            for goal in placements
+            _official_task(cls, goal) for cls, placements in goals.items() for goal in placements
         ]
+
+
+def _official_task(cls: str, goal: npt.NDArray[np.float64]) -> Any:
+    data = {"rand_vec": goal, "env_cls": CLASSES[cls], "partially_observable": True}
+    return metaworld._encode_task(cls, data)
 
 
 class ML1(MetaWorld):

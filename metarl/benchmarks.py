@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import mujoco
 import torch
 from gymnasium.vector import AsyncVectorEnv
 from tyro.conf import Positional
@@ -23,6 +24,7 @@ from metarl.evaluation import evaluate_adaptation, read_summary
 from metarl.logging import console, read_metrics
 from metarl.rollout import torch_generator
 from metarl.runs import Run, check_device, commit, device_name
+from metarl.tasks import SPLITS
 from metarl.training import torch_threads, training_slots, training_trial
 
 
@@ -79,6 +81,18 @@ class Stepping:
     repeats: int = 5
     """Turns each takes; medians are reported."""
     output: Path = Path("benchmarks/stepping.json")
+    """The file."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Time the step and the reset of Meta-World's classes against the official ones and physics."""
+
+    env: str = "metaworld/ml45"
+    """Whose classes, those held out too."""
+    steps: int = 1000
+    """Of each class and each way to step."""
+    output: Path = Path("benchmarks/metaworld-classes.json")
     """The file."""
 
 
@@ -208,7 +222,8 @@ def measure_stepping(
 ) -> None:
     """Time random actions in worker processes, in one process, and in Gymnasium's AsyncVectorEnv.
 
-    The three take turns; medians of the repeats are reported.
+    The three take turns; medians of the repeats are reported. Gymnasium steps the environments
+    that Meta-World's users have, where the tasks are Meta-World's.
 
     Args:
         env: task distribution of simulators.
@@ -220,7 +235,8 @@ def measure_stepping(
     """
     tasks = registry.make(env)
     drawn = tasks.sample(seeding.numpy_generator(0), num_slots, "train")
-    makers = [functools.partial(tasks.make, task) for task in drawn]
+    make = getattr(tasks, "make_official", tasks.make)
+    makers = [functools.partial(make, task) for task in drawn]
     kinds: dict[str, Any] = {
         "one_process": tasks.make_vec(num_slots, num_workers=0),
         "workers": tasks.make_vec(num_slots, num_workers=num_workers),
@@ -261,6 +277,66 @@ def measure_stepping(
         console.print(f"{name}: {rate:,.0f} steps/s")
     for name in ("times_one_process", "times_gymnasium_async", "overhead"):
         console.print(f"{name}: {result[name]:.3g}")
+
+
+def measure_classes(env: str, *, steps: int, output: Path) -> None:
+    """Time each class of Meta-World in one process: officially, here, and its physics alone.
+
+    The three take turns of 50 random actions, and processor time is counted, so that other work
+    on the machine matters little.
+
+    Args:
+        env: tasks of Meta-World.
+        steps: of each class and each way.
+        output: a JSON file.
+    """
+    tasks: Any = registry.make(env)
+    if not hasattr(tasks, "make_official"):
+        raise bad_option("--env", env, "tasks of Meta-World")
+    rng, turn = seeding.numpy_generator(0), 50
+    classes = {}
+    for split in SPLITS:
+        for task in tasks.tasks(split)[: len(tasks.goals[split])]:
+            ours, official = tasks.make(task), tasks.make_official(task)
+            used = {"official": 0.0, "here": 0.0, "physics": 0.0}
+            resets = {"official": [0.0], "here": [0.0]}
+            ours.reset()
+            for _ in range(max(1, steps // turn)):
+                actions = rng.uniform(-1, 1, (turn, 4)).astype("float32")
+                for name, subject in (("official", official), ("here", ours)):
+                    started = time.process_time()
+                    subject.reset()
+                    resets[name].append(time.process_time() - started)
+                    started = time.process_time()
+                    for action in actions:
+                        subject.step(action)
+                    used[name] += time.process_time() - started
+                model, data = ours.unwrapped.model, ours.unwrapped.data
+                started = time.process_time()
+                for _ in range(turn):
+                    mujoco.mj_step(model, data, nstep=ours.unwrapped.frame_skip)
+                    mujoco.mj_forward(model, data)
+                used["physics"] += time.process_time() - started
+            reset = {name: statistics.median(values[1:]) for name, values in resets.items()}
+            classes[task["cls"]] = {
+                "microseconds": {k: 1e6 * v / steps for k, v in used.items()},
+                "times_official": used["official"] / used["here"],
+                "physics_share": used["physics"] / used["here"],
+                "times_official_reset": reset["official"] / reset["here"],
+            }
+            ours.close()
+            official.close()
+            console.print(
+                f"{task['cls']}: {classes[task['cls']]['times_official']:.2f} x official, "
+                f"physics {classes[task['cls']]['physics_share']:.0%}"
+            )
+    result = {"format": 1, "env": env, "commit": commit(), "device": device_name("cpu")}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(output, result | {"steps": steps, "classes": classes})
+    for key in ("times_official", "physics_share", "times_official_reset"):
+        values = sorted((float(cast(Any, c[key])), name) for name, c in classes.items())
+        middle = statistics.median(value for value, _ in values)
+        console.print(f"{key}: median {middle:.3g}, least {values[0][0]:.3g} ({values[0][1]})")
 
 
 def _fields(kind: Any, given: Mapping[str, str]) -> dict[str, Any]:

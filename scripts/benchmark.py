@@ -5,13 +5,14 @@ from typing import Annotated
 from tyro.conf import subcommand
 
 from metarl import benchmarks
-from metarl.benchmarks import Speed, Stepping, Summarize
+from metarl.benchmarks import Classes, Speed, Stepping, Summarize
 from metarl.commandline import exits, parse
 
 Command = (
     Annotated[Summarize, subcommand("summarize")]
     | Annotated[Speed, subcommand("speed")]
     | Annotated[Stepping, subcommand("stepping")]
+    | Annotated[Classes, subcommand("classes")]
 )
 
 
@@ -23,8 +24,10 @@ def main() -> None:
         benchmarks.summarize_runs(options.runs, options.output)
     elif isinstance(options, Speed):
         benchmarks.measure_speed(**vars(options))
-    else:
+    elif isinstance(options, Stepping):
         benchmarks.measure_stepping(**vars(options))
+    else:
+        benchmarks.measure_classes(**vars(options))
 
 
 if __name__ == "__main__":

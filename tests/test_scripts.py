@@ -103,7 +103,7 @@ def test_a_script_answers_help(call, script):
     code, out = call(script, "--help")
     assert code == 0
     assert "usage:" in out
-    assert "--output" in out or "--seed" in out or "{summarize,speed,stepping}" in out
+    assert "--output" in out or "--seed" in out or "{summarize,speed,stepping,classes}" in out
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,18 @@ def test_speed_is_measured(call):
     assert record["iteration_seconds_median"] > 0
     assert record["agent_config"]["hidden_size"] == 4
     assert record["env_steps_per_iteration"] == 6
+
+
+def test_classes_are_measured(call):
+    options = "classes --env metaworld/custom:train=reach,test=push --steps 50"
+    assert call("benchmark", *options.split(), "--output", "classes.json")[0] == 0
+    classes = json.loads(Path("classes.json").read_text())["classes"]
+    assert list(classes) == ["reach-v3", "push-v3"]
+    for times in classes.values():
+        assert all(value > 0 for value in times["microseconds"].values())
+        assert times["times_official"] > 0.9 and times["times_official_reset"] > 1
+    code, said = call("benchmark", "classes", "--env", "navigation")
+    assert code == 2 and "accepted: tasks of Meta-World" in said
 
 
 def test_stepping_is_measured(call):
