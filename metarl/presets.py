@@ -119,6 +119,50 @@ PRESETS: dict[str, Preset] = {
             "entropy_coefficient": 0.01,
         },
     ),
+    "maml-ppo-pendulum-gravity": Preset(
+        agent="maml-ppo",
+        source="Pendulum on planets from g = 2 to 20; settings measured here",
+        train={
+            "env": "gym/Pendulum-v1:g=2..20",
+            "iterations": 100,
+            "num_workers": 0,
+            "validation_interval": 100,
+            "validation_tasks": 40,
+            "evaluation_tasks": 300,
+        },
+        config={
+            "num_adaptations": 1,
+            "inner_lr": (0.1, 0.05),
+            "hidden_sizes": (64, 64),
+            "discount": 0.95,
+            "gae_lambda": 0.95,
+            "outer_lr": 3e-3,
+        },
+    ),
+    "rl2-pendulum-gravity": Preset(
+        agent="rl2",
+        source="Pendulum on planets from g = 2 to 20, gradients through both episodes of a trial; "
+        "settings measured here",
+        train={
+            "env": "gym/Pendulum-v1:g=2..20",
+            "iterations": 250,
+            "num_workers": 0,
+            "validation_interval": 250,
+            "evaluation_tasks": 2000,
+        },
+        config={
+            "tasks_per_update": 40,
+            "episodes_per_trial": 2,
+            "head_sizes": (64,),
+            "observed_reward_scale": 0.1,
+            "discount": 0.95,
+            "gae_lambda": 0.95,
+            "learning_rate": 2e-3,
+            "num_epochs": 8,
+            "num_minibatches": 4,
+            "entropy_coefficient": 1e-3,
+        },
+    ),
     "maml-ppo-half-cheetah-direction": Preset(
         agent="maml-ppo",
         source="ProMP's locomotion (arXiv 1810.06784, appendix): 40 tasks x 20 episodes x 200 "
