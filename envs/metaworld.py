@@ -124,7 +124,7 @@ class MetaWorld(TaskDistribution):
     info_keys = ("success",)
     group = "cls"
     episodes_per_trial = 10
-    max_slots = 60  # 32 MB each
+    max_slots = 60  # some 10 MB each, and 20 MB a class and process
 
     def __init__(
         self,
@@ -419,6 +419,7 @@ class MetaWorldEnv(gym.Env[Any, Any]):
     @property
     def model(self) -> Any:
         """MuJoCo's, for cameras."""
+        self._simulator.use_model()
         return self._simulator.model
 
     @property

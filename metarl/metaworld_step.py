@@ -166,6 +166,29 @@ class _Views:
         return getattr(self._data, name)
 
 
+class _SharedModel:
+    """A compiled model, and the simulator whose task its bodies and sites are placed for.
+
+    Models are large (21 MB of meshes and textures) and slow to compile; simulators of a class
+    differ in nothing but the places that a reset gives to bodies and sites.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._body_pos, self._site_pos = model.body_pos, model.site_pos
+        self.pristine = model.body_pos.copy(), model.site_pos.copy()
+        self.owner: Any = None
+
+    def place(self, owner: Any, body_pos: Any, site_pos: Any) -> None:
+        """Place bodies and sites for ``owner``'s task."""
+        self._body_pos[:], self._site_pos[:] = body_pos, site_pos
+        self.owner = owner
+
+
+_MODELS: dict[str, _SharedModel] = {}
+"""By file, one for all simulators of a process."""
+
+
 class _Helpers(_Official):  # type: ignore[misc]  # its types say less than its code
     """Goes between an official class and its base: what that class may override itself."""
 
@@ -174,6 +197,20 @@ class _Helpers(_Official):  # type: ignore[misc]  # its types say less than its 
     _prev_obs: Any
     _in_step = False
     _tip: npt.NDArray[np.float64] | None = None
+
+    def _initialize_simulation(self) -> tuple[Any, Any]:
+        if self.fullpath not in _MODELS:
+            model, _ = super()._initialize_simulation()
+            _MODELS[self.fullpath] = _SharedModel(model)
+        self._shared = _MODELS[self.fullpath]
+        self._places = self._shared.pristine
+        self._shared.place(self, *self._places)
+        return self._shared.model, mujoco.MjData(self._shared.model)
+
+    def use_model(self) -> None:
+        """Make the shared model this simulator's, if another one has used it since."""
+        if self._shared.owner is not self:
+            self._shared.place(self, *self._places)
 
     def get_body_com(self, body_name: str) -> Any:
         return self.data.body(body_name).xpos
@@ -293,6 +330,8 @@ class _Step(_Helpers):
             raise ValueError(f"an action has 4 numbers, got shape {action.shape}")
         if self.curr_path_length >= self.max_path_length:
             raise ValueError("You must reset the env manually once truncate==True")
+        if self._shared.owner is not self:
+            self.use_model()
         model, data = self.model, self._data
         place, scale = self._mocap, self.action_scale
         for i in range(3):
@@ -329,9 +368,11 @@ class _Step(_Helpers):
 
     def reset(self, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; a task seen before is put back as the first reset left it."""
+        self.use_model()
         if not self._freeze_rand_vec:
-            official_reset: tuple[Any, dict[str, Any]] = super().reset(seed=seed, options=options)
-            return official_reset
+            drawn: tuple[Any, dict[str, Any]] = super().reset(seed=seed, options=options)
+            self._places = self.model.body_pos.copy(), self.model.site_pos.copy()
+            return drawn
         key = tuple(self._last_rand_vec.tolist())
         if key in self._resets:
             return self._restore(self._resets[key]), {}
@@ -350,12 +391,13 @@ class _Step(_Helpers):
                 copied[name] = value.copy()
             elif value is None or isinstance(value, np.ndarray | np.generic | bool | int | float):
                 kept[name] = value
-        bodies, sites = self.model.body_pos.copy(), self.model.site_pos.copy()
-        return _Snapshot(state, bodies, sites, kept, copied, observation.copy())
+        self._places = self.model.body_pos.copy(), self.model.site_pos.copy()
+        return _Snapshot(state, self._places, kept, copied, observation.copy())
 
     def _restore(self, snapshot: _Snapshot) -> Any:
         model, data = self.model, self._data
-        model.body_pos[:], model.site_pos[:] = snapshot.body_pos, snapshot.site_pos
+        self._places = snapshot.places
+        self._shared.place(self, *self._places)
         mujoco.mj_setState(model, data, snapshot.state, _STATE)
         mujoco.mj_forward(model, data)
         mujoco.mj_setState(model, data, snapshot.state, _STATE)
@@ -370,8 +412,8 @@ class _Snapshot(NamedTuple):
     """What a reset leaves behind."""
 
     state: npt.NDArray[np.float64]
-    body_pos: npt.NDArray[np.float64]
-    site_pos: npt.NDArray[np.float64]
+    places: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+    """Of the model's bodies and sites."""
     kept: dict[str, Any]
     """Attributes that are numbers, or windows into the simulator's own memory."""
     copied: dict[str, npt.NDArray[Any]]

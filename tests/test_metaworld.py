@@ -194,6 +194,25 @@ def test_every_class_steps_as_the_official_one(name):
     assert_parity(name, draw_goals([name], 5)[name][:3], 500)
 
 
+@pytest.mark.parametrize("name", ["door-lock-v3", "basketball-v3", "box-close-v3"])
+def test_simulators_of_a_class_share_a_model_and_nothing_else(name):
+    """Two with other goals, stepped in turns, each as the official one on its own."""
+    goals, rng = draw_goals([name], 5)[name], np.random.default_rng(0)
+    pairs = [simulators(name) for _ in range(2)]
+    for episode in range(3):
+        for i, pair in enumerate(pairs):
+            for simulator in pair:
+                simulator._last_rand_vec = goals[(i + episode) % 3].copy()
+            np.testing.assert_array_equal(pair[0].reset()[0], pair[1].reset()[0])
+        for _ in range(25):
+            for official, ours in pairs:
+                action = rng.uniform(-1, 1, 4).astype(np.float32)
+                expected, got = official.step(action), ours.step(action)
+                np.testing.assert_array_equal(got[0], expected[0])
+                assert got[1] == expected[1]
+    assert pairs[0][1].model is pairs[1][1].model
+
+
 def test_scripted_policies_grasp():
     """What the parity above compares is not only an arm in the air."""
     official, _ = simulators("push-v3")
