@@ -121,28 +121,16 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
     """Print the adaptation table: one row a point, an untrained agent's mean beside it."""
     kind = {"test": "held-out", "train": "training"}[summary["split"]]
     shared = ", the same tasks as in training" if summary["shared_split"] else ""
-    table = Table(
-        title=f"{summary['agent']} on {summary['num_tasks']:,} {kind} tasks of "
+    console.print(
+        f"{summary['agent']} on {summary['num_tasks']:,} {kind} tasks of "
         f"{summary['env']}{shared} ({summary['actions']} actions, {summary['checkpoint']} "
-        f"checkpoint, iteration {summary['iteration']})",
-        title_justify="left",
+        f"checkpoint, iteration {summary['iteration']})"
     )
     metrics = ["return"] + (["success"] if summary["success"] is not None else [])
-    table.add_column("episodes of\nexperience", justify="right")
     for metric in metrics:
-        for column in (f"{metric},\nmean", "95% interval\nover tasks", "IQM", "untrained,\nmean"):
-            table.add_column(column, justify="right")
-    for i, episodes in enumerate(summary["episodes"]):
-        row = [str(episodes)]
-        for metric in metrics:
-            values = summary[metric]
-            interval = f"{values['low'][i]:.3f} to {values['high'][i]:.3f}"
-            row += [f"{values['mean'][i]:.3f}", interval, f"{values['iqm'][i]:.3f}"]
-            row.append(f"{untrained[metric]['mean'][i]:.3f}")
-        table.add_row(*row)
-    console.print(table)
-    if summary["groups"]:
-        _print_groups(summary, untrained, metrics)
+        _print_points(metric, summary, untrained)
+        if summary["groups"] and len(summary["groups"]) > 1:
+            _print_groups(metric, summary, untrained)
     gain = summary["gain"]
     if len(summary["episodes"]) > 1:
         console.print(
@@ -157,25 +145,33 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
         )
 
 
-def _print_groups(
-    summary: Mapping[str, Any], untrained: Mapping[str, Any], metrics: list[str]
-) -> None:
+def _print_points(metric: str, summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
+    table = Table()
+    table.add_column("episodes of\nexperience", justify="right")
+    for column in (f"{metric},\nmean", "95% interval\nover tasks", "IQM", "untrained,\nmean"):
+        table.add_column(column, justify="right")
+    values = summary[metric]
+    for i, episodes in enumerate(summary["episodes"]):
+        table.add_row(
+            str(episodes),
+            f"{values['mean'][i]:.3f}",
+            f"{values['low'][i]:.3f} to {values['high'][i]:.3f}",
+            f"{values['iqm'][i]:.3f}",
+            f"{untrained[metric]['mean'][i]:.3f}",
+        )
+    console.print(table)
+
+
+def _print_groups(metric: str, summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
     """Print each kind of tasks: its means before and after adaptation, and an untrained agent's."""
     first, last = summary["episodes"][0], summary["episodes"][-1]
-    table = Table(title="by kind of task", title_justify="left")
-    table.add_column("kind")
-    table.add_column("tasks", justify="right")
-    for metric in metrics:
-        table.add_column(f"{metric},\n{first} episodes", justify="right")
-        if last != first:
-            table.add_column(f"{metric},\n{last} episodes", justify="right")
-        table.add_column(f"untrained,\n{last} episodes", justify="right")
+    table = Table()
+    table.add_column("kind of task")
+    for column in ("tasks", f"{metric},\n{first} episodes", f"{last} episodes", "untrained"):
+        table.add_column(column, justify="right")
     for label, group in summary["groups"].items():
-        row = [label, str(group["num_tasks"])]
-        for metric in metrics:
-            means = group[metric]["mean"]
-            row += [f"{mean:.3f}" for mean in ([means[0], means[-1]] if last != first else means)]
-            other = (untrained["groups"] or {}).get(label)
-            row.append("" if other is None else f"{other[metric]['mean'][-1]:.3f}")
-        table.add_row(*row)
+        means = group[metric]["mean"]
+        other = (untrained["groups"] or {}).get(label)
+        beside = "" if other is None else f"{other[metric]['mean'][-1]:.3f}"
+        table.add_row(label, str(group["num_tasks"]), f"{means[0]:.3f}", f"{means[-1]:.3f}", beside)
     console.print(table)

@@ -423,7 +423,9 @@ def _evaluate_officially(
     path: Path,
 ) -> None:
     """Run Meta-World's own evaluation, and say how its figures differ from the ones above."""
-    with ticker("official evaluation", official_steps(tasks, split), unit="steps") as progress:
+    steps = official_steps(tasks, split)
+    console.print(f"official evaluation: up to {steps:,} steps of the official environments")
+    with ticker("official evaluation", steps, unit="steps") as progress:
         result = evaluate_officially(agent, tasks, split=split, seed=seed, advance=progress.advance)
     write_json(path, result.summary())
     success = summary["success"]["mean"]

@@ -106,7 +106,8 @@ def test_table_says_which_tasks_and_shows_the_untrained_agent(capsys, split, sha
 def test_kinds_of_tasks_are_shown_for_themselves(capsys):
     def groups(factor):
         means = {"mean": [0.125 * factor, 0.875 * factor]}
-        return {"push": {"num_tasks": 50, "return": means, "success": None}}
+        group = {"num_tasks": 50, "return": means, "success": None}
+        return {"push": group, "reach": group}
 
     print_adaptation(summary(groups=groups(1)), summary(groups=groups(0.5)))
     (row,) = (line for line in capsys.readouterr().out.splitlines() if "push" in line)
