@@ -10,7 +10,7 @@ drawn here without a simulator. The steps are the official ones, faster
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -82,10 +82,25 @@ class _WithoutSimulator(SawyerXYZEnv):
         self.model = self.data = _Anything()
 
 
-def goal_range(cls: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the bounds of class ``cls``'s placement vectors."""
-    space = type("Bounds", (CLASSES[cls], _WithoutSimulator), {})()._random_reset_space
-    return space.low, space.high
+def _placement_drawer(
+    cls: str,
+) -> Callable[[np.random.RandomState], npt.NDArray[np.float64]]:
+    """Return what draws class ``cls``'s placement vectors: within bounds, and apart."""
+    bare = type("Bounds", (CLASSES[cls], _WithoutSimulator), {})()
+    low, high = bare._random_reset_space.low, bare._random_reset_space.high
+    fixed = bare.goal[:2] if cls == "sweep-into-v3" else None  # its goal does not move
+
+    def too_close(drawn: npt.NDArray[np.float64]) -> bool:
+        goal = drawn[3:5] if fixed is None else fixed
+        return cls in _APART and bool(np.linalg.norm(drawn[:2] - goal) < _APART[cls])
+
+    def draw(rng: np.random.RandomState) -> npt.NDArray[np.float64]:
+        drawn: npt.NDArray[np.float64] = rng.uniform(low, high, size=low.size)
+        while too_close(drawn):
+            drawn = rng.uniform(low, high, size=low.size)
+        return drawn
+
+    return draw
 
 
 def draw_goals(classes: Sequence[str], seed: int) -> dict[str, npt.NDArray[np.float64]]:
@@ -97,15 +112,8 @@ def draw_goals(classes: Sequence[str], seed: int) -> dict[str, npt.NDArray[np.fl
     rng = np.random.RandomState(seed)
     goals = {}
     for cls in classes:
-        low, high = goal_range(cls)
-        drawn = []
-        for _ in range(NUM_GOALS):
-            for _ in range(2):
-                goal = rng.uniform(low, high, size=low.size)
-                while cls in _APART and np.linalg.norm(goal[:2] - goal[3:5]) < _APART[cls]:
-                    goal = rng.uniform(low, high, size=low.size)
-            drawn.append(goal)
-        goals[cls] = np.array(drawn)
+        draw = _placement_drawer(cls)
+        goals[cls] = np.array([(draw(rng), draw(rng))[1] for _ in range(NUM_GOALS)])
     return goals
 
 

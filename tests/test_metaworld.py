@@ -6,9 +6,11 @@ import warnings
 
 import gymnasium as gym
 import metaworld
+import mujoco
 import numpy as np
 import pytest
 from metaworld.policies import ENV_POLICY_MAP
+from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 import metarl
 from metarl import metaworld_step
@@ -116,6 +118,23 @@ def test_custom_has_the_goals_of_the_official_custom_benchmark():
 def test_every_class_has_the_official_goals(cls):
     official = metaworld.ML1(cls, seed=1)
     assert_same_goals(draw_goals([cls], 1), official_goals(official.train_tasks))
+
+
+@pytest.mark.parametrize("cls", ["sweep-into-v3", "push-v3", "box-close-v3"])
+def test_goals_too_close_are_drawn_again_as_officially(cls, monkeypatch):
+    """Over many draws, so that rare rejections show; the settling of the hand is left out."""
+
+    def without_settling(self, steps=50):
+        mujoco.mj_forward(self.model, self.data)
+        self.init_tcp = self.tcp_center
+
+    monkeypatch.setattr(SawyerXYZEnv, "_reset_hand", without_settling)
+    for seed in range(4):
+        arguments = {cls: {"args": [], "kwargs": {"task_id": 0}}}
+        official = metaworld._make_tasks(
+            {cls: CLASSES[cls]}, arguments, {"partially_observable": True}, seed=seed
+        )
+        assert_same_goals(draw_goals([cls], seed), official_goals(official))
 
 
 @pytest.mark.parametrize("name", ["metaworld/ml1-reach", "metaworld/ml10", "metaworld/ml45"])
