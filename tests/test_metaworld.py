@@ -129,7 +129,7 @@ def test_goals_too_close_are_drawn_again_as_officially(cls, monkeypatch):
         self.init_tcp = self.tcp_center
 
     monkeypatch.setattr(SawyerXYZEnv, "_reset_hand", without_settling)
-    for seed in range(4):
+    for seed in (0, 1, 10, 47):  # at 10 and 47 it matters that the goal of sweep-into stays
         arguments = {cls: {"args": [], "kwargs": {"task_id": 0}}}
         official = metaworld._make_tasks(
             {cls: CLASSES[cls]}, arguments, {"partially_observable": True}, seed=seed
