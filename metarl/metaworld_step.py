@@ -330,8 +330,7 @@ class _Step(_Helpers):
             raise ValueError(f"an action has 4 numbers, got shape {action.shape}")
         if self.curr_path_length >= self.max_path_length:
             raise ValueError("You must reset the env manually once truncate==True")
-        if self._shared.owner is not self:
-            self.use_model()
+        self.use_model()
         model, data = self.model, self._data
         place, scale = self._mocap, self.action_scale
         for i in range(3):

@@ -270,6 +270,12 @@ def test_another_meta_world_steps_officially_and_says_so(monkeypatch):
     monkeypatch.setattr(metaworld_step.metadata, "version", lambda name: "9.9")
     with pytest.warns(UserWarning, match="9.9 is installed"):
         assert fast.__wrapped__(CLASSES["reach-v3"]) is CLASSES["reach-v3"]
+    monkeypatch.setattr("metarl.envs.metaworld.fast", lambda cls: cls)
+    tasks = metarl.make("metaworld/ml1-reach:horizon=3")
+    env = tasks.make(tasks.tasks("train")[0])
+    env.reset(seed=0)
+    assert [env.step(np.zeros(4, np.float32))[3] for _ in range(3)] == [False, False, True]
+    assert env.model is env._simulator.model  # cameras find it too
 
 
 # slots
