@@ -36,7 +36,7 @@ learning: install  ## the tier that trains: a minute or so a test
 	$(BIN)/python -m pytest -m learning
 
 metaworld: install  ## compare every Meta-World class with the official one: minutes
-	$(BIN)/python -m pytest -m metaworld
+	$(BIN)/python -m pytest -m metaworld -n auto
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, cast
 import mujoco
 import torch
 from gymnasium.vector import AsyncVectorEnv
+from gymnasium.vector.utils import batch_space
 from tyro.conf import Positional
 
 from metarl import registry, seeding
@@ -24,7 +26,7 @@ from metarl.evaluation import evaluate_adaptation, read_summary
 from metarl.logging import console, read_metrics
 from metarl.rollout import torch_generator
 from metarl.runs import Run, check_device, commit, device_name
-from metarl.tasks import SPLITS
+from metarl.tasks import SPLITS, Task, TaskDistribution
 from metarl.training import torch_threads, training_slots, training_trial
 
 
@@ -68,7 +70,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Stepping:
-    """Time worker processes against one process and Gymnasium's AsyncVectorEnv."""
+    """Time worker processes against one process, Gymnasium's AsyncVectorEnv, and processes apart.
+
+    The last each go through their part and wait for nobody: what the machine allows.
+    """
 
     env: str = "half-cheetah/direction"
     """Task distribution of simulators."""
@@ -222,8 +227,10 @@ def measure_stepping(
 ) -> None:
     """Time random actions in worker processes, in one process, and in Gymnasium's AsyncVectorEnv.
 
-    The three take turns; medians of the repeats are reported. Gymnasium steps the environments
-    that Meta-World's users have, where the tasks are Meta-World's.
+    Beside them, as many processes that go through their part of the slots and wait for nobody: how
+    much faster two cores are than one differs between machines, and nothing that hands over
+    between processes can be faster. They take turns; medians of the repeats are reported. Gymnasium
+    steps the environments that Meta-World's users have, where the tasks are Meta-World's.
 
     Args:
         env: task distribution of simulators.
@@ -237,24 +244,22 @@ def measure_stepping(
     drawn = tasks.sample(seeding.numpy_generator(0), num_slots, "train")
     make = getattr(tasks, "make_official", tasks.make)
     makers = [functools.partial(make, task) for task in drawn]
-    kinds: dict[str, Any] = {
-        "one_process": tasks.make_vec(num_slots, num_workers=0),
-        "workers": tasks.make_vec(num_slots, num_workers=num_workers),
-        "gymnasium_async": AsyncVectorEnv(makers),
-    }
-    kinds["workers"].action_space.seed(0)
-    actions = [kinds["workers"].action_space.sample() for _ in range(steps)]
-    times: dict[str, list[float]] = {name: [] for name in kinds}
-    for repeat in range(repeats):
-        for name, envs in kinds.items():
-            envs.reset(seed=repeat, options=None if name == "gymnasium_async" else {"tasks": drawn})
-            started = time.perf_counter()
-            for action in actions:
-                _, _, terminated, truncated, _ = envs.step(action)
-                ended = terminated | truncated
-                if name != "gymnasium_async" and ended.any():
-                    envs.reset(options={"reset_mask": ended})
-            times[name].append(time.perf_counter() - started)
+    space = batch_space(tasks.action_space, num_slots)
+    space.seed(0)
+    actions = [space.sample() for _ in range(steps)]
+    with _Apart(tasks, drawn, actions, num_workers) as apart:
+        kinds: dict[str, Any] = {
+            "one_process": tasks.make_vec(num_slots, num_workers=0),
+            "workers": tasks.make_vec(num_slots, num_workers=num_workers),
+            "gymnasium_async": AsyncVectorEnv(makers),
+        }
+        times: dict[str, list[float]] = {name: [] for name in (*kinds, "apart")}
+        for repeat in range(repeats):
+            for name, envs in kinds.items():
+                given = None if name == "gymnasium_async" else {"tasks": drawn}
+                envs.reset(seed=repeat, options=given)
+                times[name].append(_seconds_to_step(envs, actions, resets=given is not None))
+            times["apart"].append(apart.seconds(repeat))
     for envs in kinds.values():
         envs.close()
     median = {name: statistics.median(values) for name, values in times.items()}
@@ -269,14 +274,81 @@ def measure_stepping(
         "times_one_process": median["one_process"] / median["workers"],
         "times_gymnasium_async": median["gymnasium_async"] / median["workers"],
         "overhead": median["workers"] * num_workers / median["one_process"] - 1,
+        "overhead_of_hand_over": median["workers"] / median["apart"] - 1,
         "seconds": times,
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, result)
     for name, rate in result["steps_per_second"].items():
         console.print(f"{name}: {rate:,.0f} steps/s")
-    for name in ("times_one_process", "times_gymnasium_async", "overhead"):
+    for name in (
+        "times_one_process",
+        "times_gymnasium_async",
+        "overhead",
+        "overhead_of_hand_over",
+    ):
         console.print(f"{name}: {result[name]:.3g}")
+
+
+def _seconds_to_step(envs: Any, actions: Sequence[Any], *, resets: bool) -> float:
+    """Return how long ``envs`` take; episodes that end start again where ``resets``."""
+    started = time.perf_counter()
+    for action in actions:
+        _, _, terminated, truncated, _ = envs.step(action)
+        ended = terminated | truncated
+        if resets and ended.any():
+            envs.reset(options={"reset_mask": ended})
+    return time.perf_counter() - started
+
+
+class _Apart:
+    """Processes that each step a part of the slots and wait for nobody but at the start."""
+
+    def __init__(
+        self,
+        distribution: TaskDistribution,
+        tasks: Sequence[Task],
+        actions: Sequence[Any],
+        processes: int,
+    ) -> None:
+        context = multiprocessing.get_context("fork")  # there are no threads and no workers yet
+        barrier = context.Barrier(processes)
+        self._processes, self._pipes = [], []
+        for k in range(processes):
+            ours, theirs = context.Pipe()
+            part = slice(k * len(tasks) // processes, (k + 1) * len(tasks) // processes)
+            arguments = (distribution, tasks[part], [a[part] for a in actions], barrier, theirs)
+            self._processes.append(context.Process(target=_step_apart, args=arguments))
+            self._processes[-1].start()
+            self._pipes.append(ours)
+
+    def seconds(self, seed: int) -> float:
+        """Return how long the slowest process takes."""
+        for pipe in self._pipes:
+            pipe.send(seed)
+        return float(max(pipe.recv() for pipe in self._pipes))
+
+    def __enter__(self) -> _Apart:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+
+def _step_apart(
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    actions: Sequence[Any],
+    barrier: Any,
+    pipe: Any,
+) -> None:
+    envs = distribution.make_vec(len(tasks), num_workers=0)
+    while True:
+        envs.reset(seed=pipe.recv(), options={"tasks": tasks})
+        barrier.wait()
+        pipe.send(_seconds_to_step(envs, actions, resets=True))
 
 
 def measure_classes(env: str, *, steps: int, output: Path) -> None:

@@ -160,6 +160,7 @@ def test_stepping_is_measured(call):
     seconds = {name: values[0] for name, values in record["seconds"].items()}
     assert record["times_one_process"] == seconds["one_process"] / seconds["workers"]
     assert record["steps_per_second"]["workers"] == 21 / seconds["workers"]
+    assert record["overhead_of_hand_over"] == seconds["workers"] / seconds["apart"] - 1
 
 
 @pytest.mark.parametrize(
