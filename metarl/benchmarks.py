@@ -312,7 +312,7 @@ class _Apart:
         processes: int,
     ) -> None:
         context = multiprocessing.get_context("fork")  # there are no threads and no workers yet
-        barrier = context.Barrier(processes)
+        barrier = self._barrier = context.Barrier(processes)  # it lives no longer than this
         self._processes, self._pipes = [], []
         for k in range(processes):
             ours, theirs = context.Pipe()
