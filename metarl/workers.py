@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,10 @@ from metarl.tasks import Task, TaskDistribution
 
 START_TIMEOUT = 120.0
 """Seconds that one environment may take to be made."""
+
+SPIN = 0.003
+"""Seconds for which a worker looks for its next command before it sleeps, giving way to whoever
+wants its core: on virtual machines waking up can take longer than a step."""
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -236,6 +241,7 @@ class WorkerPool:
             env=os.environ | single,
             stdin=subprocess.DEVNULL,
             pass_fds=keep,
+            process_group=0,  # Ctrl-C reaches it too soon otherwise, before work() has begun
         )
         there.close()
         return _Worker(process, Connection(here.detach()))
@@ -344,11 +350,14 @@ def _known(slot: int) -> int | None:
 
 def work(channel: int, file: int) -> None:
     """Be a worker: answer each message with nothing, or with the failure."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    connection = Connection(channel)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle; its end is ours
+        signal.signal(number, signal.SIG_IGN)
+    connection, poll = Connection(channel), select.poll()
+    poll.register(channel, select.POLLIN)
     try:
         slots = _first_answer(connection, file)
         while slots is not None:
+            _stay_awake(poll.poll)
             kind, argument = pickle.loads(connection.recv_bytes())
             try:
                 if kind == "step":
@@ -363,6 +372,13 @@ def work(channel: int, file: int) -> None:
         pass  # the parent has closed the channel, or is gone
     if slots is not None:
         slots.close()
+
+
+def _stay_awake(readable: Callable[[float], object]) -> None:
+    """Return once there is something to read, or after :data:`SPIN`."""
+    end = time.perf_counter() + SPIN
+    while not readable(0) and time.perf_counter() < end:
+        os.sched_yield()
 
 
 def _first_answer(connection: Connection, file: int) -> Slots | None:
