@@ -7,7 +7,7 @@ gradient per task. The meta-gradient goes through those steps, second derivative
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -18,13 +18,28 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metarl import distributions
-from metarl.errors import require
+from metarl.errors import DivergenceError, require
 from metarl.optimizers import load_optimizer, optimizer_tensors
 from metarl.policies import Params, initial_params, mlp_policy
-from metarl.returns import discounted_returns, gae, linear_baseline, normalize
-from metarl.rollout import Context, Episodes, Metrics, Record, Timestep, Trial
+from metarl.returns import (
+    discounted_returns,
+    explained_variance,
+    gae,
+    linear_baseline,
+    normalize,
+)
+from metarl.rollout import (
+    Context,
+    Episodes,
+    Metrics,
+    Record,
+    Timestep,
+    Trial,
+    require_finite,
+)
 from metarl.seeding import LaneGenerator
 from metarl.spaces import ActionCodec, observation_size
+from metarl.tasks import Task
 
 Policy: TypeAlias = Callable[[Params, Tensor], distributions.Distribution]
 
@@ -184,17 +199,24 @@ class MAMLPPO:
         history = []
         for _ in range(self.config.num_epochs):
             self.optimizer.zero_grad()
-            metrics = self.accumulate_meta_gradient(rounds)
+            metrics = self.accumulate_meta_gradient(rounds, trial.tasks)
             norm = nn.utils.clip_grad_norm_(self.params.values(), self.config.max_gradient_norm)
+            if not norm.isfinite():
+                raise DivergenceError("the meta-gradient")
             self.optimizer.step()
             history.append(metrics | {"gradient_norm": float(norm)})
         result = {name: sum(m[name] for m in history) / len(history) for name in history[0]}
+        result["explained_variance"] = self._explained(trial.rounds[-1])
         if "log_std" in self.params:
             result["policy_std"] = float(self.params["log_std"].detach().exp().mean())
         return result
 
-    def accumulate_meta_gradient(self, rounds: list[Batch]) -> Metrics:
-        """Add the meta-gradient of all tasks to the parameters' ``grad``, chunk by chunk."""
+    def accumulate_meta_gradient(self, rounds: list[Batch], tasks: Sequence[Task]) -> Metrics:
+        """Add the meta-gradient of all tasks to the parameters' ``grad``, chunk by chunk.
+
+        Raises:
+            DivergenceError: where a task's loss is not finite.
+        """
         num_tasks, steps = rounds[0].valid.shape
         chunk = self.config.tasks_per_chunk or (
             num_tasks if self.device.type == "cuda" else max(1, STEPS_PER_CHUNK // steps)
@@ -203,6 +225,7 @@ class MAMLPPO:
         for start in range(0, num_tasks, chunk):
             part = [_rows(batch, slice(start, start + chunk)) for batch in rounds]
             loss, metrics = self.meta_loss(part)
+            require_finite("the loss", loss, tasks[start : start + chunk])
             (loss.sum() / num_tasks).backward()  # type: ignore[no-untyped-call]  # torch's
             for name, value in metrics.items():
                 totals[name] = totals.get(name, torch.zeros(())) + value.sum() / num_tasks
@@ -275,6 +298,12 @@ class MAMLPPO:
     def _rate(self, num_steps: Shaped[Tensor, " task"]) -> Float[Tensor, " task"]:
         rates = torch.tensor(self.config.inner_lr, dtype=torch.float64, device=num_steps.device)
         return rates[num_steps.clamp(max=len(rates) - 1)]
+
+    def _explained(self, episodes: Episodes) -> float:
+        """Return which share of the returns' variance the baseline fitted to them explains."""
+        target = discounted_returns(episodes.reward, episodes.valid, self.config.discount)
+        value = linear_baseline(episodes.observation, target, episodes.valid)
+        return float(explained_variance(value, target, episodes.valid))
 
     def _batch(self, episodes: Episodes) -> Batch:
         """Fit the baseline, estimate advantages, and lay a round out for the losses."""

@@ -8,19 +8,19 @@ return of the whole trial. Adapting to a task is nothing but acting in it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import gymnasium as gym
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metarl import distributions
-from metarl.errors import require
+from metarl.errors import DivergenceError, require
 from metarl.losses import approximate_kl, clip_fraction, clipped_surrogate, value_loss
 from metarl.optimizers import load_optimizer, optimizer_tensors
 from metarl.policies import ActorCriticOutput, RecurrentActorCritic
@@ -32,9 +32,19 @@ from metarl.returns import (
     masked_mean,
     normalize,
 )
-from metarl.rollout import Context, Episodes, Metrics, Record, Stream, Timestep, Trial
+from metarl.rollout import (
+    Context,
+    Episodes,
+    Metrics,
+    Record,
+    Stream,
+    Timestep,
+    Trial,
+    require_finite,
+)
 from metarl.seeding import LaneGenerator
 from metarl.spaces import ActionCodec, observation_size
+from metarl.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,8 @@ class _Batch(NamedTuple):
     advantage: Float[Tensor, "row time"]
     target: Float[Tensor, "row time"]
     valid: Bool[Tensor, "row time"]
+    task: Int[Tensor, " row"]
+    """Which of the trial's, for what is said of a divergence."""
 
 
 class RL2:
@@ -268,6 +280,8 @@ class RL2:
         target = advantage + value
         if config.value_lambda is not None:
             target = estimate(gae_lambda=config.value_lambda) + value
+        require_finite("an advantage", advantage, trial.tasks)
+        require_finite("a value target", target, trial.tasks)
         self._track_targets(target[valid])
         batch = self._batch(stream, normalize(advantage, valid), self._scaled(target))
 
@@ -276,7 +290,7 @@ class RL2:
         for _ in range(config.num_epochs):
             divergence = []
             for rows in self._minibatches(len(batch.valid), generator):
-                metrics = self._step(_rows(batch, rows), entropy_coefficient)
+                metrics = self._step(_rows(batch, rows), entropy_coefficient, trial.tasks)
                 divergence.append(metrics["kl"])
                 for name, metric in metrics.items():
                     totals.setdefault(name, []).append(metric)
@@ -370,6 +384,7 @@ class RL2:
             advantage=cut(advantage),
             target=cut(target),
             valid=valid,
+            task=torch.arange(tasks, device=valid.device).repeat_interleave(chunks),
         )
         return _rows(batch, valid[:, 0].nonzero().squeeze(1))
 
@@ -377,8 +392,10 @@ class RL2:
         order = torch.randperm(rows, generator=generator).to(self.device)
         yield from order.tensor_split(min(self.config.num_minibatches, rows))
 
-    def _step(self, batch: _Batch, entropy_coefficient: float) -> dict[str, Tensor]:
-        """Take one gradient step on a minibatch."""
+    def _step(
+        self, batch: _Batch, entropy_coefficient: float, tasks: Sequence[Task]
+    ) -> dict[str, Tensor]:
+        """Take one gradient step on a minibatch of these tasks' chunks."""
         config = self.config
         output: ActorCriticOutput = self.network(batch.inputs, batch.observation, batch.state)
         log_prob = distributions.log_prob(output.distribution, batch.action)
@@ -393,6 +410,14 @@ class RL2:
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
+        if not (loss + norm).isfinite():
+            own = [tasks[i] for i in batch.task.tolist()]
+            for where, values in (
+                ("a log-probability in the update", log_prob),
+                ("a value in the update", output.value),
+            ):
+                require_finite(where, values.masked_fill(~batch.valid, 0.0), own)
+            raise DivergenceError("the loss" if norm.isfinite() else "the gradient")
         self.optimizer.step()
         with torch.no_grad():
             return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -25,7 +26,7 @@ from metarl.errors import UserError, bad_option, near_matches
 from metarl.evaluation import evaluate_adaptation, read_summary
 from metarl.logging import console, read_metrics
 from metarl.rollout import torch_generator
-from metarl.runs import Run, check_device, commit, device_name
+from metarl.runs import Run, check_device, commit, device_name, members
 from metarl.tasks import SPLITS, Task, TaskDistribution
 from metarl.training import torch_threads, training_slots, training_trial
 
@@ -112,7 +113,7 @@ def summarize_runs(directories: Sequence[Path], output: Path, learning_points: i
     if not directories:
         raise bad_option("RUNS", [], "one run directory or more")
     entries = []
-    for directory in directories:
+    for directory in itertools.chain.from_iterable(map(members, directories)):
         run = Run.open(directory)
         metrics = read_metrics(directory / "metrics.jsonl")
         if not metrics:

@@ -1,8 +1,9 @@
 """Saved agents: tensors in safetensors, everything else in JSON, nothing that runs code.
 
 A checkpoint is a folder ``checkpoints/<iteration>``, written under another name, flushed to
-the disk and renamed, so that it is there whole or not at all. ``best.json`` names the one
-whose agent did best on held-out tasks during training.
+the disk and renamed, so that it is there whole or not at all. It holds its score on held-out
+tasks, where it has one: the best is the one with the highest. One that was damaged later is
+known by its checksum, and one that is sound is taken instead.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -25,7 +27,8 @@ from torch import Tensor
 from metarl.errors import UserError
 from metarl.rollout import Agent
 
-FORMAT = 1
+FORMAT = 2
+"""Of ``checkpoint.json``; 1 held no score and a checksum of the tensors alone."""
 
 Which: TypeAlias = Literal["final", "best"]
 
@@ -39,6 +42,8 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     extra: dict[str, Any]
     """The agent's own JSON."""
+    score: float | None = None
+    """What it did on validation tasks, where it was validated; more is better."""
 
     @staticmethod
     def of(agent: Agent, iteration: int, env_steps: int) -> Checkpoint:
@@ -59,20 +64,16 @@ class CheckpointStore:
         self.directory = directory
         self.keep = keep
 
-    def save(self, checkpoint: Checkpoint, score: float | None = None) -> None:
-        """Write ``checkpoint``; with a ``score``, it becomes the best one if it is."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write ``checkpoint``, and remove those that are neither the newest nor the best."""
         self.directory.mkdir(parents=True, exist_ok=True)
         target = self._folder(checkpoint.iteration)
-        if not target.exists():
+        known = checkpoint.score in (None, self._score(checkpoint.iteration))
+        if not (known and self._sound(target)):
             self._write(checkpoint, target)
-        best = self._best()
-        if score is not None and (best is None or score > best["score"]):
-            best = {"format": FORMAT, "iteration": checkpoint.iteration, "score": score}
-            write_json(self.directory / "best.json", best)
-        protected = set(self.iterations()[-self.keep :]) | ({best["iteration"]} if best else set())
-        for iteration in self.iterations():
-            if iteration not in protected:
-                shutil.rmtree(self._folder(iteration), ignore_errors=True)
+        saved = self.iterations()
+        for iteration in set(saved) - {*saved[-self.keep :], self._best()}:
+            shutil.rmtree(self._folder(iteration), ignore_errors=True)
 
     def iterations(self) -> list[int]:
         """Return the iterations that are saved, in ascending order."""
@@ -81,86 +82,143 @@ class CheckpointStore:
         return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
 
     def load(self, which: Which = "final") -> Checkpoint:
-        """Read the newest checkpoint, or the best.
+        """Read the newest checkpoint that is sound, or the best.
 
         Raises:
-            UserError: where there is none, or it does not have the content it was saved with.
+            UserError: where there is none, or none that has the content it was saved with.
         """
         saved = self.iterations()
         if not saved:
             raise UserError(f"{self.directory}: holds no checkpoint")
         if which == "final":
-            return self._read(self._folder(saved[-1]))
+            return self._newest(saved)
         best = self._best()
         if best is None:
             raise UserError(f"{self.directory}: no best checkpoint, the run was not validated")
-        return self._read(self._folder(best["iteration"]))
+        return self._read(self._folder(best))
+
+    def _newest(self, saved: list[int]) -> Checkpoint:
+        damage: list[UserError] = []
+        for iteration in reversed(saved):
+            try:
+                checkpoint = self._read(self._folder(iteration))
+            except UserError as error:
+                damage.append(error)
+                continue
+            for what in damage:
+                warnings.warn(f"{what}; iteration {iteration} is taken instead", stacklevel=3)
+            return checkpoint
+        raise damage[0]
+
+    def _sound(self, folder: Path) -> bool:
+        if not folder.exists():
+            return False
+        try:
+            self._read(folder)
+        except UserError:
+            return False
+        return True
 
     def _folder(self, iteration: int) -> Path:
         return self.directory / f"{iteration:07d}"
 
-    def _best(self) -> dict[str, Any] | None:
-        path = self.directory / "best.json"
-        if not path.exists():
+    def _best(self) -> int | None:
+        """Return the iteration with the highest score, the first of equals."""
+        scores = {i: score for i in self.iterations() if (score := self._score(i)) is not None}
+        return max(scores, key=scores.__getitem__, default=None)
+
+    def _score(self, iteration: int) -> float | None:
+        try:
+            content = read_object(self._folder(iteration) / "checkpoint.json", FORMAT)
+        except UserError:
             return None
-        content = _read_object(path)
-        if not {"iteration", "score"} <= content.keys():
-            raise UserError(f"{path}: names no iteration and score")
-        return content
+        score = content.get("score")
+        return score if isinstance(score, float) else None
 
     def _write(self, checkpoint: Checkpoint, target: Path) -> None:
-        temporary = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
         data = safetensors.torch.save(checkpoint.tensors)
-        _write_synced(temporary / "agent.safetensors", data)
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "iteration": checkpoint.iteration,
             "env_steps": checkpoint.env_steps,
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "score": checkpoint.score,
             "agent": checkpoint.extra,
         }
-        _write_synced(temporary / "checkpoint.json", json.dumps(content, indent=1).encode())
-        os.rename(temporary, target)
+        content["sha256"] = _digest(content, data)
+        temporary = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            _write_synced(temporary / "agent.safetensors", data)
+            _write_synced(temporary / "checkpoint.json", json.dumps(content, indent=1).encode())
+            _sync_folder(temporary)
+            if target.exists():  # damaged
+                shutil.rmtree(target)
+            os.rename(temporary, target)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a full disk, say
+            raise
         _sync_folder(self.directory)
 
     def _read(self, folder: Path) -> Checkpoint:
-        content = _read_object(folder / "checkpoint.json")
-        if content.get("format") != FORMAT:
-            raise UserError(f"{folder}: format {content.get('format')!r}; accepted: {FORMAT}")
-        missing = {"iteration", "env_steps", "sha256", "agent"} - content.keys()
+        content = read_object(folder / "checkpoint.json", FORMAT)
+        missing = {"iteration", "env_steps", "score", "sha256", "agent"} - content.keys()
         if missing:
             raise UserError(f"{folder}: checkpoint.json has no {', '.join(sorted(missing))}")
         try:
             data = (folder / "agent.safetensors").read_bytes()
         except OSError as error:
             raise UserError(f"{folder}: cannot be read: {error}") from error
-        if hashlib.sha256(data).hexdigest() != content["sha256"]:
-            raise UserError(f"{folder}: agent.safetensors is not what was saved (checksum)")
-        return Checkpoint(
-            content["iteration"],
-            content["env_steps"],
-            safetensors.torch.load(data),
-            content["agent"],
-        )
+        said = content.pop("sha256")
+        if said != _digest(content, data):
+            raise UserError(f"{folder}: is not what was saved (checksum)")
+        try:
+            tensors = safetensors.torch.load(data)
+        except Exception as error:  # its own errors have no common class
+            raise UserError(f"{folder}: agent.safetensors holds no tensors: {error}") from error
+        names = ("iteration", "env_steps", "agent", "score")
+        iteration, env_steps, extra, score = (content[name] for name in names)
+        if not (isinstance(iteration, int) and isinstance(env_steps, int)):
+            raise UserError(f"{folder}: checkpoint.json counts no iterations and steps")
+        return Checkpoint(iteration, env_steps, tensors, extra, score)
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _digest(content: dict[str, Any], data: bytes) -> str:
+    """Return the checksum of a checkpoint: of its tensors and of its JSON."""
+    return hashlib.sha256(data + json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_object(path: Path, version: int) -> dict[str, Any]:
+    """Read a JSON object whose ``format`` is ``version``.
+
+    Raises:
+        UserError: where it is missing, damaged, or of another format.
+    """
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not an object")
+    if content.get("format") != version:
+        raise UserError(f"{path}: format {content.get('format')!r}; this version reads {version}")
     return content
 
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON so that ``path`` holds either the old content or the new."""
+    write_whole(path, json.dumps(content, indent=1).encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that ``path`` holds either the old content or the new."""
     temporary = path.with_name(f".{path.name}.partial")
-    _write_synced(temporary, json.dumps(content, indent=1).encode())
-    os.replace(temporary, path)
+    try:
+        _write_synced(temporary, data)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:

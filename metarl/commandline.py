@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -14,10 +19,19 @@ from typing import Any, NoReturn, TypeVar, cast
 import tyro
 
 from metarl import registry
-from metarl.errors import EnvError, UserError, bad_option
+from metarl.errors import (
+    DivergenceError,
+    EnvError,
+    SaveError,
+    SeedsError,
+    Stopped,
+    UserError,
+    bad_option,
+)
 from metarl.logging import console
 from metarl.presets import PRESETS, preset
-from metarl.runs import Run
+from metarl.runs import Plan, Run, read_settings, train
+from metarl.seeds import train_seeds
 from metarl.training import TrainConfig
 
 T = TypeVar("T")
@@ -33,8 +47,12 @@ usage: train.py [AGENT] [options], AGENT being {" or ".join(registry.agents())}
 Read before the options below:
   --list           name the environments, agents and presets
   --preset NAME    start from named settings
+  --config FILE    start from a run's config.json, or what --print-config printed
   --resume RUN     go on with a run where it stopped; options that do not change its result
-                   (iterations, checkpoints, validation, evaluation) may differ"""
+                   (iterations, checkpoints, validation, evaluation, workers, logging) may differ
+  --seeds N N …    train once with each seed, as many side by side as there are cores, and
+                   evaluate them together; --run-dir is the folder of their runs
+  --print-config   print all settings as JSON and leave"""
 
 CHANGEABLE = (
     "iterations",
@@ -43,6 +61,12 @@ CHANGEABLE = (
     "validation_interval",
     "validation_tasks",
     "evaluation_tasks",
+    "checkpoint_seconds",
+    "on_save_error",
+    "num_workers",
+    "env_timeout",
+    "env_restarts",
+    "wandb",
 )
 """What a resumed run may change: none of it reaches the agent's parameters."""
 
@@ -55,27 +79,59 @@ class TrainRequest:
     agent: str
     agent_config: Any
     resume: Run | None = None
+    seeds: tuple[int, ...] = ()
+    """Of several runs, instead of the config's."""
+    print_config: bool = False
 
 
 def exits(main: Callable[[], None]) -> Callable[[], None]:
-    """Make a script's ``main`` print an error a user can mend as one line, with exit code 2."""
+    """Make a script's ``main`` end as programs should.
+
+    An error that a user can mend is one line, with exit code 2. A first SIGINT or SIGTERM ends the
+    work in order, with 128 and its number, a second one at once.
+    """
 
     @functools.wraps(main)
     def wrapped() -> None:
+        warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
         try:
-            main()
+            with _stopped_by_signals():
+                main()
         except UserError as error:
             fail(error)
-        except EnvError as error:
+        except (EnvError, DivergenceError, SaveError, SeedsError) as error:
             sys.stdout.flush()
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
-        except KeyboardInterrupt:
-            sys.exit(130)
+        except KeyboardInterrupt as stop:
+            sys.exit(128 + getattr(stop, "number", signal.SIGINT))
         except BrokenPipeError:
             sys.exit(1)
 
     return wrapped
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into an exception, and leave at a second."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def leave(number: int, frame: object) -> None:
+        os._exit(128 + number)
+
+    def stop(number: int, frame: object) -> None:
+        for each in numbers:
+            signal.signal(each, leave)
+        Stopped.requested = number
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        Stopped.requested = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fail(error: UserError) -> NoReturn:
@@ -95,7 +151,10 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--list", action="store_true")
     first.add_argument("--preset")
+    first.add_argument("--config", type=Path)
     first.add_argument("--resume", type=Path)
+    first.add_argument("--seeds", type=int, nargs="+", default=[])
+    first.add_argument("--print-config", action="store_true")
     try:
         early, rest = first.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
@@ -104,8 +163,16 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
         _print_names()
         sys.exit(0)
     named = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    if early.preset is not None and early.resume is not None:
-        raise bad_option("--preset", early.preset, "no --resume beside it")
+    sources = [n for n in ("preset", "config", "resume") if getattr(early, n) is not None]
+    if len(sources) > 1:
+        given = str(getattr(early, sources[0]))
+        raise bad_option(f"--{sources[0]}", given, f"no --{sources[1]} beside it")
+    if early.seeds and (early.resume is not None or len(set(early.seeds)) < len(early.seeds)):
+        raise bad_option("--seeds", early.seeds, "seeds that differ, and no --resume beside them")
+    if min(early.seeds, default=0) < 0:
+        raise bad_option("--seeds", early.seeds, "0 or more")
+    if early.seeds and any(a.split("=")[0] == "--seed" for a in rest):
+        raise bad_option("--seeds", early.seeds, "no --seed beside it")
 
     train, resume, values = TrainConfig(), None, {}
     agent = named or DEFAULT_AGENT
@@ -115,10 +182,20 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
     if early.resume is not None:
         resume = Run.open(early.resume, named if named and registry.is_import(named) else None)
         agent, train = resume.agent_name, resume.train_config
+    config = None
+    if early.config is not None:
+        path = early.config / "config.json" if early.config.is_dir() else early.config
+        config = Run(path, read_settings(path), named)
+        agent = config.agent_name
     if named is not None and named != agent:
         registry.agent_class(named)  # an unknown name is the first thing to say
-        raise bad_option("agent", named, f"{agent}, which the preset or run is for")
-    agent_config = resume.agent_config if resume else registry.agent_class(agent).Config(**values)
+        raise bad_option("agent", named, f"{agent}, which the preset, settings or run is for")
+    if config is not None:
+        train, agent_config = config.for_another_run()
+    elif resume is not None:
+        agent_config = resume.agent_config
+    else:
+        agent_config = registry.agent_class(agent).Config(**values)
 
     if any(a.split("=")[0].replace("_", "-") == "--env-steps" for a in rest):
         train = dataclasses.replace(train, iterations=None)
@@ -134,13 +211,30 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
         default=options(**shallow, agent=agent_config),
         config=_TYRO,
     )
-    config = TrainConfig(**{name: getattr(parsed, name) for name in shallow})
-    request = TrainRequest(config, agent, parsed.agent, resume)
+    chosen_config = TrainConfig(**{name: getattr(parsed, name) for name in shallow})
+    request = TrainRequest(
+        chosen_config, agent, parsed.agent, resume, tuple(early.seeds), early.print_config
+    )
+    origin = resume or config
+    if origin is not None:
+        unnamed = not any(a.split("=")[0] == "--env" for a in rest)
+        if registry.is_import(chosen_config.env) and unnamed:
+            origin.make_tasks()  # says that the module is to be named again
     if resume is not None:
-        if registry.is_import(config.env) and not any(a.split("=")[0] == "--env" for a in rest):
-            resume.make_tasks()  # says that the module is to be named again
-        _refuse_changes(train, config, agent_config, parsed.agent)
+        _refuse_changes(train, chosen_config, agent_config, parsed.agent)
     return request
+
+
+def run_train(arguments: Sequence[str]) -> None:
+    """Do what a command line of ``train.py`` asks for."""
+    request = parse_train(arguments)
+    if request.print_config:
+        plan = Plan.of(request.config, request.agent, request.agent_config)
+        print(json.dumps(plan.settings(), indent=1))
+    elif request.seeds:
+        train_seeds(request.config, request.agent, request.agent_config, request.seeds)
+    else:
+        train(request.config, request.agent, request.agent_config, request.resume)
 
 
 def _refuse_changes(

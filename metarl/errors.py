@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class UserError(Exception):
@@ -47,3 +49,42 @@ class EnvError(Exception):
     def __str__(self) -> str:
         """Return the message, and the environment's own traceback below it."""
         return f"{self.args[0]}\n{self.trace}".rstrip()
+
+
+class DivergenceError(Exception):
+    """A number that training computes is no longer finite; scripts exit with code 1.
+
+    Args:
+        where: the first place it was seen at.
+        task: whose number it is, where it is one task's.
+    """
+
+    def __init__(self, where: str, task: object = None) -> None:
+        whose = "" if task is None else f", of {task}"
+        super().__init__(f"diverged: {where} is not finite{whose}")
+        self.where, self.task = where, task
+
+
+class SaveError(Exception):
+    """A checkpoint or metrics could not be written, and the run was asked to stop then."""
+
+
+class SeedsError(Exception):
+    """Of several runs, some did not come to an end."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the program to end; scripts exit with 128 and its number."""
+
+    requested: ClassVar[int | None] = None
+    """A signal that has come."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @staticmethod
+    def refuse() -> None:
+        """Stop for a signal that came where exceptions are ignored, in a destructor say."""
+        if Stopped.requested is not None:
+            raise Stopped(Stopped.requested)

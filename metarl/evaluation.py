@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from metarl import seeding
-from metarl.checkpoints import write_json
+from metarl.checkpoints import read_object, write_json
 from metarl.errors import UserError, bad_option
 from metarl.rollout import (
     Agent,
@@ -412,10 +411,8 @@ def read_summary(path: Path) -> dict[str, Any]:
     Raises:
         UserError: where it is missing, damaged or of another format.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: not an evaluation of format {FORMAT}")
+    content = read_object(path, FORMAT)
+    missing = {"episodes", "return", "success"} - content.keys()
+    if missing:
+        raise UserError(f"{path}: an evaluation without {', '.join(sorted(missing))}")
     return content

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,30 +24,108 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from metarl.checkpoints import write_whole
 from metarl.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 class MetricsLog:
-    """Writes ``metrics.jsonl`` and ``tensorboard/`` of a run directory."""
+    """Writes a run's metrics: ``metrics.jsonl``, ``tensorboard/``, Weights & Biases if asked for.
 
-    def __init__(self, directory: Path, first_iteration: int = 0) -> None:
+    All are cut back to the iteration that a resumed run starts after. What cannot be written, to
+    a full disk say, is kept and tried again with the next line; :meth:`flush` tells of it.
+
+    Args:
+        directory: the run's.
+        first_iteration: the last one whose metrics stand.
+        wandb: project of Weights & Biases, if any.
+    """
+
+    def __init__(self, directory: Path, first_iteration: int = 0, wandb: str | None = None) -> None:
+        # now: it takes a second, and one that a signal cuts off cannot be made up for
         from torch.utils.tensorboard import SummaryWriter
 
-        self._path = directory / "metrics.jsonl"
-        if self._path.exists():  # a resumed run does the iterations after its checkpoint again
-            kept = [x for x in read_metrics(self._path) if x["iteration"] <= first_iteration]
-            self._path.write_text("".join(json.dumps(x) + "\n" for x in kept))
-        self._file = self._path.open("a", buffering=1)
-        self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=first_iteration + 1)
+        self._make_events = SummaryWriter
+        path = directory / "metrics.jsonl"
+        if path.exists():  # a resumed run does the iterations after its checkpoint again
+            kept = [x for x in read_metrics(path) if x["iteration"] <= first_iteration]
+            write_whole(path, "".join(json.dumps(x) + "\n" for x in kept).encode())
+        self._file = path.open("ab", buffering=0)
+        self._written = self._file.tell()
+        self._unwritten = b""
+        self._events_path = directory / "tensorboard"
+        self._events: SummaryWriter | None = None
+        self._unshown: list[tuple[int, Mapping[str, float]]] = []
+        """What TensorBoard's file may not hold yet, …"""
+        self._handed = 0
+        """… and how many of these its writer has been given."""
+        self._wandb = None if wandb is None else _start_wandb(wandb, directory)
 
     def write(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
         """Record ``metrics`` after ``iteration`` meta-updates."""
         line = {"iteration": iteration, "env_steps": env_steps, **metrics}
-        self._file.write(json.dumps(line) + "\n")
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, iteration)
+        self._unwritten += json.dumps(line).encode() + b"\n"
+        self._unshown.append((iteration, metrics))
+        with contextlib.suppress(OSError):  # flush() tells
+            self._append()
+            self._show()
+        if self._wandb is not None:
+            self._wandb.log(line)
+
+    def flush(self) -> None:
+        """Bring everything to the disk.
+
+        Raises:
+            OSError: where it cannot be; nothing is lost, and it is tried again.
+        """
+        self._append()
+        os.fsync(self._file.fileno())
+        try:
+            if self._unshown:
+                self._show()
+            if self._events is not None:
+                self._events.flush()
+        except OSError:
+            self._close_events()
+            raise
+        self._unshown.clear()
+        self._handed = 0
+
+    def _append(self) -> None:
+        rest = self._unwritten
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(self._written)  # no half lines
+            raise
+        self._written += len(self._unwritten)
+        self._unwritten = b""
+
+    def _show(self) -> None:
+        """Hand TensorBoard what it has not been given, all that it may not hold where it failed."""
+        try:
+            if self._events is None:
+                self._handed = 0
+                first = self._unshown[0][0]  # from there on, what a run cut off has left is void
+                self._events = self._make_events(str(self._events_path), purge_step=first)
+            for iteration, metrics in self._unshown[self._handed :]:
+                for name, value in metrics.items():
+                    self._events.add_scalar(name, value, iteration)
+                self._handed += 1
+        except OSError:
+            self._close_events()
+            raise
+
+    def _close_events(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            with contextlib.suppress(OSError):
+                events.close()
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -55,8 +136,37 @@ class MetricsLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        with contextlib.suppress(OSError):
+            self.flush()
         self._file.close()
-        self._writer.close()
+        self._close_events()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if kind is None else 1)
+
+
+def _start_wandb(project: str, directory: Path) -> Any:
+    """Start or continue the run of Weights & Biases that belongs to ``directory``."""
+    config = {}
+    with contextlib.suppress(FileNotFoundError):
+        config = json.loads((directory / "config.json").read_text())
+    run = import_wandb().init(
+        project=project,
+        id=config.get("id"),
+        resume="allow",
+        name=directory.name,
+        dir=str(directory),
+        config=config,
+    )
+    run.define_metric("*", step_metric="iteration")  # a resumed run says some of them again
+    return run
+
+
+def import_wandb() -> Any:
+    """Import Weights & Biases, or say how to install it."""
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        raise UserError(f"--wandb: needs its package: pip install wandb ({error})") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

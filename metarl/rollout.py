@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl import seeding
-from metarl.errors import UserError
+from metarl.errors import DivergenceError, UserError
 from metarl.seeding import Component, LaneGenerator, Phase
 from metarl.spaces import ActionCodec, flatten_observations
 from metarl.tasks import Task
@@ -359,9 +359,25 @@ def run_trial(
             lookahead=lookahead,
         )
         rounds.append(episodes)
+        require_finite("an observation", episodes.observation, tasks)
+        require_finite("a reward", episodes.reward, tasks)
         if k < num_adaptations:
             context = agent.adapt(context, episodes, torch_generator(keys(k).adaptation))
+        for part in pytree.tree_leaves(context):
+            require_finite("the agent's context", part, tasks)
     return Trial(list(tasks), rounds, context)
+
+
+def require_finite(where: str, values: Shaped[Tensor, "task ..."], tasks: Sequence[Task]) -> None:
+    """Refuse to go on where a task's numbers are not finite.
+
+    Raises:
+        DivergenceError: it names ``where`` and the first such task.
+    """
+    with torch.no_grad():
+        if values.is_floating_point() and not values.isfinite().all():
+            bad = ~values.isfinite().reshape(len(values), -1).all(1)
+            raise DivergenceError(where, tasks[int(bad.nonzero()[0])])
 
 
 def trial_rounds(agent: Agent, episodes_per_trial: int | None) -> tuple[int, int]:
@@ -546,7 +562,13 @@ def _collect_wave(
         generator = LaneGenerator(seeding.fold(action_keys, lanes.time).reshape(lanes.shape))
         started = time.perf_counter()
         action, record, context = agent.act(context, now, generator, greedy)
-        taken = codec.taken(action.flatten(0, 1).cpu().numpy())
+        chosen = action.flatten(0, 1).cpu().numpy()
+        if not codec.discrete and not np.isfinite(chosen.sum()):
+            idle = ~now.active.unsqueeze(-1)  # these may hold anything
+            require_finite("an observation", now.observation.masked_fill(idle, 0.0), tasks)
+            ignored = action.masked_fill(idle.to(action.device), 0.0)
+            require_finite("the agent's action", ignored, tasks)
+        taken = codec.taken(chosen)
         acted = time.perf_counter()
         actions[used] = taken
         envs.step_async(codec.to_env(actions))

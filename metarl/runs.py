@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import re
+import secrets
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
+from typeguard import TypeCheckError, check_type
 
 from metarl import registry, seeding
 from metarl.checkpoints import (
     Checkpoint,
     CheckpointStore,
     Which,
+    read_object,
     space_from_json,
     space_to_json,
     write_json,
 )
-from metarl.errors import UserError, bad_option, near_matches
+from metarl.errors import DivergenceError, UserError, bad_option, near_matches
 from metarl.evaluation import (
     AdaptationCurve,
     Measure,
@@ -34,7 +37,7 @@ from metarl.evaluation import (
     evaluation_tasks,
     read_summary,
 )
-from metarl.logging import console, print_adaptation, read_metrics, ticker
+from metarl.logging import console, import_wandb, print_adaptation, read_metrics, ticker
 from metarl.official import can_be_official, evaluate_officially, official_steps
 from metarl.plotting import Line, Paths, plot_adaptation, plot_learning, plot_paths
 from metarl.rollout import Agent, Keys, run_trial, trial_rounds
@@ -58,9 +61,15 @@ class Run:
     """An agent's ``package.module:Name`` that the user has given, not a file."""
 
     @staticmethod
-    def create(config: TrainConfig, agent: str, agent_config: Any, tasks: TaskDistribution) -> Run:
+    def create(
+        config: TrainConfig,
+        agent: str,
+        agent_config: Any,
+        tasks: TaskDistribution,
+        derived: Sequence[str] = (),
+    ) -> Run:
         """Make the directory; one that exists and is not empty is never written into."""
-        directory = config.run_dir or _default_directory(config, agent)
+        directory = config.run_dir or default_directory(config, agent, str(config.seed))
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise bad_option(
                 "--run-dir",
@@ -68,10 +77,8 @@ class Run:
                 "a new or empty directory (--resume goes on with a run)",
             )
         content = {
-            "format": FORMAT,
-            "agent": agent,
-            "agent_config": dataclasses.asdict(agent_config),
-            "train_config": {**dataclasses.asdict(config), "run_dir": str(directory)},
+            **settings(config, agent, agent_config, derived),
+            "id": secrets.token_hex(4),
             "spaces": {
                 "observation": space_to_json(reported_space(tasks.observation_space)),
                 "action": space_to_json(tasks.action_space),
@@ -82,6 +89,7 @@ class Run:
             "packages": {name: metadata.version(name) for name in _PACKAGES},
             "device": device_name(config.device),
         }
+        content["train_config"]["run_dir"] = str(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             write_json(directory / "config.json", content)
@@ -103,12 +111,12 @@ class Run:
         path = directory / "config.json"
         if not path.is_file():
             raise UserError(f"{directory}: not a run directory (it has no config.json)")
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON: {error}") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise UserError(f"{path}: not a configuration of format {FORMAT}")
+        content = read_settings(path)
+        if "seeds" in content:
+            members = ", ".join(str(directory / str(seed)) for seed in content["seeds"])
+            raise UserError(f"{directory}: holds the runs of several seeds; name one: {members}")
+        if not {"spaces", "command"} <= content.keys():
+            raise UserError(f"{path}: settings, of no run (train.py --config takes them)")
         run = Run(directory, content, agent)
         if agent is not None and agent != run.agent_name:
             raise bad_option("agent", agent, f"{run.agent_name}, which {directory} is of")
@@ -134,8 +142,9 @@ class Run:
     @property
     def train_config(self) -> TrainConfig:
         """What was asked of the training."""
-        values = _known(TrainConfig, self.config["train_config"], self.directory)
-        return TrainConfig(**{**values, "run_dir": self.directory})
+        values = {**self.config["train_config"], "run_dir": None}
+        config: TrainConfig = _dataclass(TrainConfig, values, self._settings_path)
+        return dataclasses.replace(config, run_dir=self.directory)
 
     @property
     def agent_class(self) -> Any:
@@ -151,14 +160,25 @@ class Run:
     @property
     def agent_config(self) -> Any:
         """The agent's config, as its dataclass."""
-        kind = self.agent_class.Config
-        return kind(**_known(kind, self.config["agent_config"], self.directory))
+        values = self.config["agent_config"]
+        return _dataclass(self.agent_class.Config, values, self._settings_path)
+
+    @property
+    def _settings_path(self) -> Path:
+        """The file of the settings, which may be of no run."""
+        return self.directory if self.directory.is_file() else self.directory / "config.json"
+
+    def for_another_run(self) -> tuple[TrainConfig, Any]:
+        """Return the settings for a run of its own, derived fields open again."""
+        given = self.config["agent_config"]
+        values = {k: v for k, v in given.items() if k not in self.config.get("derived", ())}
+        agent_config = _dataclass(self.agent_class.Config, values, self._settings_path)
+        return dataclasses.replace(self.train_config, run_dir=None), agent_config
 
     @property
     def checkpoints(self) -> CheckpointStore:
         """Where the agent's states are saved."""
-        keep = self.config["train_config"].get("keep_checkpoints", 2)
-        return CheckpointStore(self.directory / "checkpoints", keep)
+        return CheckpointStore(self.directory / "checkpoints", self.train_config.keep_checkpoints)
 
     def make_agent(self, device: str | None = None) -> Agent:
         """Make the agent as it was before training, from the saved spaces alone."""
@@ -180,12 +200,21 @@ class Run:
         agent = self.make_agent(device)
         try:
             checkpoint.load_into(agent)
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(
                 f"{self.directory}: checkpoint {checkpoint.iteration} does not fit "
                 f"{self.agent_name}: {error}"
             ) from error
         return agent, checkpoint
+
+    def resume_command(self) -> str:
+        """Return the command that goes on with this run; a user's own modules are named in it."""
+        words = ["train.py", "--resume", str(self.directory)]
+        if registry.is_import(self.agent_name):
+            words.insert(1, self.agent_name)
+        if registry.is_import(self.env):
+            words += ["--env", self.env]
+        return "python scripts/" + shlex.join(words)
 
     def make_tasks(self) -> TaskDistribution:
         """Make the task distribution by its name; a user's own module is never imported so."""
@@ -229,22 +258,64 @@ def device_name(device: str) -> str:
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def _known(kind: type, values: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """Return the values for a dataclass as read from JSON: lists are tuples there."""
-    fields = {f.name for f in dataclasses.fields(kind)}
-    for name in values:
-        if name not in fields:
-            raise UserError(
-                f"{directory / 'config.json'}: {kind.__name__} has no {name!r}; "
-                f"{near_matches(name, fields)}"
-            )
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+def settings(
+    config: TrainConfig, agent: str, agent_config: Any, derived: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what ``train.py --config`` takes: all that makes a run the run it is.
+
+    Fields of the agent's config that are ``derived`` from the run's length are written out, and
+    derived again where another run starts from them.
+    """
+    return {
+        "format": FORMAT,
+        "agent": agent,
+        "agent_config": dataclasses.asdict(agent_config),
+        "derived": list(derived),
+        "train_config": {**dataclasses.asdict(config), "run_dir": None},
+    }
 
 
-def _default_directory(config: TrainConfig, agent: str) -> Path:
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a run's ``config.json``, or what ``train.py --print-config`` printed.
+
+    Raises:
+        UserError: where it cannot be one.
+    """
+    content = read_object(path, FORMAT)
+    for name, kind in (("agent", str), ("agent_config", dict), ("train_config", dict)):
+        if not isinstance(content.get(name), kind):
+            raise UserError(f"{path}: {name!r} is missing or no {kind.__name__}")
+    if not isinstance(content["train_config"].get("env"), str):
+        raise UserError(f"{path}: 'train_config' names no 'env'")
+    return content
+
+
+def members(directory: Path) -> list[Path]:
+    """Return the run directories in that of several seeds; any other is its own only one."""
+    path = directory / "config.json"
+    seeds = read_settings(path).get("seeds") if path.is_file() else None
+    return [directory] if seeds is None else [directory / str(seed) for seed in seeds]
+
+
+def _dataclass(kind: type, values: dict[str, Any], path: Path) -> Any:
+    """Return the dataclass with values as read from JSON: lists are tuples there."""
+    hints = get_type_hints(kind)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"{path}: {kind.__name__} has no {name!r}; {near_matches(name, hints)}")
+        try:
+            check_type(value, hints[name])
+        except TypeCheckError as error:
+            raise UserError(f"{path}: {name}: got {value!r}; accepted: {error}") from error
+    return kind(**values)
+
+
+def default_directory(config: TrainConfig, agent: str, label: str) -> Path:
+    """Return ``runs/<env>/<agent>/<label>-<time>``, which does not exist yet."""
     env, agent = (re.sub(r"[^a-z0-9._-]+", "-", n.lower()).strip("-") for n in (config.env, agent))
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = Path("runs") / env / agent / f"{config.seed}-{stamp}"
+    base = Path("runs") / env / agent / f"{label}-{stamp}"
     path, count = base, 1
     while path.exists():
         count += 1
@@ -269,6 +340,45 @@ def commit() -> str | None:
         return None
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run as it is about to begin: nothing is left to be decided."""
+
+    config: TrainConfig
+    agent: str
+    agent_config: Any
+    derived: tuple[str, ...]
+    """Fields of the agent's config that follow from the run's length."""
+    tasks: TaskDistribution
+
+    @staticmethod
+    def of(config: TrainConfig, agent: str, agent_config: Any) -> Plan:
+        """Decide what is left open.
+
+        Raises:
+            UserError: for anything that cannot work.
+        """
+        check_device(config.device)
+        if config.wandb is not None:
+            import_wandb()
+        tasks = registry.make(config.env)
+        space = reported_space(tasks.observation_space)
+        probe = registry.agent_class(agent)(
+            agent_config, space, tasks.action_space, seed=config.seed
+        )
+        config = config.resolve(probe, tasks)
+        asked = agent_config
+        if hasattr(agent_config, "for_iterations"):
+            agent_config = agent_config.for_iterations(config.iterations)
+        names = [f.name for f in dataclasses.fields(asked)]
+        derived = tuple(n for n in names if getattr(asked, n) != getattr(agent_config, n))
+        return Plan(config, agent, agent_config, derived, tasks)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what ``train.py --config`` takes."""
+        return settings(self.config, self.agent, self.agent_config, self.derived)
+
+
 def train(
     config: TrainConfig, agent_name: str, agent_config: Any, resume: Run | None = None
 ) -> Run:
@@ -277,25 +387,22 @@ def train(
     Raises:
         UserError: for anything that cannot work, before any work is done.
     """
-    check_device(config.device)
-    tasks = registry.make(config.env)
     torch.set_num_threads(1)  # the meta-update alone may use more
-    kind = registry.agent_class(agent_name)
-    spaces = reported_space(tasks.observation_space), tasks.action_space
+    plan = Plan.of(config, agent_name, agent_config)
+    config, tasks = plan.config, plan.tasks
     if resume is None:
-        probe = kind(agent_config, *spaces, seed=config.seed)
-        config = config.resolve(probe, tasks)
-        if hasattr(agent_config, "for_iterations"):
-            agent_config = agent_config.for_iterations(config.iterations)
-        run = Run.create(config, agent_name, agent_config, tasks)
-        agent: Agent = kind(agent_config, *spaces, seed=config.seed, device=config.device)
+        run = Run.create(config, agent_name, plan.agent_config, tasks, plan.derived)
+        agent = run.make_agent(config.device)
         iteration = env_steps = 0
         console.print(f"{agent_name} on {tasks.name}, seed {config.seed}: {run.directory}")
     else:
         run = resume
-        agent, checkpoint = run.load_agent("final", config.device)
-        config = config.resolve(agent, tasks)
-        iteration, env_steps = checkpoint.iteration, checkpoint.env_steps
+        iteration = env_steps = 0
+        if run.checkpoints.iterations():
+            agent, checkpoint = run.load_agent("final", config.device)
+            iteration, env_steps = checkpoint.iteration, checkpoint.env_steps
+        else:  # it was stopped before its first checkpoint
+            agent = run.make_agent(config.device)
         console.print(f"{run.directory}: goes on after iteration {iteration}")
         run.record(config)
         if iteration >= (config.iterations or 0):
@@ -304,7 +411,13 @@ def train(
                 return run
     started = time.perf_counter()
     if iteration < (config.iterations or 0):
-        meta_train(agent, tasks, config, run.directory, iteration=iteration, env_steps=env_steps)
+        try:
+            meta_train(
+                agent, tasks, config, run.directory, iteration=iteration, env_steps=env_steps
+            )
+        except BaseException as error:
+            _say_how_to_go_on(run, error)
+            raise
         console.print(f"trained in {time.perf_counter() - started:.0f} s")
     evaluate(
         run,
@@ -316,6 +429,21 @@ def train(
         env_restarts=config.env_restarts,
     )
     return run
+
+
+def _say_how_to_go_on(run: Run, error: BaseException) -> None:
+    """Say what is saved of a run that ``error`` ends, and the command that goes on with it."""
+    saved = run.checkpoints.iterations()
+    last = saved[-1] if saved else 0
+    lines = [f"iteration {last + 1} was not finished"]
+    if saved:
+        lines[0] += f"; {last} is saved: {run.checkpoints.directory / f'{last:07d}'}"
+    if isinstance(error, DivergenceError):
+        lines.append("the same seed diverges there again; another setting may not:")
+        lines.append(f"python scripts/train.py --config {run.directory / 'config.json'} …")
+    else:
+        lines.append(f"go on with: {run.resume_command()}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def evaluate(
@@ -461,7 +589,7 @@ def plot(
         raise bad_option("RUNS", [], "one run directory or more")
     if output.suffix not in (".png", ".pdf", ".svg"):
         raise bad_option("--output", str(output), "a name that ends with .png, .pdf or .svg")
-    runs = [Run.open(directory, agent) for directory in directories]
+    runs = [Run.open(each, agent) for directory in directories for each in members(directory)]
     envs = sorted({run.env for run in runs})
     labels = _labels(runs)
     if kind == "paths":

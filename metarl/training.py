@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 
 from metarl import seeding
 from metarl.checkpoints import Checkpoint, CheckpointStore
-from metarl.errors import bad_option
+from metarl.errors import DivergenceError, SaveError, Stopped, bad_option
 from metarl.evaluation import adaptation_points, default_slots, evaluate_adaptation
 from metarl.logging import MetricsLog, ticker
 from metarl.rollout import Agent, Keys, Metrics, Trial, run_trial, torch_generator, trial_rounds
 from metarl.seeding import Component, Phase
 from metarl.tasks import TaskDistribution
 from metarl.vector import SlotVectorEnv
+
+BestBy: TypeAlias = Literal["return_after", "success_after", "trial_return"]
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,23 @@ class TrainConfig:
     """Where results go; by default runs/<env>/<agent>/<seed>-<time>."""
     checkpoint_interval: int = 50
     """Iterations between checkpoints."""
+    checkpoint_seconds: float = 60.0
+    """A checkpoint is also written once so much time has passed since the last, but for those
+    that would take 1% of it."""
     keep_checkpoints: int = 2
     """How many of the newest are kept, beside the best."""
     validation_interval: int = 50
     """Iterations between evaluations on held-out tasks, which choose the best checkpoint."""
     validation_tasks: int = 200
     """Tasks of such an evaluation; others than those of the evaluation after training."""
+    best_by: BestBy = "return_after"
+    """What makes a checkpoint the best, on validation tasks: the return or the success after
+    adaptation, or the sum of the returns of a trial's points."""
+    on_save_error: Literal["continue", "stop"] = "continue"
+    """Where a checkpoint or metrics cannot be written (a full disk): train on, trying again with
+    the next checkpoint, or stop."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well."""
     evaluation_tasks: int | None = None
     """Held-out tasks of the evaluation after training; by default 1000, or each once where they
     are finite and at least 50."""
@@ -88,6 +102,8 @@ class TrainConfig:
                 raise bad_option(f"--{name.replace('_', '-')}", value, "0 or more")
         if not 0 < self.env_timeout < math.inf:
             raise bad_option("--env-timeout", self.env_timeout, "a number above 0")
+        if not self.checkpoint_seconds > 0:
+            raise bad_option("--checkpoint-seconds", self.checkpoint_seconds, "above 0, or inf")
         if self.iterations is not None and self.env_steps is not None:
             raise bad_option("--env-steps", self.env_steps, "no --iterations beside it")
 
@@ -101,6 +117,9 @@ class TrainConfig:
 
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
         """Return the same with the number of iterations written out."""
+        if self.best_by == "success_after" and "success" not in tasks.info_keys:
+            accepted = f"return_after, trial_return ({tasks.name} reports no success)"
+            raise bad_option("--best-by", self.best_by, accepted)
         adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
         if self.env_steps is None:
             return replace(self, iterations=self.iterations or 400)
@@ -128,17 +147,20 @@ def meta_train(
         env_steps: environment steps behind it.
     """
     slots = config.num_slots or training_slots(agent, tasks)
-    store = CheckpointStore(directory / "checkpoints", config.keep_checkpoints)
     last = Checkpoint.of(agent, iteration, env_steps)
     total = config.resolve(agent, tasks).iterations or 0
-    envs = tasks.make_vec(slots, **config.vec_options())
-    mark = time.perf_counter()
     with (
-        MetricsLog(directory, iteration) as log,
+        ExitStack() as stack,
+        MetricsLog(directory, iteration, config.wandb) as log,
         ticker("training", total, unit="iterations", done=iteration) as progress,
     ):
+        saver = _Saver(config, directory, log)
+        saver.save(last)
+        mark = time.perf_counter()
         try:
+            envs = stack.enter_context(closing(tasks.make_vec(slots, **config.vec_options())))
             while last.iteration < total:
+                Stopped.refuse()
                 started = time.perf_counter()
                 number = last.iteration
                 before = dict(envs.seconds)
@@ -154,6 +176,7 @@ def meta_train(
                 finished = time.perf_counter()
 
                 new = Checkpoint.of(agent, number + 1, last.env_steps + trial.env_steps)
+                _refuse_divergence(new, metrics)
                 ended = new.iteration == total
                 metrics = {f"update/{name}": value for name, value in metrics.items()}
                 took = finished - started
@@ -164,24 +187,78 @@ def meta_train(
                     "time/act_share": (envs.seconds["act"] - before["act"]) / took,
                     "time/update_share": (finished - collected) / took,
                 }
-                score = None
                 if ended or new.iteration % config.validation_interval == 0:
                     validation = _validate(agent, tasks, config, envs, new.iteration)
-                    score = validation["validation/trial_return"]
+                    new = replace(new, score=validation[f"validation/{config.best_by}"])
                     metrics |= validation
+                metrics["time/save_s"], saver.seconds = saver.seconds, 0.0
                 metrics["time/iteration_s"] = time.perf_counter() - mark
                 mark = time.perf_counter()
                 log.write(new.iteration, new.env_steps, metrics)
                 last = new  # an iteration cut off before this is done again
-                if ended or score is not None or new.iteration % config.checkpoint_interval == 0:
-                    store.save(new, score)
+                if new.score is not None or saver.due(new.iteration):
+                    saver.save(new)
                 progress.advance(note=_note(metrics, last.env_steps))
-        except BaseException:  # whatever it was, what has been trained is kept
-            store.save(last)
+        except SaveError:
             raise
-        finally:
-            envs.close()
+        except BaseException:  # whatever it was, what has been trained is kept
+            saver.save(last, stopping=True)
+            raise
     return last
+
+
+class _Saver:
+    """Writes metrics and checkpoints to the disk, and does what is configured where it cannot."""
+
+    def __init__(self, config: TrainConfig, directory: Path, log: MetricsLog) -> None:
+        self._store = CheckpointStore(directory / "checkpoints", config.keep_checkpoints)
+        self._config, self._log = config, log
+        self._last = -math.inf
+        self._took = 0.0
+        self.seconds = 0.0
+        """What saving has taken since this was last set to 0."""
+
+    def due(self, iteration: int) -> bool:
+        """Return whether ``iteration`` is one to save."""
+        passed = time.perf_counter() - self._last
+        return iteration % self._config.checkpoint_interval == 0 or (
+            passed >= max(self._config.checkpoint_seconds, 100 * self._took)
+        )
+
+    def save(self, checkpoint: Checkpoint, *, stopping: bool = False) -> None:
+        """Write ``checkpoint``, after the metrics up to it.
+
+        Raises:
+            SaveError: where that fails and the run is to stop then, but not while it stops
+                for another reason.
+        """
+        started = time.perf_counter()
+        try:
+            self._log.flush()
+            self._store.save(checkpoint)
+        except Exception as error:
+            if not (stopping or isinstance(error, OSError)):
+                raise
+            kept = self._store.iterations()
+            message = (
+                f"iteration {checkpoint.iteration} could not be saved in {self._store.directory}: "
+                f"{error}; {f'iteration {kept[-1]} is' if kept else 'nothing'} there"
+            )
+            if self._config.on_save_error == "stop" and not stopping:
+                raise SaveError(message) from error
+            warnings.warn(message, stacklevel=2)
+        self._last = time.perf_counter()
+        self._took = self._last - started
+        self.seconds += self._took
+
+
+def _refuse_divergence(checkpoint: Checkpoint, metrics: Metrics) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise DivergenceError(f"update/{name}")
+    for name, tensor in checkpoint.tensors.items():
+        if not tensor.isfinite().all():
+            raise DivergenceError(f"the agent's {name}")
 
 
 def training_slots(agent: Agent, tasks: TaskDistribution) -> int:

@@ -2,15 +2,13 @@
 
 import sys
 
-from metarl.commandline import exits, parse_train
-from metarl.runs import train
+from metarl.commandline import exits, run_train
 
 
 @exits
 def main() -> None:
     """Train."""
-    request = parse_train(sys.argv[1:])
-    train(request.config, request.agent, request.agent_config, request.resume)
+    run_train(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,20 +1,24 @@
 """Checkpoints: is what was saved what is loaded, whole, and nothing but data?"""
 
+import errno
 import json
+import pickle
+import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from metarl import checkpoints
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.checkpoints import Checkpoint, CheckpointStore, space_from_json, space_to_json
 from metarl.errors import UserError
 
 
-def checkpoint(iteration=1, value=0.5):
+def checkpoint(iteration=1, value=0.5, score=None):
     tensors = {"weight": torch.tensor([[value, -1.5], [1e-30, 3.0]]), "step": torch.tensor(7)}
-    return Checkpoint(iteration, 10 * iteration, tensors, {"num_updates": iteration})
+    return Checkpoint(iteration, 10 * iteration, tensors, {"num_updates": iteration}, score)
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def test_what_was_saved_is_loaded_exactly(store):
 
 def test_newest_and_best_are_kept_and_others_removed(store):
     for iteration, score in ((1, 0.0), (2, 5.0), (3, None), (4, 1.0), (5, None)):
-        store.save(checkpoint(iteration), score)
+        store.save(checkpoint(iteration, score=score))
     assert store.iterations() == [2, 4, 5]
     assert store.load("best").iteration == 2
     assert store.load("final").iteration == 5
@@ -43,15 +47,29 @@ def test_newest_and_best_are_kept_and_others_removed(store):
 
 def test_a_better_one_replaces_the_best(store):
     for iteration, score in ((1, -3.0), (2, -2.0), (3, None), (4, None)):
-        store.save(checkpoint(iteration), score)
+        store.save(checkpoint(iteration, score=score))
     assert store.load("best").iteration == 2
     assert store.iterations() == [2, 3, 4]
 
 
+def test_of_equals_the_first_is_the_best(store):
+    for iteration in (1, 2, 3, 4):
+        store.save(checkpoint(iteration, score=2.0))
+    assert store.load("best").iteration == 1
+
+
 def test_a_checkpoint_is_not_written_twice(store):
-    store.save(checkpoint(1, value=0.5))
-    store.save(checkpoint(1, value=9.0), score=1.0)
-    assert float(store.load("best").tensors["weight"][0, 0]) == 0.5
+    store.save(checkpoint(1, score=1.0))
+    before = (store.directory / "0000001" / "agent.safetensors").stat().st_ino
+    store.save(checkpoint(1))  # as a resumed run does: it has forgotten the score
+    assert (store.directory / "0000001" / "agent.safetensors").stat().st_ino == before
+    assert store.load("best").score == 1.0
+
+
+def test_a_score_that_comes_later_is_written(store):
+    store.save(checkpoint(1))
+    store.save(checkpoint(1, score=3.0))
+    assert store.load("best").score == 3.0
 
 
 def test_an_interrupted_write_is_ignored_and_overwritten(store):
@@ -84,12 +102,84 @@ def test_a_missing_file_is_reported(store, name):
         store.load()
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"format": 99}'])
+@pytest.mark.parametrize("content", ["{", "{}", '{"format": 1}', '{"format": 99}', "[" * 99999])
 def test_another_format_is_refused(store, content):
     store.save(checkpoint(1))
     (store.directory / "0000001" / "checkpoint.json").write_text(content)
     with pytest.raises(UserError, match="0000001"):
         store.load()
+
+
+def test_altered_json_is_refused(store):
+    store.save(checkpoint(1))
+    path = store.directory / "0000001" / "checkpoint.json"
+    path.write_text(path.read_text().replace('"env_steps": 10', '"env_steps": 11'))
+    with pytest.raises(UserError, match="checksum"):
+        store.load()
+
+
+def damage(store, iteration):
+    path = store.directory / f"{iteration:07d}" / "agent.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_a_damaged_newest_falls_back_with_a_warning(store):
+    for iteration in (1, 2, 3):
+        store.save(checkpoint(iteration))
+    damage(store, 3)
+    with pytest.warns(UserWarning, match=r"0000003: is not what was saved.*iteration 2 is taken"):
+        assert store.load().iteration == 2
+    store.save(checkpoint(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert store.load().iteration == 3  # written again
+    assert store.iterations() == [2, 3]
+
+
+def test_where_all_are_damaged_the_newest_is_named(store):
+    for iteration in (1, 2):
+        store.save(checkpoint(iteration))
+        damage(store, iteration)
+    with pytest.raises(UserError, match="0000002"):
+        store.load()
+
+
+def test_a_pickle_in_place_of_tensors_is_not_loaded(store, tmp_path, monkeypatch):
+    class Evil:
+        def __reduce__(self):
+            return (type(tmp_path).touch, (tmp_path / "executed",))
+
+    monkeypatch.setattr(checkpoints.safetensors.torch, "save", lambda _: pickle.dumps(Evil()))
+    store.save(checkpoint(1))  # with the checksum it should have
+    with pytest.raises(UserError, match="holds no tensors"):
+        store.load()
+    assert not (tmp_path / "executed").exists()
+
+
+class FullDisk:
+    """Fails every write after so many bytes."""
+
+    def __init__(self, room):
+        self.room, self.write = room, checkpoints._write_synced
+
+    def __call__(self, path, data):
+        self.write(path, data[: max(0, self.room)])
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("room", [0, 100, 250])
+def test_a_full_disk_leaves_what_was_there(store, monkeypatch, room):
+    store.save(checkpoint(1, score=1.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_write_synced", FullDisk(room))
+        with pytest.raises(OSError, match="No space left"):
+            store.save(checkpoint(2, score=2.0))
+    assert [path.name for path in store.directory.iterdir()] == ["0000001"]
+    assert store.load().iteration == store.load("best").iteration == 1
+    store.save(checkpoint(2, score=2.0))
+    assert store.load("best").iteration == 2
 
 
 def test_no_checkpoint_at_all_is_reported(store):
@@ -104,9 +194,9 @@ def test_no_best_without_validation_is_reported(store):
 
 
 def test_a_checkpoint_holds_tensors_and_json_only(store):
-    store.save(checkpoint(1), score=1.0)
+    store.save(checkpoint(1, score=1.0))
     files = [path for path in store.directory.rglob("*") if path.is_file()]
-    assert {path.name for path in files} == {"agent.safetensors", "checkpoint.json", "best.json"}
+    assert {path.name for path in files} == {"agent.safetensors", "checkpoint.json"}
     for path in files:  # a pickle starts with 0x80, a zip (torch.save's) with PK
         assert path.read_bytes()[:1] not in (b"\x80", b"P")
 
@@ -142,12 +232,3 @@ def test_other_spaces_are_refused():
         space_to_json(gym.spaces.MultiBinary(3))
     with pytest.raises(UserError, match="accepted: Box, Discrete"):
         space_from_json({"type": "MultiBinary"})
-
-
-@pytest.mark.parametrize("text", ["", "[1]", '{"format": 1}', '{"format": 1, "iteration": 3}'])
-@pytest.mark.parametrize("name", ["best.json", "0000003/checkpoint.json"])
-def test_damaged_json_is_named(store, name, text):
-    store.save(checkpoint(3), score=1.0)
-    (store.directory / name).write_text(text)
-    with pytest.raises(UserError, match=name.split("/")[-1] if "{" not in text else "no|names"):
-        store.load("best")

@@ -1,5 +1,6 @@
 """The command line: does it take what it should, and say what is wrong with the rest?"""
 
+import json
 import runpy
 import shutil
 import subprocess
@@ -80,6 +81,19 @@ OURS = [
     ("train", "--resume RUN --seed 5", "--seed: got 5", "--iterations"),
     ("train", "--resume RUN --hidden-size 16", "--hidden-size: got 16", "--iterations"),
     ("train", "--resume RUN --preset rl2-bandit-n100-k10", "--preset: got", "--resume"),
+    ("train", "--resume RUN --config x.json", "--config: got 'x.json'", "--resume"),
+    ("train", "--config nowhere.json", "nowhere.json: cannot be read", ""),
+    ("train", "--seeds 1 1", "--seeds: got [1, 1]", "differ"),
+    ("train", "--seeds -1", "--seeds: got [-1]", "0 or more"),
+    ("train", "--seeds 1 2 --seed 3", "--seeds: got [1, 2]", "no --seed"),
+    ("train", "--seeds 1 --resume RUN", "--seeds: got [1]", "--resume"),
+    ("train", "--seeds 1 2 --run-dir RUN", "--run-dir: got", "empty"),
+    ("train", "--seeds 1 2 --env bandt/n10-k5", "--env", "did you mean bandit/n10-k5"),
+    ("train", "--print-config --env bandt/n10-k5", "--env", "did you mean bandit/n10-k5"),
+    ("train", "--checkpoint-seconds 0", "--checkpoint-seconds: got 0.0", "above 0"),
+    ("train", "--best-by success_after", "--best-by: got 'success_after'", "return_after"),
+    ("train", "--resume RUN --best-by trial_return", "--best-by: got", "--iterations"),
+    ("train", "--wandb mine", "--wandb", "pip install wandb"),
     ("evaluate", "nowhere", "nowhere: not a run directory", ""),
     ("evaluate", "RUN --num-tasks 0", "--num-tasks: got 0", "at least 1"),
     ("evaluate", "RUN --num-episodes 0", "--num-episodes: got 0", "at least 1"),
@@ -98,7 +112,10 @@ OURS = [
 @pytest.mark.parametrize(
     ("script", "arguments", "said", "accepted"), OURS, ids=[f"{s} {a}" for s, a, *_ in OURS]
 )
-def test_bad_input_is_one_line_and_exit_code_two(call, trained, script, arguments, said, accepted):
+def test_bad_input_is_one_line_and_exit_code_two(
+    call, trained, script, arguments, said, accepted, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     before = listing(trained.directory)
     code, out, error = call(script, *arguments.split())
     assert code == 2
@@ -109,6 +126,141 @@ def test_bad_input_is_one_line_and_exit_code_two(call, trained, script, argument
     assert "Traceback" not in out + error
     assert list(Path.cwd().iterdir()) == []  # nothing was begun
     assert listing(trained.directory) == before
+
+
+def _edit(name, change):
+    def damage(folder):
+        path = folder / name
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return damage
+
+
+def _write(name, data):
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def _all_checkpoints(name, data):
+    def damage(folder):
+        for checkpoint in (folder / "checkpoints").iterdir():
+            (checkpoint / name).write_bytes(data)
+
+    return damage
+
+
+CONFIG, TENSORS = "config.json", "agent.safetensors"
+DAMAGED = [
+    ("no config", lambda f: (f / CONFIG).unlink(), "not a run directory"),
+    ("config cut off", _write(CONFIG, b'{"format": 1, "agent"'), "config.json: cannot be read"),
+    ("config of bytes", _write(CONFIG, b"\x80\x04\x95\xff"), "config.json: cannot be read"),
+    ("config too deep", _write(CONFIG, b"[" * 99999), "config.json: cannot be read"),
+    ("config a list", _write(CONFIG, b"[1]"), "config.json: not an object"),
+    ("config of another format", _edit(CONFIG, lambda c: c.update(format=9)), "format 9"),
+    ("no agent", _edit(CONFIG, lambda c: c.pop("agent")), "'agent' is missing"),
+    ("no settings", _edit(CONFIG, lambda c: c.update(agent_config=[])), "'agent_config'"),
+    ("no env", _edit(CONFIG, lambda c: c["train_config"].pop("env")), "no 'env'"),
+    ("no spaces", _edit(CONFIG, lambda c: c.pop("spaces")), "of no run"),
+    (
+        "a number that is none",
+        _edit(CONFIG, lambda c: c["agent_config"].update(hidden_size="many")),
+        "hidden_size: got 'many'",
+    ),
+    (
+        "a setting that is none",
+        _edit(CONFIG, lambda c: c["train_config"].update(itertions=3)),
+        "no 'itertions'; did you mean iterations",
+    ),
+    (
+        "a length that is none",
+        _edit(CONFIG, lambda c: c["train_config"].update(iterations=0)),
+        "--iterations: got 0",
+    ),
+    (
+        "an unknown agent",
+        _edit(CONFIG, lambda c: c.update(agent="rl3")),
+        "unknown agent 'rl3'",
+    ),
+    ("checkpoints cut off", _all_checkpoints(TENSORS, b"cut"), "checksum"),
+    ("checkpoints empty", _all_checkpoints("checkpoint.json", b""), "cannot be read"),
+    (
+        "checkpoints of another format",
+        _all_checkpoints("checkpoint.json", b'{"format": 1}'),
+        "format 1; this version reads 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "damage", "said"), DAMAGED, ids=[d[0] for d in DAMAGED])
+@pytest.mark.parametrize("script", ["train", "evaluate"])
+def test_damaged_files_are_one_line_and_exit_code_two(
+    call, trained, tmp_path, script, what, damage, said
+):
+    folder = tmp_path / "damaged"
+    shutil.copytree(trained.directory, folder)
+    damage(folder)
+    before = listing(folder)
+    options = ["--resume", str(folder), "--iterations", "3"] if script == "train" else [str(folder)]
+    if what == "a length that is none":
+        options = options[:2]
+    code, out, error = call(script, *options)
+    assert (code, error.count("\n")) == (2, 1), error
+    assert error.startswith("error: ")
+    assert said in error
+    assert "Traceback" not in out + error
+    assert listing(folder) == before
+
+
+def test_a_damaged_newest_checkpoint_is_a_warning(call, trained, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(trained.directory, folder)
+    (folder / "checkpoints" / "0000002" / TENSORS).write_bytes(b"cut")
+    with pytest.warns(UserWarning, match="iteration 0 is taken instead"):
+        code, _, _ = call("train", "--resume", str(folder), "--iterations", "3")
+    assert code == 0
+    assert Run.open(folder).checkpoints.load().iteration == 3
+
+
+# settings
+
+
+def test_printed_settings_are_those_of_the_run_they_start(call, tmp_path):
+    options = "--env bandit/n3-k2 --tasks-per-update 4 --hidden-size 6 --num-minibatches 2"
+    options += " --iterations 2 --evaluation-tasks 3 --validation-tasks 2 --seed 5"
+    code, text, _ = call("train", *options.split(), "--print-config")
+    assert code == 0
+    assert list(Path.cwd().iterdir()) == []
+    Path("mine.json").write_text(text)
+    assert call("train", "--config", "mine.json", "--run-dir", "one")[0] == 0
+    assert call("train", "--config", "one", "--run-dir", "two")[0] == 0
+    assert call("train", *options.split(), "--run-dir", "three")[0] == 0
+    runs = [Run.open(Path(name)) for name in ("one", "two", "three")]
+    settings = json.loads(text)
+    for run in runs:
+        for key in ("agent", "agent_config", "derived"):
+            assert run.config[key] == settings[key]
+        assert {**run.config["train_config"], "run_dir": None} == settings["train_config"]
+        tensors = run.checkpoints.load().tensors
+        assert all(x.equal(tensors[n]) for n, x in runs[0].checkpoints.load().tensors.items())
+
+
+def test_what_follows_from_the_length_follows_it_again(trained):
+    path = str(trained.directory / "config.json")
+    assert parse_train(["--config", path]).agent_config.schedule_updates is None
+    assert trained.agent_config.schedule_updates == 2
+    request = parse_train(["rl2", "--config", path, "--iterations", "9", "--seed", "4"])
+    assert (request.config.iterations, request.config.seed) == (9, 4)
+    assert request.config.run_dir is None
+
+
+def test_settings_of_no_run_cannot_be_resumed(call):
+    Path("folder").mkdir()
+    text = call("train", "--print-config")[1]
+    Path("folder/config.json").write_text(text)
+    code, _, error = call("train", "--resume", "folder")
+    assert code == 2
+    assert "train.py --config takes them" in error
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """Metrics and progress: is every number where it is looked for, once?"""
 
+import errno
 import json
+import sys
+import types
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl import logging
+from metarl.errors import UserError
 from metarl.logging import MetricsLog, print_adaptation, read_metrics, ticker
 
 
@@ -52,6 +56,109 @@ def test_tensorboard_has_the_scalars_a_resumed_run_left_standing(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/x")] == [(1, 1), (2, 2), (3, 30)]
+
+
+# a full disk
+
+
+class FullFile:
+    """A file that takes half of what is written, then refuses the rest."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count = min(self.room, len(data))
+        self.room -= count
+        return self.file.write(data[:count])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [0, 10, 70])
+def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, room):
+    with MetricsLog(tmp_path) as log:
+        log.write(1, 100, {"train/x": 1.0})
+        log._file = FullFile(log._file, room)
+        for iteration in (2, 3):
+            log.write(iteration, 100 * iteration, {"train/x": 1.0 * iteration})
+        with pytest.raises(OSError, match="No space left"):
+            log.flush()
+        text = (tmp_path / "metrics.jsonl").read_text()
+        assert text.endswith("\n") and len(read_metrics(tmp_path / "metrics.jsonl")) < 3
+        log._file.room = 10**6
+        log.write(4, 400, {"train/x": 4.0})
+        log.flush()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
+    assert scalars(tmp_path) == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def scalars(folder):
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [(e.step, e.value) for e in events.Scalars("train/x")]
+
+
+def test_events_that_tensorboard_lost_are_shown_again(tmp_path, monkeypatch):
+    with MetricsLog(tmp_path) as log:
+        log.write(1, 100, {"train/x": 1.0})
+        log.flush()
+        with monkeypatch.context() as patch:
+            patch.setattr(log._events, "add_scalar", fail)
+            log.write(2, 200, {"train/x": 2.0})
+        log.write(3, 300, {"train/x": 3.0})
+        log.flush()
+    assert scalars(tmp_path) == [(1, 1), (2, 2), (3, 3)]
+
+
+def fail(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# Weights & Biases
+
+
+def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
+    said = []
+
+    class FakeRun:
+        def define_metric(self, name, step_metric):
+            said.append((name, step_metric))
+
+        def log(self, line):
+            said.append(line)
+
+        def finish(self, exit_code):
+            said.append(exit_code)
+
+    def init(**options):
+        said.append(options)
+        return FakeRun()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    config = {"id": "1234", "agent": "rl2"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ZeroDivisionError), MetricsLog(tmp_path, wandb="mine") as log:
+        log.write(1, 100, {"train/x": 1.0})
+        raise ZeroDivisionError
+    options, *rest = said
+    assert (options["project"], options["id"], options["resume"]) == ("mine", "1234", "allow")
+    assert options["config"] == config
+    line = {"iteration": 1, "env_steps": 100, "train/x": 1.0}
+    assert rest == [("*", "iteration"), line, 1]
+
+
+def test_weights_and_biases_that_is_not_installed_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"--wandb: .*pip install wandb"):
+        MetricsLog(tmp_path, wandb="mine")
+
+
+# progress
 
 
 def test_without_a_terminal_progress_is_lines_with_rate_and_time_left(monkeypatch, capsys):

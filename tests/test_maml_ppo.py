@@ -12,6 +12,7 @@ from metarl.agents.maml_ppo import MAMLPPO, Batch, MAMLPPOConfig, inner_step
 from metarl.errors import UserError
 from metarl.rollout import Keys, collect, run_trial, torch_generator
 from metarl.seeding import Phase
+from metarl.tasks import Task
 
 TINY = {
     "tasks_per_update": 3,
@@ -78,7 +79,7 @@ def in_float64(agent, trial):
 def meta_gradient(agent, rounds):
     for x in agent.params.values():
         x.grad = None
-    agent.accumulate_meta_gradient(rounds)
+    agent.accumulate_meta_gradient(rounds, [Task.of("some")] * len(rounds[0].valid))
     return {name: x.grad.clone() for name, x in agent.params.items()}
 
 

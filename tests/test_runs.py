@@ -13,6 +13,7 @@ import metarl
 from metarl import registry, runs
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
+from metarl.logging import read_metrics
 from metarl.runs import Run
 from metarl.training import TrainConfig
 
@@ -49,7 +50,7 @@ def edit(run, change):
 
 def test_directory_holds_what_the_design_names(trained):
     files = {str(p.relative_to(trained.directory)) for p in trained.directory.rglob("*")}
-    assert {"config.json", "metrics.jsonl", "tensorboard", "checkpoints/best.json"} <= files
+    assert {"config.json", "metrics.jsonl", "tensorboard", "checkpoints/0000000"} <= files
     for name in ("test.json", "test.npz", "test.png", "test-untrained.json"):
         assert f"evaluation/{name}" in files
     assert not [name for name in files if "partial" in name]
@@ -174,10 +175,12 @@ def test_agent_is_rebuilt_without_its_environment(trained, monkeypatch):
 
 
 def test_best_and_final_are_what_they_are_called(trained):
-    best = trained.load_agent("best")[1].iteration
-    assert (
-        best == json.loads((trained.directory / "checkpoints/best.json").read_text())["iteration"]
-    )
+    scores = {
+        line["iteration"]: line.get("validation/return_after", -np.inf)
+        for line in read_metrics(trained.directory / "metrics.jsonl")
+    }
+    best = trained.load_agent("best")[1]
+    assert best.score == scores[best.iteration] == max(scores.values())
     assert trained.load_agent("final")[1].iteration == 2
 
 

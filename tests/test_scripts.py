@@ -206,9 +206,9 @@ def test_readme_s_training_runs(words, trained, rooms, tmp_path):
             commandline.parse_train(arguments)
         assert not stop.value.code
         return
-    if "--resume" in arguments:
+    for option in {"--resume", "--config"} & set(arguments):
         shutil.copytree(trained, tmp_path / "copy")
-        arguments[arguments.index("--resume") + 1] = str(tmp_path / "copy")
+        arguments[arguments.index(option) + 1] = str(tmp_path / "copy")
     request = commandline.parse_train(arguments)
     if request.resume:
         assert request.config.iterations >= 1

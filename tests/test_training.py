@@ -193,12 +193,12 @@ def test_metrics_have_the_numbers_one_looks_for(whole):
 
 def test_best_checkpoint_is_the_one_validated_best(whole):
     scores = {
-        m["iteration"]: m["validation/trial_return"]
+        m["iteration"]: m["validation/return_after"]
         for m in metrics_of(whole[0])
-        if "validation/trial_return" in m
+        if "validation/return_after" in m
     }
     best = CheckpointStore(whole[0] / "checkpoints").load("best")
-    assert scores[best.iteration] == max(scores.values())
+    assert best.score == scores[best.iteration] == max(scores.values())
 
 
 def test_training_uses_as_many_threads_as_asked_for_and_puts_them_back(tmp_path):

@@ -1,0 +1,201 @@
+"""The same training with several seeds: a process each, side by side, and one evaluation of all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from metarl import registry
+from metarl.checkpoints import write_json
+from metarl.errors import SeedsError, bad_option
+from metarl.evaluation import read_summary
+from metarl.logging import console, print_adaptation
+from metarl.plotting import Line, plot_adaptation
+from metarl.runs import Plan, default_directory
+from metarl.training import TrainConfig
+from metarl.workers import usable_cores
+
+_CHILD = "from metarl.seeds import child; child()"
+RESAMPLES = 2000
+
+
+def train_seeds(
+    config: TrainConfig, agent: str, agent_config: Any, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Train once with each seed, as many side by side as there are cores, and evaluate all.
+
+    Each run has a directory of its own, named by its seed, in ``config.run_dir``; the evaluation
+    of all of them is beside these.
+
+    Returns:
+        The summary of all evaluations on held-out tasks.
+
+    Raises:
+        UserError: for anything that cannot work, before any work is done.
+        SeedsError: where a run failed.
+    """
+    plan = Plan.of(config, agent, agent_config)
+    folder = config.run_dir or default_directory(
+        config, agent, "seeds-" + "-".join(map(str, seeds))
+    )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise bad_option("--run-dir", str(folder), "a new or empty directory")
+    at_once = max(1, min(len(seeds), len(usable_cores()) // config.threads))
+    share = len(usable_cores()) // at_once
+    workers = config.num_workers if config.num_workers is not None else share if share > 1 else 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", {**plan.settings(), "seeds": list(seeds)})
+    except OSError as error:
+        raise bad_option("--run-dir", str(folder), f"a writable place ({error})") from error
+    console.print(f"{agent} on {config.env}, seeds {_listed(seeds)}, {at_once} at once: {folder}")
+    children: list[_Child] = []
+    waiting = list(seeds)
+    try:
+        while waiting or any(child.running for child in children):
+            if waiting and sum(child.running for child in children) < at_once:
+                children.append(_Child(plan, folder, waiting.pop(0), workers))
+            else:
+                time.sleep(0.05)
+    except BaseException as error:
+        for child in children:
+            child.stop(getattr(error, "number", signal.SIGTERM))
+        raise
+    failed = [child.seed for child in children if child.process.returncode != 0]
+    if failed:
+        raise SeedsError(f"seeds {_listed(failed)} did not come to an end: see above")
+    summary, untrained = (summarize_seeds(folder, seeds, name) for name in ("", "-untrained"))
+    picture = folder / "evaluation" / "test.png"
+    plot_adaptation([Line(agent, summary), Line("untrained", untrained, reference=True)], picture)
+    console.print(f"seeds {_listed(seeds)} together; intervals are over seeds and tasks")
+    print_adaptation(summary, untrained)
+    console.print(f"picture: {picture}")
+    return summary
+
+
+def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dict[str, Any]:
+    """Write ``evaluation/test.json`` of several runs in ``folder``, and return it.
+
+    Every run has met the same tasks. Means are over seeds and tasks, so is the interquartile
+    mean; intervals are 95% of a bootstrap that draws seeds and, independently, tasks.
+    """
+    files = [folder / str(seed) / "evaluation" / f"test{suffix}" for seed in seeds]
+    summaries = [read_summary(file.with_suffix(".json")) for file in files]
+    values: dict[str, list[npt.NDArray[np.float64]]] = {}
+    for file in files:
+        with np.load(file.with_suffix(".npz"), allow_pickle=False) as arrays:
+            for name in ("return", "success", "trial_return"):
+                if name in arrays:
+                    values.setdefault(name, []).append(np.atleast_2d(arrays[name]))
+    stacked = {name: np.stack(parts, 1) for name, parts in values.items()}
+    total = stacked.pop("trial_return", None)
+    whole = {name: summarize_over_seeds(array) for name, array in stacked.items()}
+    gain = summarize_over_seeds(stacked["return"][-1:] - stacked["return"][:1])
+    result = {
+        **summaries[0],
+        "seed": list(seeds),
+        "seconds": sum(s["seconds"] for s in summaries),
+        "success": None,
+        **whole,
+        "gain": {name: numbers[0] for name, numbers in gain.items()},
+        "trial_return": None
+        if total is None
+        else {name: numbers[0] for name, numbers in summarize_over_seeds(total).items()},
+        "groups": None,
+        "by_seed": {str(k): s["return"]["mean"] for k, s in zip(seeds, summaries, strict=True)},
+    }
+    (folder / "evaluation").mkdir(exist_ok=True)
+    write_json(folder / "evaluation" / f"test{suffix}.json", result)
+    return result
+
+
+def summarize_over_seeds(values: npt.NDArray[np.floating[Any]]) -> dict[str, list[float]]:
+    """Return mean, interquartile mean and the mean's 95% interval over seeds and tasks, per point.
+
+    Args:
+        values: ``[point, seed, task]``, the same tasks with every seed.
+    """
+    values = np.asarray(values, np.float64)
+    points, seeds, tasks = values.shape
+    rng = np.random.default_rng(0)
+    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
+    means = np.empty((points, RESAMPLES))
+    for start in range(0, RESAMPLES, 100):  # a resample's weights are as many as tasks
+        part = slice(start, start + 100)
+        by_task = rng.multinomial(tasks, np.full(tasks, 1 / tasks), 100) / tasks
+        means[:, part] = np.einsum("pst,bs,bt->pb", values, by_seed[part], by_task, optimize=True)
+    low, high = np.quantile(means, (0.025, 0.975), axis=1)
+    flat = values.reshape(points, -1)
+    return {
+        "mean": flat.mean(1).tolist(),
+        "iqm": stats.trim_mean(flat, 0.25, axis=1).tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
+
+
+class _Child:
+    """A process that trains with one seed; what it prints is passed on, a line at a time."""
+
+    def __init__(self, plan: Plan, folder: Path, seed: int, num_workers: int) -> None:
+        self.seed = seed
+        arguments = [
+            *([plan.agent] if registry.is_import(plan.agent) else []),
+            *("--config", str(folder / "config.json"), "--seed", str(seed)),
+            *("--run-dir", str(folder / str(seed)), "--num-workers", str(num_workers)),
+            *(["--env", plan.config.env] if registry.is_import(plan.config.env) else []),
+        ]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, *arguments],
+            stdin=subprocess.PIPE,  # its end tells the child that this process has gone
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,  # signals reach it from here, once
+        )
+        self._reader = threading.Thread(target=self._pass_on, daemon=True)
+        self._reader.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.poll() is None or self._reader.is_alive()
+
+    def stop(self, number: int) -> None:
+        """Let it save what it has, and wait for that."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.wait()
+        self._reader.join()
+
+    def _pass_on(self) -> None:
+        for line in self.process.stdout or ():
+            console.print(f"[seed {self.seed}] {line.rstrip()}")
+
+
+def child() -> None:
+    """Be ``train.py`` for a parent, and stop when it has gone."""
+    from metarl.commandline import exits, run_train
+
+    def watch() -> None:
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    arguments, sys.argv[0] = sys.argv[1:], "train.py"
+    threading.Thread(target=watch, daemon=True).start()
+    exits(lambda: run_train(arguments))()
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))

@@ -1,0 +1,115 @@
+"""Several seeds in one command: is each the run it would be alone, and are all of them counted?"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metarl.agents.rl2 import RL2Config
+from metarl.benchmarks import summarize_runs
+from metarl.errors import SeedsError, UserError
+from metarl.runs import Run, plot, train
+from metarl.seeds import summarize_over_seeds, train_seeds
+from metarl.training import TrainConfig
+
+AGENT = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2)
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+
+
+def config_of(directory, **changes):
+    values = {"env": "bandit/n3-k2", "iterations": 2, "evaluation_tasks": 30, "validation_tasks": 2}
+    return TrainConfig(**{**values, "run_dir": directory, **changes})
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds") / "group"
+    return folder, train_seeds(config_of(folder), "rl2", AGENT, (0, 3))
+
+
+def test_each_run_is_the_one_it_would_be_alone(group, tmp_path):
+    alone = train(config_of(tmp_path / "alone", seed=3), "rl2", AGENT).checkpoints.load()
+    beside = Run.open(group[0] / "3").checkpoints.load()
+    assert all(alone.tensors[name].equal(beside.tensors[name]) for name in alone.tensors)
+
+
+def test_the_evaluation_is_over_all_of_them(group):
+    folder, summary = group
+    files = [folder / str(seed) / "evaluation" / "test.npz" for seed in (0, 3)]
+    returns = np.concatenate([np.load(file, allow_pickle=False)["return"] for file in files], 1)
+    assert summary["return"]["mean"] == pytest.approx(returns.mean(1).tolist())
+    assert summary["gain"]["mean"] == pytest.approx((returns[-1] - returns[0]).mean())
+    assert summary["seed"] == [0, 3]
+    written = json.loads((folder / "evaluation" / "test.json").read_text())
+    assert written == summary
+    assert (folder / "evaluation" / "test-untrained.json").exists()
+    assert (folder / "evaluation" / "test.png").exists()
+
+
+def test_the_folder_is_no_run_and_says_which_are(group):
+    with pytest.raises(UserError, match=r"several seeds; name one: .*group/0, .*group/3"):
+        Run.open(group[0])
+
+
+def test_it_is_drawn_and_summarised_as_its_runs(group, tmp_path):
+    plot([group[0]], "learning", tmp_path / "learning.png")
+    summarize_runs([group[0]], tmp_path / "summary.json")
+    entries = json.loads((tmp_path / "summary.json").read_text())["runs"]
+    assert [entry["train_config"]["seed"] for entry in entries] == [0, 3]
+
+
+def test_intervals_hold_the_spread_over_seeds_and_over_tasks():
+    rng = np.random.default_rng(0)
+    seeds, tasks = rng.normal(0, 3, (1, 10, 1)), rng.normal(0, 1, (1, 1, 400))
+    for values, spread in (
+        (seeds + np.zeros((1, 1, 400)), 3 / np.sqrt(10)),
+        (np.zeros((1, 10, 1)) + tasks, 1 / np.sqrt(400)),
+    ):
+        summary = summarize_over_seeds(values)
+        assert summary["mean"][0] == pytest.approx(values.mean())
+        width = (summary["high"][0] - summary["low"][0]) / (2 * 1.96)
+        assert width == pytest.approx(spread, rel=0.35)
+
+
+def test_a_group_s_folder_is_not_written_into_twice(group):
+    with pytest.raises(UserError, match=r"--run-dir: got .*empty"):
+        train_seeds(config_of(group[0]), "rl2", AGENT, (1,))
+
+
+def test_a_seed_that_fails_is_named(tmp_path, capsys):
+    (tmp_path / "group").mkdir()
+    config = config_of(tmp_path / "group", env_timeout=1e-9, env="half-cheetah/velocity:horizon=3")
+    agent = RL2Config(tasks_per_update=2, hidden_size=4, num_minibatches=1, episodes_per_trial=1)
+    object.__setattr__(config, "num_workers", 1)  # no step is as quick as that
+    with pytest.raises(SeedsError, match="seeds 0 did not"):
+        train_seeds(config, "rl2", agent, (0,))
+    assert "[seed 0] error: environment failed" in capsys.readouterr().out
+
+
+def test_a_signal_reaches_every_run_once(tmp_path):
+    options = "--env bandit/n3-k2 --tasks-per-update 4 --hidden-size 6 --num-minibatches 2"
+    command = [sys.executable, str(SCRIPT), *options.split(), "--iterations", "100000"]
+    process = subprocess.Popen(
+        [*command, "--seeds", "1", "2", "--run-dir", "group"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics = [tmp_path / "group" / seed / "metrics.jsonl" for seed in ("1", "2")]
+    while process.poll() is None and not all(m.exists() and m.stat().st_size for m in metrics):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 143, output
+    for seed in ("1", "2"):
+        assert Run.open(tmp_path / "group" / seed).checkpoints.load().iteration >= 1
+        assert f"[seed {seed}] go on with: python scripts/train.py --resume group/{seed}" in output
+    assert "Traceback" not in output
