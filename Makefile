@@ -30,10 +30,10 @@ endif
 	touch $@
 
 test: install  ## the unit tier
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 learning: install  ## the tier that trains: a minute or so a test
-	$(BIN)/python -m pytest -m learning
+	$(BIN)/python -m pytest -m learning -n auto
 
 metaworld: install  ## compare every Meta-World class with the official one: minutes
 	$(BIN)/python -m pytest -m metaworld -n auto

@@ -238,7 +238,18 @@ def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
 
 
 def space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
-    """Return the space that :func:`space_to_json` described."""
+    """Return the space that :func:`space_to_json` described.
+
+    Raises:
+        UserError: where ``data`` describes none.
+    """
+    try:
+        return _space_from_json(data)
+    except (KeyError, TypeError, ValueError, AssertionError, IndexError) as error:
+        raise UserError(f"space: got {data!r}; accepted: what space_to_json returns") from error
+
+
+def _space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
     if data["type"] == "Discrete":
         return gym.spaces.Discrete(data["n"], start=data["start"])
     if data["type"] != "Box":

@@ -30,8 +30,8 @@ from metarl.errors import (
 )
 from metarl.logging import console
 from metarl.presets import PRESETS, preset
-from metarl.runs import Plan, Run, read_settings, train
-from metarl.seeds import train_seeds
+from metarl.runs import Plan, Run, members, read_settings, train
+from metarl.seeds import resume_seeds, train_seeds
 from metarl.training import TrainConfig
 
 T = TypeVar("T")
@@ -146,8 +146,8 @@ def parse(kind: Any, description: str) -> Any:
     return tyro.cli(kind, description=description, config=_TYRO)
 
 
-def parse_train(arguments: Sequence[str]) -> TrainRequest:
-    """Parse the command line of ``train.py``: an agent's name, if any, comes first."""
+def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse what decides which options there are, and return the rest."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--list", action="store_true")
     first.add_argument("--preset")
@@ -159,6 +159,12 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
         early, rest = first.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from error
+    return early, rest
+
+
+def parse_train(arguments: Sequence[str]) -> TrainRequest:
+    """Parse the command line of ``train.py``: an agent's name, if any, comes first."""
+    early, rest = _early(arguments)
     if early.list:
         _print_names()
         sys.exit(0)
@@ -227,6 +233,11 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
 
 def run_train(arguments: Sequence[str]) -> None:
     """Do what a command line of ``train.py`` asks for."""
+    early, rest = _early(arguments)
+    if early.resume is not None and members(early.resume) != [early.resume]:
+        named = [rest.pop(0)] if rest and not rest[0].startswith("-") else []
+        resume_seeds(early.resume, named, rest)
+        return
     request = parse_train(arguments)
     if request.print_config:
         plan = Plan.of(request.config, request.agent, request.agent_config)

@@ -70,12 +70,7 @@ class Run:
     ) -> Run:
         """Make the directory; one that exists and is not empty is never written into."""
         directory = config.run_dir or default_directory(config, agent, str(config.seed))
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise bad_option(
-                "--run-dir",
-                str(directory),
-                "a new or empty directory (--resume goes on with a run)",
-            )
+        refuse_used(directory)
         content = {
             **settings(config, agent, agent_config, derived),
             "id": secrets.token_hex(4),
@@ -187,7 +182,7 @@ class Run:
             self.agent_config,
             space_from_json(spaces["observation"]),
             space_from_json(spaces["action"]),
-            seed=self.config["train_config"]["seed"],
+            seed=self.train_config.seed,
             device=device or "cpu",
         )
         return agent
@@ -258,6 +253,17 @@ def device_name(device: str) -> str:
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
+def refuse_used(directory: Path) -> None:
+    """Refuse a place for new runs that holds anything but what a killed one had begun to write."""
+    begun = ".config.json.partial"
+    used = directory.exists() and (
+        not directory.is_dir() or any(p.name != begun for p in directory.iterdir())
+    )
+    if used:
+        accepted = "a new or empty directory (--resume goes on with a run)"
+        raise bad_option("--run-dir", str(directory), accepted)
+
+
 def settings(
     config: TrainConfig, agent: str, agent_config: Any, derived: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -287,6 +293,9 @@ def read_settings(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {name!r} is missing or no {kind.__name__}")
     if not isinstance(content["train_config"].get("env"), str):
         raise UserError(f"{path}: 'train_config' names no 'env'")
+    for name in ("derived", "seeds"):
+        if not isinstance(content.get(name, []), list):
+            raise UserError(f"{path}: {name!r} is no list")
     return content
 
 
@@ -410,15 +419,20 @@ def train(
             if (run.directory / "evaluation" / "test.json").exists():
                 return run
     started = time.perf_counter()
-    if iteration < (config.iterations or 0):
-        try:
+    try:
+        if iteration < (config.iterations or 0):
             meta_train(
                 agent, tasks, config, run.directory, iteration=iteration, env_steps=env_steps
             )
-        except BaseException as error:
-            _say_how_to_go_on(run, error)
-            raise
-        console.print(f"trained in {time.perf_counter() - started:.0f} s")
+            console.print(f"trained in {time.perf_counter() - started:.0f} s")
+        _evaluate_at_the_end(run, tasks, config)
+    except BaseException as error:
+        _say_how_to_go_on(run, error)
+        raise
+    return run
+
+
+def _evaluate_at_the_end(run: Run, tasks: TaskDistribution, config: TrainConfig) -> None:
     evaluate(
         run,
         tasks=tasks,
@@ -428,7 +442,6 @@ def train(
         env_timeout=config.env_timeout,
         env_restarts=config.env_restarts,
     )
-    return run
 
 
 def _say_how_to_go_on(run: Run, error: BaseException) -> None:
@@ -436,7 +449,11 @@ def _say_how_to_go_on(run: Run, error: BaseException) -> None:
     saved = run.checkpoints.iterations()
     last = saved[-1] if saved else 0
     lines = [f"iteration {last + 1} was not finished"]
-    if saved:
+    if last >= (run.train_config.iterations or 0):
+        lines = [
+            f"training was finished, evaluation not; {last} is saved: {run.checkpoints.directory}"
+        ]
+    elif saved:
         lines[0] += f"; {last} is saved: {run.checkpoints.directory / f'{last:07d}'}"
     if isinstance(error, DivergenceError):
         lines.append("the same seed diverges there again; another setting may not:")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from metarl.errors import SeedsError, bad_option
 from metarl.evaluation import read_summary
 from metarl.logging import console, print_adaptation
 from metarl.plotting import Line, plot_adaptation
-from metarl.runs import Plan, default_directory
+from metarl.runs import Plan, Run, default_directory, read_settings, refuse_used
 from metarl.training import TrainConfig
 from metarl.workers import usable_cores
 
@@ -46,42 +47,69 @@ def train_seeds(
         SeedsError: where a run failed.
     """
     plan = Plan.of(config, agent, agent_config)
-    folder = config.run_dir or default_directory(
-        config, agent, "seeds-" + "-".join(map(str, seeds))
-    )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise bad_option("--run-dir", str(folder), "a new or empty directory")
-    at_once = max(1, min(len(seeds), len(usable_cores()) // config.threads))
-    share = len(usable_cores()) // at_once
-    workers = config.num_workers if config.num_workers is not None else share if share > 1 else 0
+    label = "seeds-" + "-".join(map(str, seeds))
+    folder = config.run_dir or default_directory(config, agent, label)
+    refuse_used(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", {**plan.settings(), "seeds": list(seeds)})
     except OSError as error:
         raise bad_option("--run-dir", str(folder), f"a writable place ({error})") from error
-    console.print(f"{agent} on {config.env}, seeds {_listed(seeds)}, {at_once} at once: {folder}")
+    named = [agent] if registry.is_import(agent) else []
+    options = ["--env", config.env] if registry.is_import(config.env) else []
+    return resume_seeds(folder, named, options)
+
+
+def resume_seeds(folder: Path, named: Sequence[str], options: Sequence[str]) -> dict[str, Any]:
+    """Go on with every run in ``folder`` that is not finished, and evaluate all.
+
+    Args:
+        folder: of several seeds.
+        named: the agent, where it is a module that the user names again.
+        options: of every run's command line.
+    """
+    content = read_settings(folder / "config.json")
+    seeds, config = content["seeds"], Run(folder, content).train_config
+    cores = len(usable_cores())
+    at_once = max(1, min(len(seeds), cores // config.threads))
+    asked = config.num_workers is not None or "--num-workers" in (o.split("=")[0] for o in options)
+    given = [*options]
+    if not asked:
+        share = cores // at_once
+        given += ["--num-workers", str(share if share > 1 else 0)]
+    listed, name = ", ".join(map(str, seeds)), content["agent"]
+    console.print(f"{name} on {config.env}, seeds {listed}, {at_once} at once: {folder}")
     children: list[_Child] = []
     waiting = list(seeds)
     try:
         while waiting or any(child.running for child in children):
             if waiting and sum(child.running for child in children) < at_once:
-                children.append(_Child(plan, folder, waiting.pop(0), workers))
+                children.append(_Child(folder, waiting.pop(0), named, given))
             else:
                 time.sleep(0.05)
     except BaseException as error:
         for child in children:
             child.stop(getattr(error, "number", signal.SIGTERM))
+        _say_how_to_go_on(folder, named, options)
         raise
     failed = [child.seed for child in children if child.process.returncode != 0]
     if failed:
-        raise SeedsError(f"seeds {_listed(failed)} did not come to an end: see above")
-    summary, untrained = (summarize_seeds(folder, seeds, name) for name in ("", "-untrained"))
+        _say_how_to_go_on(folder, named, options)
+        raise SeedsError(f"seeds {', '.join(map(str, failed))} did not come to an end: see above")
+    summary, untrained = (summarize_seeds(folder, seeds, x) for x in ("", "-untrained"))
+    lines = [Line(name, summary), Line("untrained", untrained, reference=True)]
     picture = folder / "evaluation" / "test.png"
-    plot_adaptation([Line(agent, summary), Line("untrained", untrained, reference=True)], picture)
-    console.print(f"seeds {_listed(seeds)} together; intervals are over seeds and tasks")
+    plot_adaptation(lines, picture)
+    console.print(f"seeds {listed} together; intervals are over seeds and tasks")
     print_adaptation(summary, untrained)
     console.print(f"picture: {picture}")
     return summary
+
+
+def _say_how_to_go_on(folder: Path, named: Sequence[str], options: Sequence[str]) -> None:
+    words = ["train.py", *named, "--resume", str(folder), *options]
+    command = f"python scripts/{shlex.join(words)}"
+    print(f"go on with all of them: {command}", file=sys.stderr, flush=True)
 
 
 def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dict[str, Any]:
@@ -148,14 +176,15 @@ def summarize_over_seeds(values: npt.NDArray[np.floating[Any]]) -> dict[str, lis
 class _Child:
     """A process that trains with one seed; what it prints is passed on, a line at a time."""
 
-    def __init__(self, plan: Plan, folder: Path, seed: int, num_workers: int) -> None:
-        self.seed = seed
-        arguments = [
-            *([plan.agent] if registry.is_import(plan.agent) else []),
-            *("--config", str(folder / "config.json"), "--seed", str(seed)),
-            *("--run-dir", str(folder / str(seed)), "--num-workers", str(num_workers)),
-            *(["--env", plan.config.env] if registry.is_import(plan.config.env) else []),
-        ]
+    def __init__(
+        self, folder: Path, seed: int, named: Sequence[str], options: Sequence[str]
+    ) -> None:
+        self.seed, own = seed, folder / str(seed)
+        if (own / "config.json").exists():
+            arguments = [*named, "--resume", str(own), *options]
+        else:
+            start = ["--config", str(folder / "config.json"), "--seed", str(seed)]
+            arguments = [*named, *start, "--run-dir", str(own), *options]
         self.process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, *arguments],
             stdin=subprocess.PIPE,  # its end tells the child that this process has gone
@@ -195,7 +224,3 @@ def child() -> None:
     arguments, sys.argv[0] = sys.argv[1:], "train.py"
     threading.Thread(target=watch, daemon=True).start()
     exits(lambda: run_train(arguments))()
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))

@@ -182,6 +182,12 @@ DAMAGED = [
         _edit(CONFIG, lambda c: c.update(agent="rl3")),
         "unknown agent 'rl3'",
     ),
+    (
+        "spaces that are none",
+        _edit(CONFIG, lambda c: c["spaces"].update(action={"type": "Box", "low": 3})),
+        "space: got",
+    ),
+    ("derived from nothing", _edit(CONFIG, lambda c: c.update(derived=5)), "'derived' is no list"),
     ("checkpoints cut off", _all_checkpoints(TENSORS, b"cut"), "checksum"),
     ("checkpoints empty", _all_checkpoints("checkpoint.json", b""), "cannot be read"),
     (

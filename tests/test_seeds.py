@@ -104,7 +104,9 @@ def test_a_signal_reaches_every_run_once(tmp_path):
         text=True,
     )
     metrics = [tmp_path / "group" / seed / "metrics.jsonl" for seed in ("1", "2")]
-    while process.poll() is None and not all(m.exists() and m.stat().st_size for m in metrics):
+    while process.poll() is None and not all(
+        m.exists() and m.read_text().count("\n") > 1 for m in metrics
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
@@ -113,3 +115,19 @@ def test_a_signal_reaches_every_run_once(tmp_path):
         assert Run.open(tmp_path / "group" / seed).checkpoints.load().iteration >= 1
         assert f"[seed {seed}] go on with: python scripts/train.py --resume group/{seed}" in output
     assert "Traceback" not in output
+    (said,) = (line for line in output.splitlines() if line.startswith("go on with all of them"))
+    last = max(Run.open(tmp_path / "group" / s).checkpoints.load().iteration for s in ("1", "2"))
+    words = said.split("scripts/train.py ")[1].split()
+    more = ["--iterations", str(last + 1), "--evaluation-tasks", "5", "--validation-tasks", "2"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words, *more],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for seed in ("1", "2"):
+        assert Run.open(tmp_path / "group" / seed).checkpoints.load().iteration == last + 1
+    summary = json.loads((tmp_path / "group" / "evaluation" / "test.json").read_text())
+    assert (summary["seed"], summary["num_tasks"]) == ([1, 2], 5)

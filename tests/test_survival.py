@@ -241,6 +241,7 @@ def test_killed_runs_end_where_uninterrupted_ones_do(uninterrupted, tmp_path):
 
 
 @pytest.mark.learning
+@pytest.mark.timeout(1200)
 def test_twenty_kills_change_nothing(uninterrupted, tmp_path):
     assert_same(survive_kills(tmp_path, 20, uninterrupted), uninterrupted[0])
 
@@ -308,6 +309,16 @@ def test_an_exception_says_what_is_saved(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "iteration 3 was not finished; 2 is saved: " in said
     assert f"--resume {tmp_path / 'run'}" in said
+
+
+def test_an_evaluation_that_is_cut_off_is_said_to_be(tmp_path, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(runs, "evaluate", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        runs.train(config_of(tmp_path / "run"), "rl2", RL2)
+    assert "training was finished, evaluation not; 4 is saved" in capsys.readouterr().err
 
 
 # a full disk
