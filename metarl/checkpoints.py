@@ -65,14 +65,22 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write ``checkpoint``, and remove those that are neither the newest nor the best."""
+        """Write ``checkpoint``, and remove those that are neither the newest nor the best.
+
+        Later ones go too: a run that is here again has fallen back from them.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         target = self._folder(checkpoint.iteration)
         known = checkpoint.score in (None, self._score(checkpoint.iteration))
         if not (known and self._sound(target)):
             self._write(checkpoint, target)
+        for leftover in self.directory.glob(".*.partial"):  # of a kill
+            shutil.rmtree(leftover, ignore_errors=True)
+        for iteration in self.iterations():
+            if iteration > checkpoint.iteration:
+                shutil.rmtree(self._folder(iteration), ignore_errors=True)
         saved = self.iterations()
-        for iteration in set(saved) - {*saved[-self.keep :], self._best()}:
+        for iteration in set(saved) - {*saved[-self.keep :], *self._by_score()[:1]}:
             shutil.rmtree(self._folder(iteration), ignore_errors=True)
 
     def iterations(self) -> list[int]:
@@ -82,7 +90,7 @@ class CheckpointStore:
         return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
 
     def load(self, which: Which = "final") -> Checkpoint:
-        """Read the newest checkpoint that is sound, or the best.
+        """Read the newest checkpoint, or the best, of those that are sound.
 
         Raises:
             UserError: where there is none, or none that has the content it was saved with.
@@ -91,15 +99,15 @@ class CheckpointStore:
         if not saved:
             raise UserError(f"{self.directory}: holds no checkpoint")
         if which == "final":
-            return self._newest(saved)
-        best = self._best()
-        if best is None:
+            return self._first_sound(saved[::-1])
+        best = self._by_score()
+        if not best:
             raise UserError(f"{self.directory}: no best checkpoint, the run was not validated")
-        return self._read(self._folder(best))
+        return self._first_sound(best)
 
-    def _newest(self, saved: list[int]) -> Checkpoint:
+    def _first_sound(self, iterations: list[int]) -> Checkpoint:
         damage: list[UserError] = []
-        for iteration in reversed(saved):
+        for iteration in iterations:
             try:
                 checkpoint = self._read(self._folder(iteration))
             except UserError as error:
@@ -122,10 +130,10 @@ class CheckpointStore:
     def _folder(self, iteration: int) -> Path:
         return self.directory / f"{iteration:07d}"
 
-    def _best(self) -> int | None:
-        """Return the iteration with the highest score, the first of equals."""
+    def _by_score(self) -> list[int]:
+        """Return the iterations that have a score, the highest first, the first of equals."""
         scores = {i: score for i in self.iterations() if (score := self._score(i)) is not None}
-        return max(scores, key=scores.__getitem__, default=None)
+        return sorted(scores, key=lambda i: (-scores[i], i))
 
     def _score(self, iteration: int) -> float | None:
         try:

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
-import os
-import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import tyro
 
 from metarl import registry
 from metarl.errors import (
-    DivergenceError,
-    EnvError,
-    SaveError,
-    SeedsError,
-    Stopped,
     UserError,
     bad_option,
 )
@@ -48,7 +38,7 @@ Read before the options below:
   --list           name the environments, agents and presets
   --preset NAME    start from named settings
   --config FILE    start from a run's config.json, or what --print-config printed
-  --resume RUN     go on with a run where it stopped; options that do not change its result
+  --resume RUN     go on with a run where it stopped; options that do not reach its parameters
                    (iterations, checkpoints, validation, evaluation, workers, logging) may differ
   --seeds N N …    train once with each seed, as many side by side as there are cores, and
                    evaluate them together; --run-dir is the folder of their runs
@@ -82,63 +72,6 @@ class TrainRequest:
     seeds: tuple[int, ...] = ()
     """Of several runs, instead of the config's."""
     print_config: bool = False
-
-
-def exits(main: Callable[[], None]) -> Callable[[], None]:
-    """Make a script's ``main`` end as programs should.
-
-    An error that a user can mend is one line, with exit code 2. A first SIGINT or SIGTERM ends the
-    work in order, with 128 and its number, a second one at once.
-    """
-
-    @functools.wraps(main)
-    def wrapped() -> None:
-        warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
-        try:
-            with _stopped_by_signals():
-                main()
-        except UserError as error:
-            fail(error)
-        except (EnvError, DivergenceError, SaveError, SeedsError) as error:
-            sys.stdout.flush()
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        except KeyboardInterrupt as stop:
-            sys.exit(128 + getattr(stop, "number", signal.SIGINT))
-        except BrokenPipeError:
-            sys.exit(1)
-
-    return wrapped
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into an exception, and leave at a second."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def leave(number: int, frame: object) -> None:
-        os._exit(128 + number)
-
-    def stop(number: int, frame: object) -> None:
-        for each in numbers:
-            signal.signal(each, leave)
-        Stopped.requested = number
-        raise Stopped(number)
-
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        Stopped.requested = None
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def fail(error: UserError) -> NoReturn:
-    """Print ``error`` and exit with code 2."""
-    sys.stdout.flush()
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
 
 
 def parse(kind: Any, description: str) -> Any:
@@ -188,11 +121,13 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
     if early.resume is not None:
         resume = Run.open(early.resume, named if named and registry.is_import(named) else None)
         agent, train = resume.agent_name, resume.train_config
-    config = None
+    config, seeds = None, tuple(early.seeds)
     if early.config is not None:
         path = early.config / "config.json" if early.config.is_dir() else early.config
         config = Run(path, read_settings(path), named)
         agent = config.agent_name
+        if not any(a.split("=")[0] == "--seed" for a in rest):
+            seeds = seeds or tuple(config.config.get("seeds", ()))
     if named is not None and named != agent:
         registry.agent_class(named)  # an unknown name is the first thing to say
         raise bad_option("agent", named, f"{agent}, which the preset, settings or run is for")
@@ -218,9 +153,7 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
         config=_TYRO,
     )
     chosen_config = TrainConfig(**{name: getattr(parsed, name) for name in shallow})
-    request = TrainRequest(
-        chosen_config, agent, parsed.agent, resume, tuple(early.seeds), early.print_config
-    )
+    request = TrainRequest(chosen_config, agent, parsed.agent, resume, seeds, early.print_config)
     origin = resume or config
     if origin is not None:
         unnamed = not any(a.split("=")[0] == "--env" for a in rest)
@@ -235,17 +168,33 @@ def run_train(arguments: Sequence[str]) -> None:
     """Do what a command line of ``train.py`` asks for."""
     early, rest = _early(arguments)
     if early.resume is not None and members(early.resume) != [early.resume]:
-        named = [rest.pop(0)] if rest and not rest[0].startswith("-") else []
-        resume_seeds(early.resume, named, rest)
+        resume_seeds(early.resume, _group_options(early, rest))
         return
     request = parse_train(arguments)
     if request.print_config:
         plan = Plan.of(request.config, request.agent, request.agent_config)
-        print(json.dumps(plan.settings(), indent=1))
+        seeds = {"seeds": request.seeds} if request.seeds else {}
+        print(json.dumps({**plan.settings(), **seeds}, indent=1))
     elif request.seeds:
         train_seeds(request.config, request.agent, request.agent_config, request.seeds)
     else:
         train(request.config, request.agent, request.agent_config, request.resume)
+
+
+def _group_options(early: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """Return what is to be changed in every run of a group that goes on."""
+    for name in ("list", "preset", "config", "seeds", "print_config"):
+        if getattr(early, name):
+            raise bad_option(
+                "--resume", str(early.resume), f"no --{name.replace('_', '-')} beside it"
+            )
+    first = members(early.resume)[0]
+    named = [rest[0]] if rest and not rest[0].startswith("-") else []
+    request = parse_train([*named, "--resume", str(first), *rest[len(named) :]])
+    before = Run.open(first).train_config
+    changed = [n for n in CHANGEABLE if getattr(request.config, n) != getattr(before, n)]
+    options = [(f"--{n.replace('_', '-')}", str(getattr(request.config, n))) for n in changed]
+    return [word for pair in options for word in pair]
 
 
 def _refuse_changes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from metarl import seeding
-from metarl.checkpoints import read_object, write_json
+from metarl.checkpoints import read_object, write_json, write_whole
 from metarl.errors import UserError, bad_option
 from metarl.rollout import (
     Agent,
@@ -121,7 +122,9 @@ class AdaptationCurve:
         for key, values in optional.items():
             if values is not None:
                 arrays[key] = values
-        np.savez_compressed(directory / f"{name}.npz", allow_pickle=False, **arrays)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, allow_pickle=False, **arrays)
+        write_whole(directory / f"{name}.npz", packed.getvalue())
         write_json(directory / f"{name}.json", self.summary())
 
 

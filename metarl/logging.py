@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,8 +74,7 @@ class MetricsLog:
         with contextlib.suppress(OSError):  # flush() tells
             self._append()
             self._show()
-        if self._wandb is not None:
-            self._wandb.log(line)
+        self._tell_wandb("log", line)
 
     def flush(self) -> None:
         """Bring everything to the disk.
@@ -140,8 +140,17 @@ class MetricsLog:
             self.flush()
         self._file.close()
         self._close_events()
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if kind is None else 1)
+        self._tell_wandb("finish", 0 if kind is None else 1)
+
+    def _tell_wandb(self, method: str, argument: object) -> None:
+        """Call Weights & Biases; a run does not end because that fails."""
+        if self._wandb is None:
+            return
+        try:
+            getattr(self._wandb, method)(argument)
+        except Exception as error:
+            warnings.warn(f"Weights & Biases: {error}; nothing more is logged there", stacklevel=2)
+            self._wandb = None
 
 
 def _start_wandb(project: str, directory: Path) -> Any:
@@ -149,14 +158,17 @@ def _start_wandb(project: str, directory: Path) -> Any:
     config = {}
     with contextlib.suppress(FileNotFoundError):
         config = json.loads((directory / "config.json").read_text())
-    run = import_wandb().init(
-        project=project,
-        id=config.get("id"),
-        resume="allow",
-        name=directory.name,
-        dir=str(directory),
-        config=config,
-    )
+    try:
+        run = import_wandb().init(
+            project=project,
+            id=config.get("id"),
+            resume="allow",
+            name=directory.name,
+            dir=str(directory),
+            config=config,
+        )
+    except Exception as error:  # its own, of many classes
+        raise UserError(f"--wandb: {error}") from error
     run.define_metric("*", step_metric="iteration")  # a resumed run says some of them again
     return run
 
@@ -170,15 +182,23 @@ def import_wandb() -> Any:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl``; a last line that was cut off is left out."""
+    """Read ``metrics.jsonl``; a last line that was cut off is left out.
+
+    Raises:
+        UserError: where there is none, or a line of it is damaged.
+    """
     if not path.is_file():
         raise UserError(f"{path}: there is none, nothing has been trained")
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
     lines = []
-    for text in path.read_text().splitlines():
+    for number, text in enumerate(whole.splitlines(), 1):
         try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
+            line = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: cannot be read: {error}") from error
+        if not (isinstance(line, dict) and isinstance(line.get("iteration"), int)):
+            raise UserError(f"{path}, line {number}: has no iteration")
+        lines.append(line)
     return lines
 
 
@@ -258,7 +278,8 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
 def _print_points(metric: str, summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
     table = Table()
     table.add_column("episodes of\nexperience", justify="right")
-    for column in (f"{metric},\nmean", "95% interval\nover tasks", "IQM", "untrained,\nmean"):
+    over = "seeds, tasks" if isinstance(summary.get("seed"), list) else "tasks"
+    for column in (f"{metric},\nmean", f"95% interval\nover {over}", "IQM", "untrained,\nmean"):
         table.add_column(column, justify="right")
     values = summary[metric]
     for i, episodes in enumerate(summary["episodes"]):

@@ -202,6 +202,15 @@ class Run:
             ) from error
         return agent, checkpoint
 
+    def evaluated(self, iteration: int) -> bool:
+        """Whether the evaluation at the end, of ``iteration``, has been written whole."""
+        folder = self.directory / "evaluation"
+        try:
+            read_summary(folder / "test-untrained.json")  # the later of the two
+            return bool(read_summary(folder / "test.json").get("iteration") == iteration)
+        except UserError:
+            return False
+
     def resume_command(self) -> str:
         """Return the command that goes on with this run; a user's own modules are named in it."""
         words = ["train.py", "--resume", str(self.directory)]
@@ -412,11 +421,19 @@ def train(
             iteration, env_steps = checkpoint.iteration, checkpoint.env_steps
         else:  # it was stopped before its first checkpoint
             agent = run.make_agent(config.device)
+        if iteration > (config.iterations or 0):
+            accepted = (
+                f"at least {iteration}, which are behind this run (their sum, not more of them)"
+            )
+            raise bad_option("--iterations", config.iterations, accepted)
+        metrics = run.directory / "metrics.jsonl"
+        if metrics.exists():
+            read_metrics(metrics)  # refuses damage before anything is written
         console.print(f"{run.directory}: goes on after iteration {iteration}")
         run.record(config)
-        if iteration >= (config.iterations or 0):
+        if iteration == config.iterations:
             console.print("this run is finished: nothing is left to train")
-            if (run.directory / "evaluation" / "test.json").exists():
+            if run.evaluated(iteration):
                 return run
     started = time.perf_counter()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from scipy import stats
 
 from metarl import registry
 from metarl.checkpoints import write_json
-from metarl.errors import SeedsError, bad_option
+from metarl.errors import SeedsError, UserError
 from metarl.evaluation import read_summary
 from metarl.logging import console, print_adaptation
 from metarl.plotting import Line, plot_adaptation
@@ -29,6 +31,11 @@ from metarl.workers import usable_cores
 
 _CHILD = "from metarl.seeds import child; child()"
 RESAMPLES = 2000
+_COMMON = (
+    *("env", "split", "seed", "measure", "actions", "checkpoint"),
+    *("num_tasks", "episodes", "iteration"),
+)
+"""What evaluations must share to be one."""
 
 
 def train_seeds(
@@ -50,33 +57,30 @@ def train_seeds(
     label = "seeds-" + "-".join(map(str, seeds))
     folder = config.run_dir or default_directory(config, agent, label)
     refuse_used(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", {**plan.settings(), "seeds": list(seeds)})
-    except OSError as error:
-        raise bad_option("--run-dir", str(folder), f"a writable place ({error})") from error
-    named = [agent] if registry.is_import(agent) else []
-    options = ["--env", config.env] if registry.is_import(config.env) else []
-    return resume_seeds(folder, named, options)
+    for seed in seeds:
+        own = dataclasses.replace(plan.config, seed=seed, run_dir=folder / str(seed))
+        Run.create(own, agent, plan.agent_config, plan.tasks, plan.derived)
+    write_json(folder / "config.json", {**plan.settings(), "seeds": list(seeds)})
+    return resume_seeds(folder)
 
 
-def resume_seeds(folder: Path, named: Sequence[str], options: Sequence[str]) -> dict[str, Any]:
+def resume_seeds(folder: Path, options: Sequence[str] = ()) -> dict[str, Any]:
     """Go on with every run in ``folder`` that is not finished, and evaluate all.
 
     Args:
         folder: of several seeds.
-        named: the agent, where it is a module that the user names again.
         options: of every run's command line.
     """
     content = read_settings(folder / "config.json")
     seeds, config = content["seeds"], Run(folder, content).train_config
     cores = len(usable_cores())
     at_once = max(1, min(len(seeds), cores // config.threads))
-    asked = config.num_workers is not None or "--num-workers" in (o.split("=")[0] for o in options)
-    given = [*options]
-    if not asked:
+    given = list(options)
+    if config.num_workers is None and "--num-workers" not in options:
         share = cores // at_once
         given += ["--num-workers", str(share if share > 1 else 0)]
+    named = [content["agent"]] if registry.is_import(content["agent"]) else []
+    given += ["--env", config.env] if registry.is_import(config.env) else []
     listed, name = ", ".join(map(str, seeds)), content["agent"]
     console.print(f"{name} on {config.env}, seeds {listed}, {at_once} at once: {folder}")
     children: list[_Child] = []
@@ -84,17 +88,19 @@ def resume_seeds(folder: Path, named: Sequence[str], options: Sequence[str]) -> 
     try:
         while waiting or any(child.running for child in children):
             if waiting and sum(child.running for child in children) < at_once:
-                children.append(_Child(folder, waiting.pop(0), named, given))
+                children.append(_Child(folder, waiting.pop(0), [*named, *given]))
             else:
                 time.sleep(0.05)
-    except BaseException as error:
+    except BaseException:
         for child in children:
-            child.stop(getattr(error, "number", signal.SIGTERM))
-        _say_how_to_go_on(folder, named, options)
+            child.stop()
+        for child in children:
+            child.wait()
+        _say_how_to_go_on(folder, named, given)
         raise
     failed = [child.seed for child in children if child.process.returncode != 0]
     if failed:
-        _say_how_to_go_on(folder, named, options)
+        _say_how_to_go_on(folder, named, given)
         raise SeedsError(f"seeds {', '.join(map(str, failed))} did not come to an end: see above")
     summary, untrained = (summarize_seeds(folder, seeds, x) for x in ("", "-untrained"))
     lines = [Line(name, summary), Line("untrained", untrained, reference=True)]
@@ -121,11 +127,20 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
     files = [folder / str(seed) / "evaluation" / f"test{suffix}" for seed in seeds]
     summaries = [read_summary(file.with_suffix(".json")) for file in files]
     values: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for file in files:
-        with np.load(file.with_suffix(".npz"), allow_pickle=False) as arrays:
-            for name in ("return", "success", "trial_return"):
-                if name in arrays:
-                    values.setdefault(name, []).append(np.atleast_2d(arrays[name]))
+    for file, summary in zip(files, summaries, strict=True):
+        for key in _COMMON:
+            if summary.get(key) != summaries[0].get(key):
+                raise UserError(
+                    f"{file}.json: {key} is {summary.get(key)!r}, in {files[0]}.json it is "
+                    f"{summaries[0].get(key)!r}: evaluate both alike (evaluate.py)"
+                )
+        try:
+            with np.load(file.with_suffix(".npz"), allow_pickle=False) as arrays:
+                for name in ("return", "success", "trial_return"):
+                    if name in arrays:
+                        values.setdefault(name, []).append(np.atleast_2d(arrays[name]))
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{file}.npz: cannot be read: {error}") from error
     stacked = {name: np.stack(parts, 1) for name, parts in values.items()}
     total = stacked.pop("trial_return", None)
     whole = {name: summarize_over_seeds(array) for name, array in stacked.items()}
@@ -176,15 +191,11 @@ def summarize_over_seeds(values: npt.NDArray[np.floating[Any]]) -> dict[str, lis
 class _Child:
     """A process that trains with one seed; what it prints is passed on, a line at a time."""
 
-    def __init__(
-        self, folder: Path, seed: int, named: Sequence[str], options: Sequence[str]
-    ) -> None:
-        self.seed, own = seed, folder / str(seed)
-        if (own / "config.json").exists():
-            arguments = [*named, "--resume", str(own), *options]
-        else:
-            start = ["--config", str(folder / "config.json"), "--seed", str(seed)]
-            arguments = [*named, *start, "--run-dir", str(own), *options]
+    def __init__(self, folder: Path, seed: int, options: Sequence[str]) -> None:
+        self.seed = seed
+        arguments = ["--resume", str(folder / str(seed)), *options]
+        if options and not options[0].startswith("-"):  # an agent's name comes first
+            arguments = [options[0], *arguments[:2], *options[1:]]
         self.process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, *arguments],
             stdin=subprocess.PIPE,  # its end tells the child that this process has gone
@@ -201,10 +212,13 @@ class _Child:
         """Whether it has not ended yet."""
         return self.process.poll() is None or self._reader.is_alive()
 
-    def stop(self, number: int) -> None:
-        """Let it save what it has, and wait for that."""
+    def stop(self) -> None:
+        """Let it save what it has; while it still starts, SIGTERM ends it without a word."""
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            self.process.terminate()
+
+    def wait(self) -> None:
+        """Return once it has ended, and all that it said has been passed on."""
         self.process.wait()
         self._reader.join()
 
@@ -215,7 +229,8 @@ class _Child:
 
 def child() -> None:
     """Be ``train.py`` for a parent, and stop when it has gone."""
-    from metarl.commandline import exits, run_train
+    from metarl.commandline import run_train
+    from metarl.exits import exits
 
     def watch() -> None:
         sys.stdin.read()

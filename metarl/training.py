@@ -56,11 +56,10 @@ class TrainConfig:
     """How many times a killed or hung worker is started again, its episodes replayed."""
     run_dir: Path | None = None
     """Where results go; by default runs/<env>/<agent>/<seed>-<time>."""
-    checkpoint_interval: int = 50
-    """Iterations between checkpoints."""
     checkpoint_seconds: float = 60.0
-    """A checkpoint is also written once so much time has passed since the last, but for those
-    that would take 1% of it."""
+    """Time between checkpoints; more where writing one would take over 1% of it."""
+    checkpoint_interval: int | None = None
+    """Write one every so many iterations as well, whatever it takes."""
     keep_checkpoints: int = 2
     """How many of the newest are kept, beside the best."""
     validation_interval: int = 50
@@ -199,6 +198,7 @@ def meta_train(
                 if new.score is not None or saver.due(new.iteration):
                     saver.save(new)
                 progress.advance(note=_note(metrics, last.env_steps))
+            saver.finish(last)
         except SaveError:
             raise
         except BaseException:  # whatever it was, what has been trained is kept
@@ -214,28 +214,40 @@ class _Saver:
         self._store = CheckpointStore(directory / "checkpoints", config.keep_checkpoints)
         self._config, self._log = config, log
         self._last = -math.inf
+        self._saved: int | None = None
         self._took = 0.0
         self.seconds = 0.0
         """What saving has taken since this was last set to 0."""
 
     def due(self, iteration: int) -> bool:
         """Return whether ``iteration`` is one to save."""
+        interval = self._config.checkpoint_interval
+        if interval is not None and iteration % interval == 0:
+            return True
         passed = time.perf_counter() - self._last
-        return iteration % self._config.checkpoint_interval == 0 or (
-            passed >= max(self._config.checkpoint_seconds, 100 * self._took)
-        )
+        return passed >= max(self._config.checkpoint_seconds, 100 * self._took)
 
-    def save(self, checkpoint: Checkpoint, *, stopping: bool = False) -> None:
+    def finish(self, checkpoint: Checkpoint) -> None:
+        """Write the last checkpoint if that has not worked yet.
+
+        Raises:
+            SaveError: where it still does not.
+        """
+        if self._saved != checkpoint.iteration:
+            self.save(checkpoint, needed=True)
+
+    def save(self, checkpoint: Checkpoint, *, stopping: bool = False, needed: bool = False) -> None:
         """Write ``checkpoint``, after the metrics up to it.
 
         Raises:
-            SaveError: where that fails and the run is to stop then, but not while it stops
-                for another reason.
+            SaveError: where that fails and it is ``needed`` or the run is to stop then, but not
+                while it is ``stopping`` for another reason.
         """
         started = time.perf_counter()
         try:
             self._log.flush()
             self._store.save(checkpoint)
+            self._saved = checkpoint.iteration
         except Exception as error:
             if not (stopping or isinstance(error, OSError)):
                 raise
@@ -244,7 +256,7 @@ class _Saver:
                 f"iteration {checkpoint.iteration} could not be saved in {self._store.directory}: "
                 f"{error}; {f'iteration {kept[-1]} is' if kept else 'nothing'} there"
             )
-            if self._config.on_save_error == "stop" and not stopping:
+            if needed or (self._config.on_save_error == "stop" and not stopping):
                 raise SaveError(message) from error
             warnings.warn(message, stacklevel=2)
         self._last = time.perf_counter()

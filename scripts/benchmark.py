@@ -6,7 +6,8 @@ from tyro.conf import subcommand
 
 from metarl import benchmarks
 from metarl.benchmarks import Classes, Speed, Stepping, Summarize
-from metarl.commandline import exits, parse
+from metarl.commandline import parse
+from metarl.exits import exits
 
 Command = (
     Annotated[Summarize, subcommand("summarize")]

@@ -6,8 +6,9 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from metarl.checkpoints import Which
-from metarl.commandline import exits, parse
+from metarl.commandline import parse
 from metarl.evaluation import Measure
+from metarl.exits import exits
 from metarl.runs import Run, evaluate
 from metarl.tasks import Split
 

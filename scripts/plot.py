@@ -6,7 +6,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from metarl.commandline import exits, parse
+from metarl.commandline import parse
+from metarl.exits import exits
 from metarl.runs import plot
 from metarl.tasks import Split
 

@@ -2,12 +2,14 @@
 
 import sys
 
-from metarl.commandline import exits, run_train
+from metarl.exits import exits
 
 
 @exits
 def main() -> None:
     """Train."""
+    from metarl.commandline import run_train  # seconds, in which a signal may come
+
     run_train(sys.argv[1:])
 
 

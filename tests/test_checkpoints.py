@@ -136,6 +136,32 @@ def test_a_damaged_newest_falls_back_with_a_warning(store):
     assert store.iterations() == [2, 3]
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_a_run_has_fallen_back_from_is_no_longer_kept(store, keep):
+    store.keep = keep
+    for iteration, score in ((50, 9.0), (100, 1.0)):
+        store.save(checkpoint(iteration, score=score))
+    damage(store, 100)
+    store.save(checkpoint(57))
+    assert store.iterations() == [50, 57]  # the best and the newest
+    assert store.load().iteration == 57
+
+
+def test_a_damaged_best_falls_back_too(store):
+    for iteration, score in ((1, 3.0), (2, 9.0), (3, 1.0)):
+        store.save(checkpoint(iteration, score=score))
+    damage(store, 2)
+    with pytest.warns(UserWarning, match=r"0000002.*iteration 3 is taken"):
+        assert store.load("best").iteration == 3
+
+
+def test_what_a_kill_has_left_is_removed(store):
+    store.save(checkpoint(1))
+    (store.directory / ".0000002.partial").mkdir()
+    store.save(checkpoint(3))
+    assert sorted(path.name for path in store.directory.iterdir()) == ["0000001", "0000003"]
+
+
 def test_where_all_are_damaged_the_newest_is_named(store):
     for iteration in (1, 2):
         store.save(checkpoint(iteration))

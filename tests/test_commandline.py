@@ -188,6 +188,7 @@ DAMAGED = [
         "space: got",
     ),
     ("derived from nothing", _edit(CONFIG, lambda c: c.update(derived=5)), "'derived' is no list"),
+    ("metrics cut in two", _write("metrics.jsonl", b"{\n{}\n"), "metrics.jsonl, line 1"),
     ("checkpoints cut off", _all_checkpoints(TENSORS, b"cut"), "checksum"),
     ("checkpoints empty", _all_checkpoints("checkpoint.json", b""), "cannot be read"),
     (
@@ -206,6 +207,8 @@ def test_damaged_files_are_one_line_and_exit_code_two(
     folder = tmp_path / "damaged"
     shutil.copytree(trained.directory, folder)
     damage(folder)
+    if what.startswith("metrics") and script == "evaluate":
+        return  # it does not read them
     before = listing(folder)
     options = ["--resume", str(folder), "--iterations", "3"] if script == "train" else [str(folder)]
     if what == "a length that is none":

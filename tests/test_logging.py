@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+import time
 import types
 
 import pytest
@@ -50,8 +51,24 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
     assert [m["iteration"] for m in read_metrics(path)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [(b"{", "cannot be read"), (b"\xff", "cannot be read"), (b"[1]", "has no iteration")],
+)
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, line, said):
+    write(tmp_path, [1, 2])
+    path = tmp_path / "metrics.jsonl"
+    first, second = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, line, second, b""]))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=f"line 2: {said}"):
+        MetricsLog(tmp_path, 2)
+    assert path.read_bytes() == before
+
+
 def test_tensorboard_has_the_scalars_a_resumed_run_left_standing(tmp_path):
     write(tmp_path, [1, 2, 3])
+    time.sleep(1.1)  # TensorBoard reads its files in the order of their names: whole seconds
     write(tmp_path, [3], value=10.0, first=2)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -134,6 +151,7 @@ def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
 
         def finish(self, exit_code):
             said.append(exit_code)
+            raise ConnectionError("gone")
 
     def init(**options):
         said.append(options)
@@ -142,7 +160,11 @@ def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     config = {"id": "1234", "agent": "rl2"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ZeroDivisionError), MetricsLog(tmp_path, wandb="mine") as log:
+    with (
+        pytest.warns(UserWarning, match="Weights & Biases: gone"),
+        pytest.raises(ZeroDivisionError),
+        MetricsLog(tmp_path, wandb="mine") as log,
+    ):
         log.write(1, 100, {"train/x": 1.0})
         raise ZeroDivisionError
     options, *rest = said
@@ -155,6 +177,15 @@ def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
 def test_weights_and_biases_that_is_not_installed_is_said_to_be(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"--wandb: .*pip install wandb"):
+        MetricsLog(tmp_path, wandb="mine")
+
+
+def test_weights_and_biases_that_refuses_is_said_to(tmp_path, monkeypatch):
+    def init(**options):
+        raise RuntimeError("no login")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    with pytest.raises(UserError, match="--wandb: no login"):
         MetricsLog(tmp_path, wandb="mine")
 
 

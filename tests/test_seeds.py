@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metarl import commandline
 from metarl.agents.rl2 import RL2Config
 from metarl.benchmarks import summarize_runs
+from metarl.commandline import parse_train, run_train
 from metarl.errors import SeedsError, UserError
 from metarl.runs import Run, plot, train
-from metarl.seeds import summarize_over_seeds, train_seeds
+from metarl.seeds import summarize_over_seeds, summarize_seeds, train_seeds
 from metarl.training import TrainConfig
 
 AGENT = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2)
@@ -55,6 +58,60 @@ def test_the_evaluation_is_over_all_of_them(group):
 def test_the_folder_is_no_run_and_says_which_are(group):
     with pytest.raises(UserError, match=r"several seeds; name one: .*group/0, .*group/3"):
         Run.open(group[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--hidden-size 16", "--hidden-size: got 16"),
+        ("--seed 5", "--seed: got 5"),
+        ("--run-dir elsewhere", "--run-dir: got"),
+        ("maml-ppo", "agent: got 'maml-ppo'"),
+        ("--print-config", "no --print-config beside it"),
+        ("--seeds 5 6", "no --seeds beside it"),
+        ("--preset rl2-mdp-n10", "no --preset beside it"),
+        ("--config nowhere.json", "no --config beside it"),
+    ],
+)
+def test_what_a_group_cannot_change_is_refused_once(group, options, said):
+    with pytest.raises(UserError, match=said):
+        run_train([*options.split(), "--resume", str(group[0])])
+
+
+def test_what_a_group_can_change_reaches_each_run(group, monkeypatch):
+    asked = []
+    monkeypatch.setattr(commandline, "resume_seeds", lambda *given: asked.append(given))
+    run_train(["--resume", str(group[0]), "--num_workers", "1", "--keep-checkpoints=3"])
+    ((folder, options),) = asked
+    assert folder == group[0]
+    assert sorted(zip(options[::2], options[1::2], strict=True)) == [
+        ("--keep-checkpoints", "3"),
+        ("--num-workers", "1"),
+    ]
+
+
+def test_settings_of_a_group_start_a_group(group):
+    path = str(group[0])
+    assert parse_train(["--config", path]).seeds == (0, 3)
+    assert parse_train(["--config", path, "--seeds", "7"]).seeds == (7,)
+    assert parse_train(["--config", path, "--seed", "7"]).seeds == ()
+
+
+@pytest.mark.parametrize("damage", ["other tasks", "another iteration", "cut off"])
+def test_evaluations_that_are_not_alike_are_not_taken_together(group, tmp_path, damage):
+    folder = tmp_path / "group"
+    shutil.copytree(group[0], folder)
+    path = folder / "3" / "evaluation" / "test.json"
+    summary = json.loads(path.read_text())
+    if damage == "other tasks":
+        summary["num_tasks"] = 29
+    elif damage == "another iteration":
+        summary["iteration"] = 1
+    else:
+        path.with_suffix(".npz").write_bytes(b"PK cut")
+    path.write_text(json.dumps(summary))
+    with pytest.raises(UserError, match="test.npz: cannot" if damage == "cut off" else "alike"):
+        summarize_seeds(folder, (0, 3))
 
 
 def test_it_is_drawn_and_summarised_as_its_runs(group, tmp_path):

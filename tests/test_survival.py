@@ -19,7 +19,7 @@ import metarl
 from metarl import checkpoints, runs, training
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
-from metarl.errors import DivergenceError, SaveError
+from metarl.errors import DivergenceError, SaveError, UserError
 from metarl.logging import MetricsLog, read_metrics
 from metarl.runs import Run
 from metarl.training import TrainConfig
@@ -266,7 +266,7 @@ def test_a_signal_ends_a_run_in_order(uninterrupted, tmp_path, number, code):
 def test_a_second_signal_leaves_at_once(tmp_path):
     script = (
         "import os, signal, time\n"
-        "from metarl.commandline import exits\n"
+        "from metarl.exits import exits\n"
         "@exits\n"
         "def main():\n"
         "    try:\n"
@@ -280,6 +280,16 @@ def test_a_second_signal_leaves_at_once(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (143, "saving\n")
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.8, 1.5])
+def test_a_signal_in_the_first_seconds_says_nothing(tmp_path, seconds):
+    process = Process.start(tmp_path)
+    time.sleep(seconds)
+    process.process.send_signal(signal.SIGINT)
+    code, output = process.end()
+    assert code == 130
+    assert "Traceback" not in output
 
 
 def test_a_signal_that_is_swallowed_stops_before_the_next_iteration(tmp_path):
@@ -315,10 +325,33 @@ def test_an_evaluation_that_is_cut_off_is_said_to_be(tmp_path, monkeypatch, caps
     def fail(*args, **kwargs):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(runs, "evaluate", fail)
-    with pytest.raises(RuntimeError, match="broken"):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="broken"):
+        patch.setattr(runs, "plot_adaptation", fail)
         runs.train(config_of(tmp_path / "run"), "rl2", RL2)
     assert "training was finished, evaluation not; 4 is saved" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cut_off", ["test.json", "test-untrained.json", "other iteration"])
+def test_an_evaluation_that_is_not_whole_is_done_again(tmp_path, cut_off):
+    run = runs.train(config_of(tmp_path / "run"), "rl2", RL2)
+    folder = run.directory / "evaluation"
+    before = json.loads((folder / "test.json").read_text())
+    if cut_off == "other iteration":
+        (folder / "test.json").write_text(json.dumps({**before, "iteration": 3}))
+    else:
+        (folder / cut_off).unlink()
+    runs.train(run.train_config, "rl2", run.agent_config, resume=run)
+    after = json.loads((folder / "test.json").read_text())
+    assert {**after, "seconds": 0} == {**before, "seconds": 0}
+    assert (folder / "test-untrained.json").exists()
+
+
+def test_fewer_iterations_than_are_done_are_refused(tmp_path):
+    run = runs.train(config_of(tmp_path / "run"), "rl2", RL2)
+    fewer = dataclasses.replace(run.train_config, iterations=3)
+    with pytest.raises(UserError, match="--iterations: got 3; accepted: at least 4"):
+        runs.train(fewer, "rl2", run.agent_config, resume=run)
+    assert Run.open(run.directory).train_config.iterations == 4
 
 
 # a full disk
@@ -370,9 +403,17 @@ def test_a_full_disk_stops_the_run_where_it_is_asked_to(disk, tmp_path):
     assert run.checkpoints.iterations()[-1] == 4
 
 
+def test_a_last_checkpoint_that_cannot_be_written_is_an_error(disk, tmp_path):
+    """Else an earlier one would be evaluated in its place."""
+    config = config_of(tmp_path / "run", iterations=2)
+    with pytest.warns(UserWarning), pytest.raises(SaveError, match="iteration 2 could not"):
+        runs.train(config, "rl2", RL2)
+    assert not (tmp_path / "run" / "evaluation").exists()
+
+
 def test_saving_is_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
     """However slow the disk is, checkpoints by time leave it 99 parts of 100."""
-    config = config_of(tmp_path, checkpoint_interval=10**6)
+    config = config_of(tmp_path)
     saver = training._Saver(config, tmp_path, MetricsLog(tmp_path))
     now = [1000.0]
     monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
@@ -436,9 +477,9 @@ def test_an_array_environment_that_is_not_finite_is_found_out(monkeypatch, name)
 @pytest.mark.parametrize(
     ("agent", "config", "env", "option", "said"),
     [
-        ("rl2", RL2, "bandit/n2-k2", {"learning_rate": 1e30}, "."),
-        ("maml-ppo", MAML, "navigation", {"outer_lr": 1e30}, "."),
-        ("maml-ppo", MAML, "navigation", {"inner_lr": (1e38,)}, "."),
+        ("rl2", RL2, "bandit/n2-k2", {"learning_rate": 1e30}, "the gradient"),
+        ("maml-ppo", MAML, "navigation", {"outer_lr": 1e30}, "the loss .*goal"),
+        ("maml-ppo", MAML, "navigation", {"inner_lr": (1e38,)}, "the agent's action .*goal"),
     ],
 )
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
