@@ -1,0 +1,58 @@
+"""Meta-World's scripted policies, told the goal, on the held-out goals of a class each.
+
+python benchmarks/metaworld_scripted.py reach push --output benchmarks/metaworld-scripted.json
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from metaworld.policies import ENV_POLICY_MAP
+from tyro.conf import Positional
+
+import metarl
+from metarl.checkpoints import write_json
+from metarl.runs import commit
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which classes."""
+
+    classes: Positional[tuple[str, ...]]
+    """Without their version: reach, push, …"""
+    output: Path = Path("benchmarks/metaworld-scripted.json")
+    """The file."""
+
+
+def main(options: Options) -> None:
+    """Run one episode on each goal, print and write."""
+    result = {}
+    for name in options.classes:
+        tasks = metarl.make(f"metaworld/ml1-{name}")
+        returns, successes = [], []
+        for task in tasks.tasks("test"):
+            env, policy = tasks.make_official(task), ENV_POLICY_MAP[task["cls"]]()
+            observation, _ = env.reset()
+            total, success = 0.0, False
+            for _ in range(tasks.horizon):
+                told = np.concatenate([observation[:36], env.unwrapped._target_pos])
+                action = np.clip(policy.get_action(told), -1, 1)
+                observation, reward, _, _, info = env.step(action.astype(np.float32))
+                total += float(reward)
+                success |= bool(info["success"])
+            returns.append(total)
+            successes.append(success)
+            env.close()
+        result[name] = {
+            "goals": len(returns),
+            "return": float(np.mean(returns)),
+            "success": float(np.mean(successes)),
+        }
+        print(f"{name}: return {np.mean(returns):.0f}, success {np.mean(successes):.2f}")
+    write_json(options.output, {"format": 1, "commit": commit(), "classes": result})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
