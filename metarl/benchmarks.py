@@ -26,7 +26,8 @@ from metarl.errors import UserError, bad_option, near_matches
 from metarl.evaluation import evaluate_adaptation, read_summary
 from metarl.logging import console, read_metrics
 from metarl.rollout import torch_generator
-from metarl.runs import Run, check_device, commit, device_name, members
+from metarl.runs import Run, check_device, commit, device_name
+from metarl.settings import members
 from metarl.tasks import SPLITS, Task, TaskDistribution
 from metarl.training import torch_threads, training_slots, training_trial
 

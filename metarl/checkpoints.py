@@ -160,8 +160,8 @@ class CheckpointStore:
             _write_synced(temporary / "agent.safetensors", data)
             _write_synced(temporary / "checkpoint.json", json.dumps(content, indent=1).encode())
             _sync_folder(temporary)
-            if target.exists():  # damaged
-                shutil.rmtree(target)
+            if target.exists():  # damaged, or without its score: set aside, no longer than needed
+                os.rename(target, target.with_name(f".{target.name}.replaced.partial"))
             os.rename(temporary, target)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # of a full disk, say

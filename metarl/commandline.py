@@ -14,14 +14,12 @@ from typing import Any, TypeVar, cast
 import tyro
 
 from metarl import registry
-from metarl.errors import (
-    UserError,
-    bad_option,
-)
+from metarl.errors import UserError, bad_option
 from metarl.logging import console
 from metarl.presets import PRESETS, preset
-from metarl.runs import Plan, Run, members, read_settings, train
+from metarl.runs import Plan, Run, train
 from metarl.seeds import resume_seeds, train_seeds
+from metarl.settings import members, read_settings
 from metarl.training import TrainConfig
 
 T = TypeVar("T")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import re
 import secrets
 import shlex
 import subprocess
@@ -13,22 +12,20 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import torch
-from typeguard import TypeCheckError, check_type
 
 from metarl import registry, seeding
 from metarl.checkpoints import (
     Checkpoint,
     CheckpointStore,
     Which,
-    read_object,
     space_from_json,
     space_to_json,
     write_json,
 )
-from metarl.errors import DivergenceError, UserError, bad_option, near_matches
+from metarl.errors import DivergenceError, UserError, bad_option
 from metarl.evaluation import (
     AdaptationCurve,
     Measure,
@@ -42,12 +39,19 @@ from metarl.official import can_be_official, evaluate_officially, official_steps
 from metarl.plotting import Line, Paths, plot_adaptation, plot_learning, plot_paths
 from metarl.rollout import Agent, Keys, run_trial, trial_rounds
 from metarl.seeding import Phase
+from metarl.settings import (
+    dataclass_of,
+    default_directory,
+    members,
+    read_settings,
+    refuse_used,
+    settings,
+)
 from metarl.spaces import reported_space
 from metarl.tasks import Split, TaskDistribution
 from metarl.training import TrainConfig, meta_train
 from metarl.video import check_can_record, record_adaptation
 
-FORMAT = 1
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metarl-toolkit")
 
 
@@ -138,7 +142,7 @@ class Run:
     def train_config(self) -> TrainConfig:
         """What was asked of the training."""
         values = {**self.config["train_config"], "run_dir": None}
-        config: TrainConfig = _dataclass(TrainConfig, values, self._settings_path)
+        config: TrainConfig = dataclass_of(TrainConfig, values, self._settings_path)
         return dataclasses.replace(config, run_dir=self.directory)
 
     @property
@@ -156,7 +160,7 @@ class Run:
     def agent_config(self) -> Any:
         """The agent's config, as its dataclass."""
         values = self.config["agent_config"]
-        return _dataclass(self.agent_class.Config, values, self._settings_path)
+        return dataclass_of(self.agent_class.Config, values, self._settings_path)
 
     @property
     def _settings_path(self) -> Path:
@@ -167,7 +171,7 @@ class Run:
         """Return the settings for a run of its own, derived fields open again."""
         given = self.config["agent_config"]
         values = {k: v for k, v in given.items() if k not in self.config.get("derived", ())}
-        agent_config = _dataclass(self.agent_class.Config, values, self._settings_path)
+        agent_config = dataclass_of(self.agent_class.Config, values, self._settings_path)
         return dataclasses.replace(self.train_config, run_dir=None), agent_config
 
     @property
@@ -260,85 +264,6 @@ def device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def refuse_used(directory: Path) -> None:
-    """Refuse a place for new runs that holds anything but what a killed one had begun to write."""
-    begun = ".config.json.partial"
-    used = directory.exists() and (
-        not directory.is_dir() or any(p.name != begun for p in directory.iterdir())
-    )
-    if used:
-        accepted = "a new or empty directory (--resume goes on with a run)"
-        raise bad_option("--run-dir", str(directory), accepted)
-
-
-def settings(
-    config: TrainConfig, agent: str, agent_config: Any, derived: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return what ``train.py --config`` takes: all that makes a run the run it is.
-
-    Fields of the agent's config that are ``derived`` from the run's length are written out, and
-    derived again where another run starts from them.
-    """
-    return {
-        "format": FORMAT,
-        "agent": agent,
-        "agent_config": dataclasses.asdict(agent_config),
-        "derived": list(derived),
-        "train_config": {**dataclasses.asdict(config), "run_dir": None},
-    }
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read a run's ``config.json``, or what ``train.py --print-config`` printed.
-
-    Raises:
-        UserError: where it cannot be one.
-    """
-    content = read_object(path, FORMAT)
-    for name, kind in (("agent", str), ("agent_config", dict), ("train_config", dict)):
-        if not isinstance(content.get(name), kind):
-            raise UserError(f"{path}: {name!r} is missing or no {kind.__name__}")
-    if not isinstance(content["train_config"].get("env"), str):
-        raise UserError(f"{path}: 'train_config' names no 'env'")
-    for name in ("derived", "seeds"):
-        if not isinstance(content.get(name, []), list):
-            raise UserError(f"{path}: {name!r} is no list")
-    return content
-
-
-def members(directory: Path) -> list[Path]:
-    """Return the run directories in that of several seeds; any other is its own only one."""
-    path = directory / "config.json"
-    seeds = read_settings(path).get("seeds") if path.is_file() else None
-    return [directory] if seeds is None else [directory / str(seed) for seed in seeds]
-
-
-def _dataclass(kind: type, values: dict[str, Any], path: Path) -> Any:
-    """Return the dataclass with values as read from JSON: lists are tuples there."""
-    hints = get_type_hints(kind)
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    for name, value in values.items():
-        if name not in hints:
-            raise UserError(f"{path}: {kind.__name__} has no {name!r}; {near_matches(name, hints)}")
-        try:
-            check_type(value, hints[name])
-        except TypeCheckError as error:
-            raise UserError(f"{path}: {name}: got {value!r}; accepted: {error}") from error
-    return kind(**values)
-
-
-def default_directory(config: TrainConfig, agent: str, label: str) -> Path:
-    """Return ``runs/<env>/<agent>/<label>-<time>``, which does not exist yet."""
-    env, agent = (re.sub(r"[^a-z0-9._-]+", "-", n.lower()).strip("-") for n in (config.env, agent))
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = Path("runs") / env / agent / f"{label}-{stamp}"
-    path, count = base, 1
-    while path.exists():
-        count += 1
-        path = base.with_name(f"{base.name}-{count}")
-    return path
 
 
 def commit() -> str | None:

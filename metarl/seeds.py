@@ -25,7 +25,8 @@ from metarl.errors import SeedsError, UserError
 from metarl.evaluation import read_summary
 from metarl.logging import console, print_adaptation
 from metarl.plotting import Line, plot_adaptation
-from metarl.runs import Plan, Run, default_directory, read_settings, refuse_used
+from metarl.runs import Plan, Run
+from metarl.settings import default_directory, read_settings, refuse_used
 from metarl.training import TrainConfig
 from metarl.workers import usable_cores
 
