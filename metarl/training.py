@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import psutil
 import torch
 
 from metarl import seeding
@@ -191,6 +193,7 @@ def meta_train(
                     new = replace(new, score=validation[f"validation/{config.best_by}"])
                     metrics |= validation
                 metrics["time/save_s"], saver.seconds = saver.seconds, 0.0
+                metrics["memory/resident_mib"] = resident_mib(envs)
                 metrics["time/iteration_s"] = time.perf_counter() - mark
                 mark = time.perf_counter()
                 log.write(new.iteration, new.env_steps, metrics)
@@ -205,6 +208,15 @@ def meta_train(
             saver.save(last, stopping=True)
             raise
     return last
+
+
+def resident_mib(envs: SlotVectorEnv) -> float:
+    """Return what this process and ``envs``' workers hold, in MiB; shared pages count in each."""
+    total = 0
+    for pid in (os.getpid(), *envs.worker_pids()):
+        with suppress(psutil.NoSuchProcess):  # that a worker has died is found elsewhere
+            total += psutil.Process(pid).memory_info().rss
+    return total / 2**20
 
 
 class _Saver:

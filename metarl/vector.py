@@ -87,6 +87,10 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         """What :func:`metarl.rollout.collect` has spent here: waiting for steps and resets,
         and on the agent's actions. Parts count into the same."""
 
+    def worker_pids(self) -> list[int]:
+        """Return the numbers of the processes that step, beside this one."""
+        return []
+
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Ask every live slot to take a step; :meth:`step_wait` returns what came of it."""
         raise NotImplementedError
@@ -223,6 +227,10 @@ class TaskVectorEnv(SlotVectorEnv):
             part._bind()
             parts.append(part)
         return parts
+
+    def worker_pids(self) -> list[int]:
+        """Return the numbers of the processes that step, beside this one."""
+        return self._pool.pids()
 
     def _bind(self) -> None:
         """Take this object's rows of what the slots report."""

@@ -56,6 +56,9 @@ class Pool(Protocol):
 
     views: dict[str, npt.NDArray[Any]]
 
+    def pids(self) -> list[int]:
+        """Return the worker processes' numbers."""
+
     def send(self, command: Command) -> int:
         """Ask for something; return the number that :meth:`wait` takes."""
 
@@ -97,6 +100,10 @@ class LocalPool:
                 self.slots.reset(argument)
         except SlotError as failure:
             raise self._error(failure) from failure.__cause__
+
+    def pids(self) -> list[int]:
+        """Return none."""
+        return []
 
     def close(self) -> None:
         """See :class:`Pool`."""
@@ -208,6 +215,10 @@ class WorkerPool:
     def wait(self, ticket: int) -> None:
         """See :class:`Pool`."""
         self._answers({w for w, _ in enumerate(self._workers) if self._owes(w, ticket)}, ticket)
+
+    def pids(self) -> list[int]:
+        """See :class:`Pool`."""
+        return [worker.process.pid for worker in self._workers]
 
     def close(self) -> None:
         """End every worker; none outlives this call."""

@@ -43,7 +43,9 @@ def config_of(directory, env="bandit/n2-k2", **changes):
 
 def metrics_of(run):
     lines = read_metrics(run.directory / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in lines
+    ]
 
 
 def assert_same(run, other):

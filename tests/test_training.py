@@ -1,6 +1,7 @@
 """The training loop: same seed, same parameters, whatever interrupts it or looks on?"""
 
 import dataclasses
+from contextlib import closing
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from metarl.agents.rl2 import RL2, RL2Config
 from metarl.checkpoints import CheckpointStore
 from metarl.errors import UserError
 from metarl.logging import read_metrics
-from metarl.training import TrainConfig, meta_train
+from metarl.training import TrainConfig, meta_train, resident_mib
 
 TASKS = metarl.make("bandit/n2-k2")
 AGENT = RL2Config(
@@ -59,7 +60,9 @@ def resume(directory, **changes):
 
 def metrics_of(directory):
     lines = read_metrics(directory / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in lines
+    ]
 
 
 def same(a, b):
@@ -268,6 +271,16 @@ def test_config_refuses_negative_seeds_and_two_lengths():
         TrainConfig(seed=-1)
     with pytest.raises(UserError, match="--env-steps: got 10; accepted: no --iterations"):
         TrainConfig(iterations=1, env_steps=10)
+
+
+def test_memory_counts_workers():
+    """A worker's memory is counted as long as it lives."""
+    tasks = metarl.make("half-cheetah/direction")
+    with closing(tasks.make_vec(2, num_workers=0)) as here:
+        alone = resident_mib(here)
+        with closing(tasks.make_vec(2, num_workers=1)) as there:
+            assert resident_mib(there) > alone + 30
+        assert resident_mib(here) == pytest.approx(alone, abs=30)
 
 
 def test_shares_of_time_add_up(tmp_path):
