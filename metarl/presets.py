@@ -45,22 +45,29 @@ _METAWORLD_MAML = {
     "hidden_sizes": (512, 512),
     "gae_lambda": 1.0,
 }
+_METAWORLD_MAML_ML1 = _METAWORLD_MAML | {"hidden_sizes": (128, 128), "num_epochs": 20}
 
 
 def _metaworld(agent: str, env: str, tasks: int, env_steps: int) -> Preset:
     """Return a Meta-World setting; ``tasks`` a meta-batch, ``env_steps`` the published budget."""
-    rl2 = agent == "rl2"
+    config, source = _METAWORLD_RL2, "networks, rates"
+    if agent == "maml-ppo":
+        config, source = _METAWORLD_MAML, "PPO's outer step for TRPO's; network, rates"
+        if env.startswith("ml1-"):
+            # 20 updates of the published network's 5 epochs learn too little
+            config = _METAWORLD_MAML_ML1
+            source = "PPO's outer step for TRPO's, network and epochs measured here; rates"
     return Preset(
         agent=agent,
-        source="Meta-World+ (arXiv 2505.11289): networks, rates, meta-batch, 10 episodes a task, "
-        f"{env_steps // 10**6} M steps" + ("" if rl2 else "; PPO's outer step for TRPO's"),
+        source=f"Meta-World+ (arXiv 2505.11289): {source}, meta-batch, 10 episodes a task, "
+        f"{env_steps // 10**6} M steps",
         train={
             "env": f"metaworld/{env}",
             "env_steps": env_steps,
             "validation_interval": 20,
             "validation_tasks": 10,
         },
-        config={"tasks_per_update": tasks, **(_METAWORLD_RL2 if rl2 else _METAWORLD_MAML)},
+        config={"tasks_per_update": tasks, **config},
     )
 
 
