@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import metaworld
@@ -198,12 +198,17 @@ class MetaWorld(TaskDistribution):
         simulator.set_task(_official_task(task["cls"], goal))
         return gym.wrappers.TimeLimit(simulator, self.horizon)
 
-    def official_envs(self, split: Split, meta_batch_size: int = 20) -> Any:
+    def official_envs(
+        self,
+        split: Split,
+        meta_batch_size: int = 20,
+        vector_strategy: Literal["sync", "async"] = "sync",
+    ) -> Any:
         """Make the official package's vector environment with these goals.
 
         It is set up for ``metaworld.evaluation``: as many slots for every class, at most
         ``meta_batch_size`` together, and goals in turn of which a slot sees 40 divided by the
-        slots of its class.
+        slots of its class. ``vector_strategy`` is the package's own: one process, or one each.
         """
         return metaworld._make_ml_envs_inner(
             _OfficialBenchmark(self.goals),
@@ -211,6 +216,7 @@ class MetaWorld(TaskDistribution):
             seed=0,
             total_tasks_per_cls=40,
             split=split,
+            vector_strategy=vector_strategy,
             terminate_on_success=True,
             task_select="pseudorandom",
             reward_function_version=self.reward,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
@@ -34,11 +34,15 @@ from metarl.rollout import (
 from metarl.seeding import Component, LaneGenerator, Phase
 from metarl.spaces import ActionCodec, flatten_observations
 from metarl.tasks import Split, TaskDistribution
+from metarl.workers import usable_cores
 
 ADAPTATION_EPISODES = 10
 EVALUATION_EPISODES = 3
 EVALUATIONS = 10
 """The published protocol: so many meta-batches, episodes to adapt with, and episodes after that."""
+
+CORES_FOR_ASYNC = 4
+"""From so many cores on, a process for every slot is faster than one for all."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def evaluate_officially(
     adaptation_episodes: int = ADAPTATION_EPISODES,
     evaluation_episodes: int = EVALUATION_EPISODES,
     meta_batch_size: int = 20,
+    vector_strategy: Literal["sync", "async"] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> OfficialResult:
     """Run ``metaworld.evaluation.metalearning_evaluation`` on ``agent``.
@@ -102,6 +107,8 @@ def evaluate_officially(
         adaptation_episodes: sampled ones.
         evaluation_episodes: greedy ones after that, of each slot about.
         meta_batch_size: slots at most, as many for every class.
+        vector_strategy: ``sync`` steps the slots in this process, ``async`` each in one of its
+            own, with the same result; by default that where there are ``CORES_FOR_ASYNC``.
         advance: called with the number of steps that have been taken.
 
     Raises:
@@ -111,7 +118,10 @@ def evaluate_officially(
         raise UserError(f"--official: got {tasks.name}; accepted: tasks of Meta-World")
     from metaworld import evaluation
 
-    envs = _Watched(cast(Any, tasks).official_envs(split, meta_batch_size), advance)
+    if vector_strategy is None:
+        vector_strategy = "async" if len(usable_cores()) >= CORES_FOR_ASYNC else "sync"
+    official_envs = cast(Any, tasks).official_envs(split, meta_batch_size, vector_strategy)
+    envs = _Watched(official_envs, advance)
     try:
         with one_thread():
             success, mean_return, by_class = evaluation.metalearning_evaluation(
