@@ -60,7 +60,7 @@ def _metaworld(agent: str, env: str, tasks: int, env_steps: int) -> Preset:
         if env.startswith("ml1-"):
             # with the published network and 5 epochs, 20 updates learn too little
             config = _METAWORLD_MAML_ML1
-            source = "PPO's outer step for TRPO's, network, epochs and outer rate measured here; inner rates"
+            source = "PPO for TRPO: network, epochs and outer rate measured here; inner rates"
     return Preset(
         agent=agent,
         source=f"Meta-World+ (arXiv 2505.11289): {source}, meta-batch, 10 episodes a task, "
