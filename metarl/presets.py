@@ -58,7 +58,7 @@ def _metaworld(agent: str, env: str, tasks: int, env_steps: int) -> Preset:
     if agent == "maml-ppo":
         config, source = _METAWORLD_MAML, "PPO's outer step for TRPO's; network, rates"
         if env.startswith("ml1-"):
-            # with the published network and 5 epochs, 20 updates learn too little
+            # with the published network and 5 epochs, 20 updates learned less
             config = _METAWORLD_MAML_ML1
             source = "PPO for TRPO: network, epochs and outer rate measured here; inner rates"
     return Preset(
