@@ -161,7 +161,9 @@ class CheckpointStore:
             _write_synced(temporary / "checkpoint.json", json.dumps(content, indent=1).encode())
             _sync_folder(temporary)
             if target.exists():  # damaged, or without its score: set aside, no longer than needed
-                os.rename(target, target.with_name(f".{target.name}.replaced.partial"))
+                aside = target.with_name(f".{target.name}.replaced.partial")
+                shutil.rmtree(aside, ignore_errors=True)  # of a kill
+                os.rename(target, aside)
             os.rename(temporary, target)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # of a full disk, say

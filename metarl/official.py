@@ -42,7 +42,7 @@ EVALUATIONS = 10
 """The published protocol: so many meta-batches, episodes to adapt with, and episodes after that."""
 
 CORES_FOR_ASYNC = 4
-"""From so many cores on, a process for every slot is faster than one for all."""
+"""From so many cores on, each slot has a process of its own; on two that is no faster."""
 
 
 @dataclass(frozen=True)

@@ -258,3 +258,16 @@ def test_other_spaces_are_refused():
         space_to_json(gym.spaces.MultiBinary(3))
     with pytest.raises(UserError, match="accepted: Box, Discrete"):
         space_from_json({"type": "MultiBinary"})
+
+
+def test_what_a_killed_replacement_left_is_in_nobody_s_way(tmp_path):
+    """Killed after the old checkpoint was set aside: the next replacement still succeeds."""
+    store = CheckpointStore(tmp_path / "checkpoints", 2)
+    store.save(Checkpoint(1, 5, {"x": torch.zeros(1)}, {}, None))
+    (tmp_path / "checkpoints/0000001/agent.safetensors").write_bytes(b"damaged")
+    aside = tmp_path / "checkpoints/.0000001.replaced.partial"
+    aside.mkdir()
+    (aside / "agent.safetensors").write_bytes(b"older")
+    store.save(Checkpoint(1, 5, {"x": torch.ones(1)}, {}, None))
+    assert store.load().tensors["x"].item() == 1
+    assert not aside.exists()
