@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import metaworld
@@ -190,6 +190,10 @@ class MetaWorld(TaskDistribution):
     def make(self, task: Task | None = None) -> Env:
         """Make an environment that can be every class, one at a time."""
         return MetaWorldEnv(self, self._pool, task)
+
+    def release(self, env: Env, task: Task) -> None:
+        """Give a simulator of another class back, for the slot that needs it."""
+        cast(MetaWorldEnv, env).release(task)
 
     def make_official(self, task: Task) -> Env:
         """Make the official package's environment of ``task``, for comparison."""
@@ -413,6 +417,11 @@ class MetaWorldEnv(gym.Env[Any, Any]):
             self._simulator, self._cls = self._pool.take(cls), cls
         self._simulator._last_rand_vec = np.array(task["rand_vec"], np.float64)
         self.task = task
+
+    def release(self, task: Task) -> None:
+        """Give the simulator back if ``task`` needs that of another class."""
+        if task["cls"] != self._cls:
+            self.close()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

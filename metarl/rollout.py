@@ -536,7 +536,7 @@ def _collect_wave(
     space = envs.single_observation_space
     carried = timestep if agent.sequential else None
     lanes = Lanes(len(tasks), num_lanes, num_episodes, codec, carried, agent.sequential)
-    used = slice(0, lanes.size)
+    used = envs.slots_for(lanes.size)
     log = Log()
     action_keys = np.zeros(lanes.size, np.uint64)
 
@@ -552,8 +552,9 @@ def _collect_wave(
         return flatten_observations(space, observation[used])
 
     new_tasks: list[Task | None] = [None] * envs.num_envs
+    slots = np.arange(envs.num_envs)[used]
     for lane in np.flatnonzero(lanes.active).tolist():
-        new_tasks[lane] = tasks[lane // num_lanes]
+        new_tasks[slots[lane]] = tasks[lane // num_lanes]
     observation = start(lanes.active, {"tasks": new_tasks})
     final_observation = np.zeros((len(tasks), num_episodes, observation.shape[1]), np.float32)
     actions = np.zeros((envs.num_envs, *lanes.previous_action.shape[1:]), codec.dtype)

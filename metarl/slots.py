@@ -130,7 +130,14 @@ class Slots:
 
     def reset(self, starts: Iterable[Start]) -> None:
         """Start episodes."""
-        done = []
+        done, starts = [], list(starts)
+        for slot, _, new in starts:
+            if new is not None:
+                self._enter(slot)
+                try:
+                    self._tasks.release(self.envs[slot], new)
+                except Exception as error:
+                    raise _failure(slot, error) from error
         for slot, seed, new in starts:
             task = self._owed.pop(slot, None) if new is None else new
             self._enter(slot)

@@ -118,6 +118,13 @@ class TaskDistribution(ABC):
         and refuses to be reset before it has one.
         """
 
+    def release(self, env: Env, task: Task) -> None:  # noqa: B027  # most share nothing
+        """Let ``env`` hand back what ``task``, which it is about to get, has no use for.
+
+        Slots that get tasks together are all asked before the first of them takes its own;
+        a family whose environments share something costly overrides this.
+        """
+
     def tasks(self, split: Split) -> list[Task]:
         """Return all tasks of ``split``, where the set is finite.
 

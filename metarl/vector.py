@@ -99,6 +99,10 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         """Return what :meth:`step` does, for the actions of :meth:`step_async`."""
         raise NotImplementedError
 
+    def slots_for(self, lanes: int) -> slice | npt.NDArray[np.intp]:
+        """Return the slots that ``lanes`` rows of work should take, in the order of the rows."""
+        return slice(0, lanes)
+
     def parts(self, number: int) -> Sequence[SlotVectorEnv]:
         """Return this object's slots as ``number`` parts that can be stepped in turn."""
         if number == 1:
@@ -231,6 +235,15 @@ class TaskVectorEnv(SlotVectorEnv):
     def worker_pids(self) -> list[int]:
         """Return the numbers of the processes that step, beside this one."""
         return self._pool.pids()
+
+    def slots_for(self, lanes: int) -> slice | npt.NDArray[np.intp]:
+        """Return as many slots of every worker as can be, a worker's next to each other.
+
+        Neighbouring rows, which are often of one kind of task, then share a process and
+        what it keeps for that kind.
+        """
+        workers = (self._first + np.arange(lanes)) % max(1, len(self.worker_pids()))
+        return np.argsort(workers, kind="stable")
 
     def _bind(self) -> None:
         """Take this object's rows of what the slots report."""

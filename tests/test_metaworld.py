@@ -295,7 +295,7 @@ def test_simulators_are_shared_by_class_and_built_once(monkeypatch):
         chosen = [tasks.tasks("train")[NUM_GOALS * c] for c in classes]
         envs.reset(seed=[1, 2, 3, 4], options={"tasks": chosen})
         envs.step(np.zeros((4, 4), np.float32))
-    assert len(built) <= 6
+    assert len(built) == 4  # a slot that changes class leaves its simulator to the next
     envs.close()
     again = tasks.make_vec(2, num_workers=0)
     before = len(built)

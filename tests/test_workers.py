@@ -10,14 +10,17 @@ import threading
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
-from fakes import CounterTasks, counter_task
+from fakes import CounterTasks, StubAgent, counter_task
 from fragile import Fragile, fragile
 
 import metarl
 from metarl.envs.half_cheetah import HalfCheetahVelocity
 from metarl.errors import EnvError, UserError
+from metarl.rollout import Keys, collect
+from metarl.seeding import Phase
 from metarl.workers import usable_cores
 
 
@@ -81,6 +84,39 @@ def test_parts_step_independently_and_give_the_same():
         assert earlier[0][:, 2].tolist() == [0.5] * 2 and later[0][:, 2].tolist() == [1.0] * 3
         assert later[1].tolist() == [1, 1, 1]
         whole.close()
+
+
+def test_neighbouring_rows_share_a_worker_and_every_worker_has_its_share():
+    with contextlib.closing(CounterTasks().make_vec(7, num_workers=3)) as whole:
+        for part, first in ((whole, 0), *zip(whole.split(2), (0, 3), strict=True)):
+            for rows in range(1, part.num_envs + 1):
+                slots = np.array(part.slots_for(rows))
+                assert sorted(slots.tolist()) == list(range(rows))
+                worker = (first + slots) % 3
+                assert np.count_nonzero(np.diff(worker)) == min(rows, 3) - 1
+                assert np.ptp(np.bincount(worker, minlength=3)) <= 1
+
+
+def test_tasks_that_follow_each_other_are_met_in_one_process():
+    class WithProcess(gym.Wrapper):
+        def step(self, action):
+            *result, info = self.env.step(action)
+            return *result, info | {"process": os.getpid()}
+
+    class Processes(CounterTasks):
+        info_keys = ("process",)
+
+        def make(self, task=None):
+            return WithProcess(super().make(task))
+
+    tasks, agent = [counter_task(3)] * 6, StubAgent(sequential=True)
+    with contextlib.closing(Processes().make_vec(8, num_workers=2)) as envs:
+        keys = Keys.of(0, Phase.TRAIN, 0, 6)(0)
+        episodes, _, _ = collect(
+            agent, envs, tasks, agent.begin(6), None, num_episodes=1, keys=keys
+        )
+    a, b = episodes.metrics["process"][:, 0].reshape(2, 3).tolist()
+    assert len(set(a)) == len(set(b)) == 1 and a[0] != b[0]
 
 
 def test_step_async_and_step_wait_come_in_turn():
