@@ -10,6 +10,7 @@ import gymnasium as gym
 import minigrid
 import numpy as np
 import pytest
+from drift import Drift
 from minigrid.wrappers import ImgObsWrapper
 
 import metarl
@@ -24,31 +25,6 @@ from metarl.training import TrainConfig
 ROOT = Path(__file__).parents[1]
 SMALL = RL2Config(tasks_per_update=3, num_minibatches=1, hidden_size=4, episodes_per_trial=2)
 TINY = ["--iterations", "1", "--evaluation-tasks", "2", "--validation-tasks", "2"]
-
-
-class Drift(gym.Env):
-    """A number that drifts by what the task says; observed as a dict."""
-
-    observation_space = gym.spaces.Dict(
-        {"x": gym.spaces.Box(-np.inf, np.inf, (2,), np.float64), "odd": gym.spaces.Discrete(2)}
-    )
-    action_space = gym.spaces.Discrete(2)
-
-    def __init__(self, drift):
-        self.drift, self.closed = drift, False
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x, self.t = self.np_random.random(2), 0
-        return {"x": self.x.copy(), "odd": 0}, {}
-
-    def step(self, action):
-        self.x += self.drift * (1 if action else -1)
-        self.t += 1
-        return {"x": self.x.copy(), "odd": self.t % 2}, float(self.x[0]), False, False, {}
-
-    def close(self):
-        self.closed = True
 
 
 def drifts(**options):
@@ -130,7 +106,7 @@ def test_dict_observations_reach_training_evaluation_and_adaptation(agent, tmp_p
 OWN = """
 import metarl
 from metarl.agents.rl2 import RL2
-from test_plugging import Drift
+from drift import Drift
 
 tasks = metarl.FunctionTasks(
     lambda params: Drift(**params), {"drift": metarl.Uniform(-1, 1)}, horizon=6, name="drifts"

@@ -248,18 +248,19 @@ def test_twenty_kills_change_nothing(uninterrupted, tmp_path):
     assert_same(survive_kills(tmp_path, 20, uninterrupted), uninterrupted[0])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_run_in_order(uninterrupted, tmp_path, number, code):
-    process = Process.start(tmp_path)
-    process.wait_for(lines(tmp_path, 3))
-    process.process.send_signal(number)
-    returned, output = process.end()
-    assert returned == code, output
-    assert "Traceback" not in output
-    last = Run.open(tmp_path / "run").checkpoints.iterations()[-1]
-    assert f"iteration {last + 1} was not finished; {last} is saved" in output
-    (command,) = (x for x in output.splitlines() if x.startswith("go on with: "))
-    words = command.removeprefix("go on with: python scripts/train.py ").split()
+def test_signals_end_a_run_in_order(uninterrupted, tmp_path):
+    words = [*COMMAND.split(), "--run-dir", "run"]
+    for number, code, finished in ((signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 8)):
+        process = Process(tmp_path, *words)
+        process.wait_for(lines(tmp_path, finished))
+        process.process.send_signal(number)
+        returned, output = process.end()
+        assert returned == code, output
+        assert "Traceback" not in output
+        last = Run.open(tmp_path / "run").checkpoints.iterations()[-1]
+        assert f"iteration {last + 1} was not finished; {last} is saved" in output
+        (command,) = (x for x in output.splitlines() if x.startswith("go on with: "))
+        words = command.removeprefix("go on with: python scripts/train.py ").split()
     code, output = Process(tmp_path, *words).end()
     assert code == 0, output
     assert_same(Run.open(tmp_path / "run"), uninterrupted[0])
