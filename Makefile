@@ -33,10 +33,10 @@ test: install  ## the unit tier
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 learning: install  ## the tier that trains: a minute or so a test
-	$(BIN)/python -m pytest -m learning -n auto
+	$(BIN)/python -m pytest -m learning -n auto --dist worksteal
 
 metaworld: install  ## compare every Meta-World class with the official one: minutes
-	$(BIN)/python -m pytest -m metaworld -n auto
+	$(BIN)/python -m pytest -m metaworld -n auto --dist worksteal
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from metarl import distributions
 from metarl.errors import DivergenceError, require
 from metarl.optimizers import load_optimizer, optimizer_tensors
-from metarl.policies import Params, initial_params, mlp_policy
+from metarl.policies import ObservationScaler, Params, initial_params, mlp_policy
 from metarl.returns import (
     discounted_returns,
     explained_variance,
@@ -68,6 +68,9 @@ class MAMLPPOConfig:
     """Leave out the second derivatives: cheaper, and another gradient."""
     hidden_sizes: tuple[int, ...] = (100, 100)
     """ReLU layers of the policy."""
+    normalize_observations: bool = False
+    """Show the policy observations minus their mean, over their standard deviation, of all steps
+    trained on so far."""
     initial_std: float = 1.0
     """Standard deviation of continuous actions at the start; it is adapted, too."""
     min_std: float = 1e-2
@@ -153,8 +156,9 @@ class MAMLPPO:
         self.episodes_per_adaptation: int | None = config.episodes_per_adaptation
         self.num_adaptations = config.num_adaptations
         self.codec = ActionCodec(action_space)
+        size = observation_size(observation_space)
         params = initial_params(
-            observation_size(observation_space),
+            size,
             config.hidden_sizes,
             self.codec,
             initial_std=config.initial_std,
@@ -163,6 +167,7 @@ class MAMLPPO:
         self.params: Params = {
             name: x.to(self.device).requires_grad_() for name, x in params.items()
         }
+        self.scaler = ObservationScaler(size).to(self.device)
         self.optimizer = torch.optim.Adam(self.params.values(), config.outer_lr, eps=1e-5)
 
     def begin(self, num_tasks: int) -> Context:
@@ -175,7 +180,8 @@ class MAMLPPO:
         self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
     ) -> tuple[Tensor, Record, Context]:
         """Act with each task's own parameters."""
-        distribution = self._policy(context.params, timestep.observation.to(self.device))
+        observation = self.scaler(timestep.observation.to(self.device))
+        distribution = self._policy(context.params, observation)
         if greedy:
             action = distributions.mode(distribution)
         else:
@@ -205,6 +211,9 @@ class MAMLPPO:
                 raise DivergenceError("the meta-gradient")
             self.optimizer.step()
             history.append(metrics | {"gradient_norm": float(norm)})
+        if self.config.normalize_observations:  # not sooner: policies acted by the moments before
+            for episodes in trial.rounds:
+                self.scaler.track(episodes.observation[episodes.valid])
         result = {name: sum(m[name] for m in history) / len(history) for name in history[0]}
         result["explained_variance"] = self._explained(trial.rounds[-1])
         if "log_std" in self.params:
@@ -281,8 +290,10 @@ class MAMLPPO:
         return -task_mean(surrogate, batch.valid)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the initial parameters and Adam's moments."""
+        """Return the initial parameters, Adam's moments and the observations'."""
         tensors = {f"params.{name}": x.detach() for name, x in self.params.items()}
+        if self.config.normalize_observations:
+            tensors |= {f"scaler.{k}": v for k, v in self.scaler.state_dict().items()}
         return tensors | optimizer_tensors(self.optimizer), {}
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
@@ -290,6 +301,9 @@ class MAMLPPO:
         with torch.no_grad():
             for name, x in self.params.items():
                 x.copy_(tensors[f"params.{name}"])
+        if self.config.normalize_observations:
+            moments = {k: tensors[f"scaler.{k}"] for k in self.scaler.state_dict()}
+            self.scaler.load_state_dict(moments)
         load_optimizer(self.optimizer, tensors)
 
     def _policy(self, params: Params, observation: Tensor) -> distributions.Distribution:
@@ -326,7 +340,7 @@ class MAMLPPO:
             gae_lambda=config.gae_lambda,
         )
         return Batch(
-            observation=episodes.observation.flatten(1, 2),
+            observation=self.scaler(episodes.observation).flatten(1, 2),
             action=episodes.action.flatten(1, 2),
             log_prob=episodes.record["log_prob"].flatten(1, 2),
             parameters=tuple(

@@ -23,7 +23,7 @@ from metarl import distributions
 from metarl.errors import DivergenceError, require
 from metarl.losses import approximate_kl, clip_fraction, clipped_surrogate, value_loss
 from metarl.optimizers import load_optimizer, optimizer_tensors
-from metarl.policies import ActorCriticOutput, RecurrentActorCritic
+from metarl.policies import ActorCriticOutput, ObservationScaler, RecurrentActorCritic
 from metarl.returns import (
     discounted_returns,
     explained_variance,
@@ -65,6 +65,9 @@ class RL2Config:
     none, as in the paper. What they hold grows with the steps of a trial."""
     head_sizes: tuple[int, ...] = ()
     """Tanh layers between the GRU, with the observation beside it, and policy and value."""
+    normalize_observations: bool = False
+    """Show the policy observations minus their mean, over their standard deviation, of all steps
+    trained on so far."""
     observed_reward_scale: float = 1.0
     """Factor on the reward the policy sees; the reward it is trained on is not scaled."""
     discount: float = 0.99
@@ -206,6 +209,7 @@ class RL2:
             max_std=config.max_std,
             generator=torch.Generator().manual_seed(seed),
         ).to(self.device)
+        self.scaler = ObservationScaler(size).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate, eps=1e-5)
         self.num_updates = 0
         # Mean and second moment of the value targets: the critic predicts standardised ones,
@@ -224,14 +228,15 @@ class RL2:
         """Take one step of the GRU; rows that are not active keep their state."""
         shape = timestep.active.shape
         step = Timestep(*(x.to(self.device).flatten(0, 1).unsqueeze(1) for x in timestep))
+        observation = self.scaler(step.observation)
         inputs = self._inputs(
-            step.observation,
+            observation,
             step.previous_action,
             step.previous_reward,
             step.boundary,
             step.trial_start,
         )
-        output: ActorCriticOutput = self.network(inputs, step.observation, context.flatten(0, 1))
+        output: ActorCriticOutput = self.network(inputs, observation, context.flatten(0, 1))
         distribution = type(output.distribution)(
             *(x.reshape(*shape, x.shape[-1]) for x in output.distribution)
         )
@@ -298,6 +303,8 @@ class RL2:
             if config.target_kl and float(torch.stack(divergence).mean()) > config.target_kl:
                 break
         self.num_updates += 1
+        if config.normalize_observations:  # not sooner: the policy acted by the moments before
+            self.scaler.track(stream.observation[valid])
         return {name: float(torch.stack(values).mean()) for name, values in totals.items()} | {
             "explained_variance": float(explained_variance(value, target, valid)),
             "num_epochs": float(epochs),
@@ -316,8 +323,10 @@ class RL2:
         return linear_baseline(observation, target, valid).squeeze(1)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return network, Adam and the targets' moments; the number of updates as JSON."""
+        """Return network, Adam, and moments of targets and observations; the updates as JSON."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        if self.config.normalize_observations:
+            tensors |= {f"scaler.{k}": v for k, v in self.scaler.state_dict().items()}
         tensors |= optimizer_tensors(self.optimizer)
         tensors |= {"target_mean": self.target_mean, "target_square": self.target_square}
         return tensors, {"num_updates": self.num_updates}
@@ -328,6 +337,9 @@ class RL2:
         self.network.load_state_dict(
             {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         )
+        if self.config.normalize_observations:
+            moments = {k: tensors[f"scaler.{k}"] for k in self.scaler.state_dict()}
+            self.scaler.load_state_dict(moments)
         load_optimizer(self.optimizer, tensors)
         self.target_mean = tensors["target_mean"].to(self.device)
         self.target_square = tensors["target_square"].to(self.device)
@@ -353,8 +365,9 @@ class RL2:
 
     def _batch(self, stream: Stream, advantage: Tensor, target: Tensor) -> _Batch:
         """Cut the trials into chunks that start from the state they were gathered with."""
+        observation = self.scaler(stream.observation)
         inputs = self._inputs(
-            stream.observation,
+            observation,
             stream.previous_action,
             stream.previous_reward,
             stream.boundary,
@@ -377,7 +390,7 @@ class RL2:
         valid = cut(stream.valid)
         batch = _Batch(
             inputs=cut(inputs),
-            observation=cut(stream.observation),
+            observation=cut(observation),
             state=state,
             action=cut(stream.action),
             log_prob=cut(stream.record["log_prob"]),

@@ -86,6 +86,48 @@ class ActionHead(nn.Module):
         return Gaussian(output, log_std.expand_as(output))
 
 
+class ObservationScaler(nn.Module):
+    """Observations minus their mean, over their standard deviation, of all that was trained on.
+
+    Where an arm's positions differ by centimetres, a network hardly tells them apart unscaled. A
+    deviation counts as at least 0.01, so that what hardly ever moves is not blown up, and what
+    lies more than 10 deviations out is held there. Before the first :meth:`track` nothing changes.
+    """
+
+    FLOOR, BOUND = 0.01, 10.0
+
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+    """Sum of the squared differences from the mean."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("square", torch.zeros(size, dtype=torch.float64))
+
+    def forward(
+        self, observation: Float[Tensor, "*batch observation"]
+    ) -> Float[Tensor, "*batch observation"]:
+        """Return the same in deviations from the mean."""
+        if not self.count:
+            return observation
+        deviation = (self.square / self.count).sqrt().clamp(min=self.FLOOR)
+        mean, deviation = self.mean.to(observation.dtype), deviation.to(observation.dtype)
+        return ((observation - mean) / deviation).clamp(-self.BOUND, self.BOUND)
+
+    @torch.no_grad()
+    def track(self, observation: Float[Tensor, "step observation"]) -> None:
+        """Count these in (Chan et al., 1979: moments of two sets from those of each)."""
+        new = observation.to(self.mean)
+        count, mean = len(new), new.mean(0)
+        apart, total = mean - self.mean, self.count + count
+        self.square += (new - mean).square().sum(0) + apart.square() * self.count * count / total
+        self.mean += apart * count / total
+        self.count.copy_(total)
+
+
 class ActorCriticOutput(NamedTuple):
     """What a recurrent actor-critic returns for ``[batch, time]`` inputs."""
 
