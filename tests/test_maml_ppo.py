@@ -238,6 +238,28 @@ def test_ratio_is_one_and_kl_zero_at_the_old_parameters():
     assert metrics["policy_loss"].abs().max() < 1e-5
 
 
+def test_scaled_observations_are_acted_on_and_learned_from_alike():
+    agent, tasks = make(normalize_observations=True, outer_lr=0.03)
+    other, _ = make(normalize_observations=True, outer_lr=0.03)
+    trial = gather(agent, tasks)
+    agent.update(trial, torch_generator(0))
+    met = torch.cat([episodes.observation[episodes.valid] for episodes in trial.rounds])
+    torch.testing.assert_close(agent.scaler.mean.float(), met.mean(0))
+    trial = gather(agent, tasks)
+    rounds = [agent._batch(episodes) for episodes in trial.rounds]
+    deviation = met.std(0, unbiased=False)
+    expected = (trial.rounds[0].observation.flatten(1, 2) - met.mean(0)) / deviation
+    torch.testing.assert_close(rounds[0].observation, expected.clamp(-10, 10), rtol=1e-3, atol=1e-3)
+    _, metrics = agent.meta_loss(rounds)
+    assert metrics["kl_before_adaptation"].abs().max() < 1e-6
+    assert metrics["kl"].abs().max() < 1e-5
+    other.load_state(*agent.state())
+    assert other.update(trial, torch_generator(0)) == agent.update(trial, torch_generator(0))
+    plain, _ = make()
+    plain.update(gather(plain, tasks), torch_generator(0))
+    assert not plain.scaler.count and not any("scaler" in name for name in plain.state()[0])
+
+
 def test_task_order_does_not_matter():
     gradients = []
     for order in ([0, 1, 2], [2, 0, 1]):

@@ -7,7 +7,7 @@ import torch
 
 from metarl import distributions
 from metarl.distributions import Categorical, Gaussian
-from metarl.policies import ActionHead, FastWeights, RecurrentActorCritic, mlp
+from metarl.policies import ActionHead, FastWeights, ObservationScaler, RecurrentActorCritic, mlp
 from metarl.seeding import LaneGenerator
 from metarl.spaces import ActionCodec
 
@@ -167,6 +167,20 @@ def test_mlp_is_orthogonal_with_gain_root_two():
     assert torch.allclose(weight @ weight.T, 2 * torch.eye(4), atol=1e-5)
     assert not layers[0].bias.any()
     assert [type(layer).__name__ for layer in layers] == ["Linear", "Tanh"]
+
+
+def test_observations_are_scaled_by_the_moments_of_all_that_was_counted():
+    spread = torch.tensor([5.0, 1e-4, 1.0])
+    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0)) * spread + 3
+    scaler = ObservationScaler(3)
+    assert scaler(x).equal(x)
+    for part in (x[:4], x[4:5], x[5:]):
+        scaler.track(part)
+    expected = (x - x.mean(0)) / x.std(0, unbiased=False).clamp(min=0.01)
+    torch.testing.assert_close(scaler(x), expected, rtol=1e-4, atol=1e-4)
+    assert expected[:, 1].abs().max() < 0.1  # the floor
+    far = scaler(x.mean(0) + torch.tensor([1e3, -1e3, 0.0]))
+    torch.testing.assert_close(far, torch.tensor([10.0, -10.0, 0.0]), rtol=0, atol=1e-4)
 
 
 def test_fast_weights_are_a_sum_of_outer_products():

@@ -123,13 +123,16 @@ def test_rl2_keeps_the_contract_of_an_agent(name, memory_size, chunk_length):
         ("continuous", 100),
     ],
 )
-@pytest.mark.parametrize("memory_size", [0, 4])
-def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length, memory_size):
+@pytest.mark.parametrize(("memory_size", "scaled"), [(0, False), (4, False), (0, True), (4, True)])
+def test_update_recomputes_what_was_recorded_while_acting(
+    family, chunk_length, memory_size, scaled
+):
     tasks = FAMILIES[family]
     agent = agent_for(
         tasks,
         chunk_length=chunk_length,
         memory_size=memory_size,
+        normalize_observations=scaled,
         learning_rate=0.03,
         target_kl=None,
     )
@@ -144,6 +147,24 @@ def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length, 
     for new, recorded in ((log_prob, batch.log_prob), (value, batch.target)):
         assert float(recorded[batch.valid].std()) > 1e-4
         torch.testing.assert_close(new[batch.valid], recorded[batch.valid], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_policy_sees_scaled_observations_where_it_is_asked_to(scaled):
+    tasks = FAMILIES["continuous"]
+    agent = agent_for(tasks, normalize_observations=scaled, memory_size=0)
+    stream = trial_of(agent, tasks).stream()
+    update(agent, trial_of(agent, tasks))
+    observation = stream.observation[stream.valid]
+    batch = agent._batch(stream, stream.record["log_prob"], stream.record["value"])
+    seen = batch.observation[batch.valid]
+    if not scaled:
+        assert seen.equal(observation)
+        return
+    mean, deviation = observation.mean(0), observation.std(0, unbiased=False).clamp(min=0.01)
+    expected = ((observation - mean) / deviation).clamp(-10, 10)
+    torch.testing.assert_close(seen, expected, rtol=1e-3, atol=1e-3)
+    assert batch.inputs[batch.valid][:, : seen.shape[1]].equal(seen)
 
 
 @pytest.mark.parametrize(
@@ -380,10 +401,12 @@ def test_config_accepts_the_ends_of_its_ranges():
 # state
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_after_a_round_trip_the_next_update_is_bit_identical(family):
+def test_after_a_round_trip_the_next_update_is_bit_identical(family, scaled):
     tasks = FAMILIES[family]
-    agent, other = agent_for(tasks, schedule_updates=4), agent_for(tasks, 2, schedule_updates=4)
+    options = {"schedule_updates": 4, "normalize_observations": scaled}
+    agent, other = agent_for(tasks, **options), agent_for(tasks, 2, **options)
     update(agent, trial_of(agent, tasks))
     tensors, extra = copy.deepcopy(agent.state())
     trial = trial_of(agent, tasks, seed=1)
