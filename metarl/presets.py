@@ -54,16 +54,24 @@ _METAWORLD_MAML_ML1 = _METAWORLD_MAML | {
 
 def _metaworld(agent: str, env: str, tasks: int, env_steps: int) -> Preset:
     """Return a Meta-World setting; ``tasks`` a meta-batch, ``env_steps`` the published budget."""
-    config, source = _METAWORLD_RL2, "networks, rates"
+    config: dict[str, Any] = _METAWORLD_RL2
+    source = "networks, rates"
     if agent == "maml-ppo":
         config, source = _METAWORLD_MAML, "PPO's outer step for TRPO's; network, rates"
         if env.startswith("ml1-"):
             # with the published network and 5 epochs, 20 updates learned less
             config = _METAWORLD_MAML_ML1
             source = "PPO for TRPO: network, epochs and outer rate measured here; inner rates"
+    if env == "ml1-push":
+        # its object lies within centimetres, and 2 M steps are few updates of 10 episodes a task
+        config = config | {"normalize_observations": True}
+        source = f"scaled observations measured here; {source}"
+        if agent == "maml-ppo":
+            config |= {"episodes_per_adaptation": 5}
+    episodes = config.get("episodes_per_adaptation", 10)
     return Preset(
         agent=agent,
-        source=f"Meta-World+ (arXiv 2505.11289): {source}, meta-batch, 10 episodes a task, "
+        source=f"Meta-World+ (arXiv 2505.11289): {source}, meta-batch, {episodes} episodes a task, "
         f"{env_steps // 10**6} M steps",
         train={
             "env": f"metaworld/{env}",
