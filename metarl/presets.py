@@ -63,11 +63,11 @@ def _metaworld(agent: str, env: str, tasks: int, env_steps: int) -> Preset:
             config = _METAWORLD_MAML_ML1
             source = "PPO for TRPO: network, epochs and outer rate measured here; inner rates"
     if env == "ml1-push":
-        # its object lies within centimetres, and 2 M steps are few updates of 10 episodes a task
-        config = config | {"normalize_observations": True}
-        source = f"scaled observations measured here; {source}"
-        if agent == "maml-ppo":
-            config |= {"episodes_per_adaptation": 5}
+        if agent == "rl2":  # its object is moved by centimetres
+            config = config | {"normalize_observations": True}
+            source = "scaled observations measured here; networks, rates"
+        else:  # twice as many updates
+            config = config | {"episodes_per_adaptation": 5}
     episodes = config.get("episodes_per_adaptation", 10)
     return Preset(
         agent=agent,
