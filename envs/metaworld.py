@@ -193,7 +193,7 @@ class MetaWorld(TaskDistribution):
 
     def release(self, env: Env, task: Task) -> None:
         """Give a simulator of another class back, for the slot that needs it."""
-        cast(MetaWorldEnv, env).release(task)
+        cast(MetaWorldEnv, env.unwrapped).release(task)
 
     def make_official(self, task: Task) -> Env:
         """Make the official package's environment of ``task``, for comparison."""

@@ -14,7 +14,7 @@ from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 import metarl
 from metarl import metaworld_step
-from metarl.envs.metaworld import CLASSES, NUM_GOALS, draw_goals
+from metarl.envs.metaworld import CLASSES, ML10, NUM_GOALS, draw_goals
 from metarl.errors import UserError
 from metarl.metaworld_step import fast
 from metarl.tasks import Task
@@ -292,7 +292,7 @@ def test_simulators_are_shared_by_class_and_built_once(monkeypatch):
     )
     envs = tasks.make_vec(4, num_workers=0)
     for classes in ((0, 0, 1, 2), (1, 0, 0, 2), (2, 1, 0, 0)):
-        chosen = [tasks.tasks("train")[NUM_GOALS * c] for c in classes]
+        chosen = [tasks.tasks("train")[c] for c in classes]
         envs.reset(seed=[1, 2, 3, 4], options={"tasks": chosen})
         envs.step(np.zeros((4, 4), np.float32))
     assert len(built) == 4  # a slot that changes class leaves its simulator to the next
@@ -302,6 +302,23 @@ def test_simulators_are_shared_by_class_and_built_once(monkeypatch):
     again.reset(seed=[1, 2], options={"tasks": [tasks.tasks("train")[0]] * 2})
     assert len(built) == before
     again.close()
+
+
+def test_simulators_are_handed_on_behind_wrappers_too():
+    class Wrapped(ML10):
+        def make(self, task=None):
+            return gym.Wrapper(super().make(task))
+
+    tasks = Wrapped(horizon=2)
+    a, b = tasks.tasks("train")[:2]
+    assert a["cls"] != b["cls"]
+    envs = tasks.make_vec(2, num_workers=0)
+    simulators = []
+    for chosen in ([a, b], [b, a]):
+        envs.reset(seed=[1, 2], options={"tasks": chosen})
+        simulators.append([e.unwrapped._simulator for e in envs._pool.slots.envs.values()])
+    envs.close()
+    assert simulators[1] == simulators[0][::-1]
 
 
 @pytest.mark.timeout(120)
