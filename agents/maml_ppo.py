@@ -19,7 +19,6 @@ from torch.utils import _pytree as pytree
 
 from metarl import distributions
 from metarl.errors import DivergenceError, require
-from metarl.optimizers import load_optimizer, optimizer_tensors
 from metarl.policies import ObservationScaler, Params, initial_params, mlp_policy
 from metarl.returns import (
     discounted_returns,
@@ -39,6 +38,7 @@ from metarl.rollout import (
 )
 from metarl.seeding import LaneGenerator
 from metarl.spaces import ActionCodec, observation_size
+from metarl.state import load_module, load_optimizer, module_tensors, optimizer_tensors
 from metarl.tasks import Task
 
 Policy: TypeAlias = Callable[[Params, Tensor], distributions.Distribution]
@@ -293,7 +293,7 @@ class MAMLPPO:
         """Return the initial parameters, Adam's moments and the observations'."""
         tensors = {f"params.{name}": x.detach() for name, x in self.params.items()}
         if self.config.normalize_observations:
-            tensors |= {f"scaler.{k}": v for k, v in self.scaler.state_dict().items()}
+            tensors |= module_tensors(self.scaler, "scaler")
         return tensors | optimizer_tensors(self.optimizer), {}
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
@@ -302,8 +302,7 @@ class MAMLPPO:
             for name, x in self.params.items():
                 x.copy_(tensors[f"params.{name}"])
         if self.config.normalize_observations:
-            moments = {k: tensors[f"scaler.{k}"] for k in self.scaler.state_dict()}
-            self.scaler.load_state_dict(moments)
+            load_module(self.scaler, "scaler", tensors)
         load_optimizer(self.optimizer, tensors)
 
     def _policy(self, params: Params, observation: Tensor) -> distributions.Distribution:

@@ -22,7 +22,6 @@ from torch.utils import _pytree as pytree
 from metarl import distributions
 from metarl.errors import DivergenceError, require
 from metarl.losses import approximate_kl, clip_fraction, clipped_surrogate, value_loss
-from metarl.optimizers import load_optimizer, optimizer_tensors
 from metarl.policies import ActorCriticOutput, ObservationScaler, RecurrentActorCritic
 from metarl.returns import (
     discounted_returns,
@@ -44,6 +43,7 @@ from metarl.rollout import (
 )
 from metarl.seeding import LaneGenerator
 from metarl.spaces import ActionCodec, observation_size
+from metarl.state import load_module, load_optimizer, module_tensors, optimizer_tensors
 from metarl.tasks import Task
 
 
@@ -225,9 +225,11 @@ class RL2:
     def act(
         self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
     ) -> tuple[Tensor, Record, Context]:
-        """Take one step of the GRU; rows that are not active keep their state."""
-        shape = timestep.active.shape
-        step = Timestep(*(x.to(self.device).flatten(0, 1).unsqueeze(1) for x in timestep))
+        """Take one step of the GRU; rows that are not active keep their state.
+
+        A task has one lane, whose one step is a sequence of length one to the network.
+        """
+        step = Timestep(*(x.to(self.device) for x in timestep))
         observation = self.scaler(step.observation)
         inputs = self._inputs(
             observation,
@@ -236,22 +238,18 @@ class RL2:
             step.boundary,
             step.trial_start,
         )
-        output: ActorCriticOutput = self.network(inputs, observation, context.flatten(0, 1))
-        distribution = type(output.distribution)(
-            *(x.reshape(*shape, x.shape[-1]) for x in output.distribution)
-        )
+        output: ActorCriticOutput = self.network(inputs, observation, context.squeeze(1))
         if greedy:
-            action = distributions.mode(distribution)
+            action = distributions.mode(output.distribution)
         else:
-            action = distributions.sample(distribution, generator)
+            action = distributions.sample(output.distribution, generator)
         record = {
-            "log_prob": distributions.log_prob(distribution, action),
-            "value": self._unscaled(output.value).reshape(shape),
+            "log_prob": distributions.log_prob(output.distribution, action),
+            "value": self._unscaled(output.value),
         }
         if self.config.chunk_length is not None:
             record["state"] = context
-        active = timestep.active.to(self.device).unsqueeze(-1)
-        after = torch.where(active, output.state.reshape(context.shape), context)
+        after = torch.where(step.active.unsqueeze(-1), output.state.unsqueeze(1), context)
         return action, record, after
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
@@ -324,22 +322,18 @@ class RL2:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return network, Adam, and moments of targets and observations; the updates as JSON."""
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors = module_tensors(self.network, "network")
         if self.config.normalize_observations:
-            tensors |= {f"scaler.{k}": v for k, v in self.scaler.state_dict().items()}
+            tensors |= module_tensors(self.scaler, "scaler")
         tensors |= optimizer_tensors(self.optimizer)
         tensors |= {"target_mean": self.target_mean, "target_square": self.target_square}
         return tensors, {"num_updates": self.num_updates}
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Take back what :meth:`state` returned."""
-        prefix = "network."
-        self.network.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
+        load_module(self.network, "network", tensors)
         if self.config.normalize_observations:
-            moments = {k: tensors[f"scaler.{k}"] for k in self.scaler.state_dict()}
-            self.scaler.load_state_dict(moments)
+            load_module(self.scaler, "scaler", tensors)
         load_optimizer(self.optimizer, tensors)
         self.target_mean = tensors["target_mean"].to(self.device)
         self.target_square = tensors["target_square"].to(self.device)

@@ -106,15 +106,16 @@ class ObservationScaler(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("square", torch.zeros(size, dtype=torch.float64))
+        self._scale: tuple[Tensor, Tensor] | None = None  # worked out once, not at every step
+        self.register_load_state_dict_post_hook(lambda *_: self._rescale())  # type: ignore[no-untyped-call]  # torch's
 
     def forward(
         self, observation: Float[Tensor, "*batch observation"]
     ) -> Float[Tensor, "*batch observation"]:
         """Return the same in deviations from the mean."""
-        if not self.count:
+        if self._scale is None:
             return observation
-        deviation = (self.square / self.count).sqrt().clamp(min=self.FLOOR)
-        mean, deviation = self.mean.to(observation.dtype), deviation.to(observation.dtype)
+        mean, deviation = self._scale
         return ((observation - mean) / deviation).clamp(-self.BOUND, self.BOUND)
 
     @torch.no_grad()
@@ -126,6 +127,12 @@ class ObservationScaler(nn.Module):
         self.square += (new - mean).square().sum(0) + apart.square() * self.count * count / total
         self.mean += apart * count / total
         self.count.copy_(total)
+        self._rescale()
+
+    def _rescale(self) -> None:
+        if self.count:
+            deviation = (self.square / self.count).sqrt().clamp(min=self.FLOOR)
+            self._scale = self.mean.float(), deviation.float()
 
 
 class ActorCriticOutput(NamedTuple):

@@ -181,6 +181,9 @@ def test_observations_are_scaled_by_the_moments_of_all_that_was_counted():
     assert expected[:, 1].abs().max() < 0.1  # the floor
     far = scaler(x.mean(0) + torch.tensor([1e3, -1e3, 0.0]))
     torch.testing.assert_close(far, torch.tensor([10.0, -10.0, 0.0]), rtol=0, atol=1e-4)
+    loaded = ObservationScaler(3)
+    loaded.load_state_dict(scaler.state_dict())
+    assert loaded(x).equal(scaler(x))
 
 
 def test_fast_weights_are_a_sum_of_outer_products():

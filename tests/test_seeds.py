@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,14 +140,29 @@ def test_a_group_s_folder_is_not_written_into_twice(group):
         train_seeds(config_of(group[0]), "rl2", AGENT, (1,))
 
 
-def test_a_seed_that_fails_is_named(tmp_path, capsys):
+BREAKS = """
+import metarl
+from drift import Drift
+
+class Breaks(Drift):
+    def step(self, action):
+        raise RuntimeError("joint 3 left its socket")
+
+tasks = metarl.FunctionTasks(
+    lambda params: Breaks(**params), {"drift": metarl.Uniform(-1, 1)}, horizon=3
+)
+"""
+
+
+def test_a_seed_that_fails_is_named(tmp_path, write_module, monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    config = config_of(tmp_path / "group", env=f"{write_module('breaks', BREAKS)}:tasks")
     (tmp_path / "group").mkdir()
-    config = config_of(tmp_path / "group", env_timeout=1e-9, env="half-cheetah/velocity:horizon=3")
-    agent = RL2Config(tasks_per_update=2, hidden_size=4, num_minibatches=1, episodes_per_trial=1)
-    object.__setattr__(config, "num_workers", 1)  # no step is as quick as that
     with pytest.raises(SeedsError, match="seeds 0 did not"):
-        train_seeds(config, "rl2", agent, (0,))
-    assert "[seed 0] error: environment failed" in capsys.readouterr().out
+        train_seeds(config, "rl2", replace(AGENT, episodes_per_trial=1), (0,))
+    printed = capsys.readouterr().out
+    assert "[seed 0] error: environment failed" in printed
+    assert "joint 3 left its socket" in printed
 
 
 def test_a_signal_reaches_every_run_once(tmp_path):
