@@ -231,13 +231,7 @@ class RL2:
         """
         step = Timestep(*(x.to(self.device) for x in timestep))
         observation = self.scaler(step.observation)
-        inputs = self._inputs(
-            observation,
-            step.previous_action,
-            step.previous_reward,
-            step.boundary,
-            step.trial_start,
-        )
+        inputs = self._inputs(observation, step)
         output: ActorCriticOutput = self.network(inputs, observation, context.squeeze(1))
         if greedy:
             action = distributions.mode(output.distribution)
@@ -340,33 +334,22 @@ class RL2:
         self.num_updates = int(extra["num_updates"])
 
     def _inputs(
-        self,
-        observation: Tensor,
-        previous_action: Tensor,
-        previous_reward: Tensor,
-        boundary: Tensor,
-        trial_start: Tensor,
+        self, observation: Tensor, seen: Timestep | Stream
     ) -> Float[Tensor, "row time input"]:
         """Join what the GRU sees (section 2.2); zeros stand for what came before a trial."""
-        action = previous_action
+        action = seen.previous_action
         if self.codec.discrete:
-            action = nn.functional.one_hot(previous_action.long(), self.codec.size)
-        action = torch.where(trial_start.unsqueeze(-1), 0.0, action.to(observation.dtype))
-        reward = self.config.observed_reward_scale * previous_reward
+            action = nn.functional.one_hot(action.long(), self.codec.size)
+        action = torch.where(seen.trial_start.unsqueeze(-1), 0.0, action.to(observation.dtype))
+        reward = self.config.observed_reward_scale * seen.previous_reward
         return torch.cat(
-            [observation, action, reward.unsqueeze(-1), boundary.unsqueeze(-1).float()], -1
+            [observation, action, reward.unsqueeze(-1), seen.boundary.unsqueeze(-1).float()], -1
         )
 
     def _batch(self, stream: Stream, advantage: Tensor, target: Tensor) -> _Batch:
         """Cut the trials into chunks that start from the state they were gathered with."""
         observation = self.scaler(stream.observation)
-        inputs = self._inputs(
-            observation,
-            stream.previous_action,
-            stream.previous_reward,
-            stream.boundary,
-            stream.trial_start,
-        )
+        inputs = self._inputs(observation, stream)
         tasks, time = stream.valid.shape
         length = self.config.chunk_length or time
         chunks = -(-time // length)

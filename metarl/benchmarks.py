@@ -29,7 +29,7 @@ from metarl.rollout import torch_generator
 from metarl.runs import Run, check_device, commit, device_name
 from metarl.settings import members
 from metarl.tasks import SPLITS, Task, TaskDistribution
-from metarl.training import keep_freed_memory, torch_threads, training_slots, training_trial
+from metarl.training import torch_threads, training_slots, training_trial
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,6 @@ def measure_speed(
     """
     check_device(device)
     torch.set_num_threads(1)
-    keep_freed_memory()
     tasks = registry.make(env)
     kind = registry.agent_class(agent)
     agent_config = kind.Config(**_fields(kind.Config, config))

@@ -130,6 +130,7 @@ class ObservationScaler(nn.Module):
         self._rescale()
 
     def _rescale(self) -> None:
+        self._scale = None
         if self.count:
             deviation = (self.square / self.count).sqrt().clamp(min=self.FLOOR)
             self._scale = self.mean.float(), deviation.float()

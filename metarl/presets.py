@@ -55,23 +55,25 @@ _METAWORLD_MAML_ML1 = _METAWORLD_MAML | {
 def _metaworld(agent: str, env: str, tasks: int, env_steps: int) -> Preset:
     """Return a Meta-World setting; ``tasks`` a meta-batch, ``env_steps`` the published budget."""
     config: dict[str, Any] = _METAWORLD_RL2
-    source = "networks, rates"
+    source = "networks, rates, 10 episodes a task"
     if agent == "maml-ppo":
-        config, source = _METAWORLD_MAML, "PPO's outer step for TRPO's; network, rates"
+        config, source = _METAWORLD_MAML, f"PPO's outer step for TRPO's; {source}"
         if env.startswith("ml1-"):
             # with the published network and 5 epochs, 20 updates learned less
             config = _METAWORLD_MAML_ML1
-            source = "PPO for TRPO: network, epochs and outer rate measured here; inner rates"
+            source = "PPO for TRPO: network, epochs and outer rate measured here; inner rates, "
+            source += "10 episodes a task"
     if env == "ml1-push":
         if agent == "rl2":  # its object is moved by centimetres
             config = config | {"normalize_observations": True}
-            source = "scaled observations measured here; networks, rates"
+            source = f"scaled observations measured here; {source}"
         else:  # twice as many updates
             config = config | {"episodes_per_adaptation": 5}
-    episodes = config.get("episodes_per_adaptation", 10)
+            source = "PPO for TRPO: network, epochs, outer rate and 5 episodes a task measured "
+            source += "here; inner rates"
     return Preset(
         agent=agent,
-        source=f"Meta-World+ (arXiv 2505.11289): {source}, meta-batch, {episodes} episodes a task, "
+        source=f"Meta-World+ (arXiv 2505.11289): {source}, meta-batch, "
         f"{env_steps // 10**6} M steps",
         train={
             "env": f"metaworld/{env}",

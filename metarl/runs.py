@@ -49,7 +49,7 @@ from metarl.settings import (
 )
 from metarl.spaces import reported_space
 from metarl.tasks import Split, TaskDistribution
-from metarl.training import TrainConfig, keep_freed_memory, meta_train
+from metarl.training import TrainConfig, meta_train
 from metarl.video import check_can_record, record_adaptation
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metarl-toolkit")
@@ -331,7 +331,6 @@ def train(
         UserError: for anything that cannot work, before any work is done.
     """
     torch.set_num_threads(1)  # the meta-update alone may use more
-    keep_freed_memory()
     plan = Plan.of(config, agent_name, agent_config)
     config, tasks = plan.config, plan.tasks
     if resume is None:

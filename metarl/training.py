@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import time
@@ -370,18 +369,3 @@ def torch_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what tensors free for the next ones, instead of handing it back.
-
-    An update takes and frees hundreds of megabytes over and over, and every page that was handed
-    back costs a fault. Where the C library is another, nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
-    if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):  # the most before 2.35
-        mallopt(trim_threshold, 2**31 - 1)

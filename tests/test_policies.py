@@ -184,6 +184,8 @@ def test_observations_are_scaled_by_the_moments_of_all_that_was_counted():
     loaded = ObservationScaler(3)
     loaded.load_state_dict(scaler.state_dict())
     assert loaded(x).equal(scaler(x))
+    loaded.load_state_dict(ObservationScaler(3).state_dict())
+    assert loaded(x).equal(x)
 
 
 def test_fast_weights_are_a_sum_of_outer_products():

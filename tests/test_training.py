@@ -1,9 +1,6 @@
 """The training loop: same seed, same parameters, whatever interrupts it or looks on?"""
 
 import dataclasses
-import platform
-import subprocess
-import sys
 from contextlib import closing
 
 import pytest
@@ -305,24 +302,3 @@ def test_shares_of_time_add_up(tmp_path):
         assert all(share > 0 for share in parts.values())
         assert parts["collect"] + parts["update"] == pytest.approx(1)
         assert parts["step"] + parts["act"] < parts["collect"]
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
-def test_freed_memory_is_kept_for_the_next_update():
-    """Pages that were handed back would be faulted in again, each time."""
-    script = (
-        "import resource, sys, torch\n"
-        "from metarl.training import keep_freed_memory\n"
-        "if sys.argv[1] == 'kept': keep_freed_memory()\n"
-        "def faults():\n"
-        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for _ in range(3): torch.ones(12_000_000)\n"
-        "before = faults()\n"
-        "for _ in range(5): torch.ones(12_000_000)\n"
-        "print(faults() - before)\n"
-    )
-    faults = {
-        word: int(subprocess.check_output([sys.executable, "-c", script, word]))
-        for word in ("kept", "handed-back")
-    }
-    assert faults["kept"] < 15_000 < 50_000 < faults["handed-back"]  # 11 719 pages a tensor
