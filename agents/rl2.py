@@ -207,6 +207,7 @@ class RL2:
             initial_std=config.initial_std,
             min_std=config.min_std,
             max_std=config.max_std,
+            critic=config.baseline == "critic",
             generator=torch.Generator().manual_seed(seed),
         ).to(self.device)
         self.scaler = ObservationScaler(size).to(self.device)
@@ -237,10 +238,9 @@ class RL2:
             action = distributions.mode(output.distribution)
         else:
             action = distributions.sample(output.distribution, generator)
-        record = {
-            "log_prob": distributions.log_prob(output.distribution, action),
-            "value": self._unscaled(output.value),
-        }
+        record = output.distribution._asdict()
+        if output.value is not None:
+            record["value"] = self._unscaled(output.value)
         if self.config.chunk_length is not None:
             record["state"] = context
         after = torch.where(step.active.unsqueeze(-1), output.state.unsqueeze(1), context)
@@ -304,6 +304,12 @@ class RL2:
             "entropy_coefficient": entropy_coefficient,
         }
 
+    def _acted(self, stream: Stream) -> distributions.Distribution:
+        """Return the distributions that the actions were drawn from."""
+        if self.codec.discrete:
+            return distributions.Categorical(stream.record["logits"])
+        return distributions.Gaussian(stream.record["mean"], stream.record["log_std"])
+
     def _values(self, stream: Stream) -> Float[Tensor, "task time"]:
         """Return what the rewards still to come are expected to sum to."""
         if self.config.baseline == "critic":
@@ -338,9 +344,9 @@ class RL2:
     ) -> Float[Tensor, "row time input"]:
         """Join what the GRU sees (section 2.2); zeros stand for what came before a trial."""
         action = seen.previous_action
-        if self.codec.discrete:
-            action = nn.functional.one_hot(action.long(), self.codec.size)
-        action = torch.where(seen.trial_start.unsqueeze(-1), 0.0, action.to(observation.dtype))
+        if self.codec.discrete:  # whose zero is an action
+            action = nn.functional.one_hot(action.long(), self.codec.size).to(observation.dtype)
+            action = torch.where(seen.trial_start.unsqueeze(-1), 0.0, action)
         reward = self.config.observed_reward_scale * seen.previous_reward
         return torch.cat(
             [observation, action, reward.unsqueeze(-1), seen.boundary.unsqueeze(-1).float()], -1
@@ -370,7 +376,7 @@ class RL2:
             observation=cut(observation),
             state=state,
             action=cut(stream.action),
-            log_prob=cut(stream.record["log_prob"]),
+            log_prob=cut(distributions.log_prob(self._acted(stream), stream.action)),
             advantage=cut(advantage),
             target=cut(target),
             valid=valid,
@@ -392,11 +398,12 @@ class RL2:
         policy_loss = clipped_surrogate(
             log_prob, batch.log_prob, batch.advantage, batch.valid, config.clip
         )
-        critic_loss = value_loss(output.value, batch.target, batch.valid)
         entropy = masked_mean(distributions.entropy(output.distribution), batch.valid)
         loss = policy_loss - entropy_coefficient * entropy
-        if config.baseline == "critic":
-            loss = loss + config.value_coefficient * critic_loss
+        metrics = {"policy_loss": policy_loss, "entropy": entropy}
+        if output.value is not None:
+            metrics["value_loss"] = value_loss(output.value, batch.target, batch.valid)
+            loss = loss + config.value_coefficient * metrics["value_loss"]
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
@@ -406,14 +413,12 @@ class RL2:
                 ("a log-probability in the update", log_prob),
                 ("a value in the update", output.value),
             ):
-                require_finite(where, values.masked_fill(~batch.valid, 0.0), own)
+                if values is not None:
+                    require_finite(where, values.masked_fill(~batch.valid, 0.0), own)
             raise DivergenceError("the loss" if norm.isfinite() else "the gradient")
         self.optimizer.step()
         with torch.no_grad():
-            return {
-                "policy_loss": policy_loss.detach(),
-                "value_loss": critic_loss.detach(),
-                "entropy": entropy.detach(),
+            return {name: metric.detach() for name, metric in metrics.items()} | {
                 "kl": approximate_kl(log_prob, batch.log_prob, batch.valid),
                 "clip_fraction": clip_fraction(log_prob, batch.log_prob, batch.valid, config.clip),
                 "gradient_norm": norm.detach(),

@@ -197,14 +197,9 @@ class OfficialAgent:
         self, observations: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
         """Return sampled actions."""
-        now, action, record, taken = self._act(observations, greedy=False)
-        self._pending = {
-            "observation": now.observation,
-            "action": action,
-            "taken": self._lanes.tensor(taken),
-            **{f"record.{name}": value for name, value in record.items()},
-        }
-        self._taken = taken
+        observation, action, record, taken = self._act(observations, greedy=False)
+        self._seen = {"observation": observation, "taken": taken}
+        self._done = {"action": action, **{f"record.{k}": value for k, value in record.items()}}
         return self._codec.to_env(taken), {}
 
     def step(self, timestep: Any) -> None:
@@ -213,22 +208,18 @@ class OfficialAgent:
         terminated, truncated = np.asarray(timestep.terminated), np.asarray(timestep.truncated)
         reward = np.asarray(timestep.reward, np.float32)
         if self._final is None:
-            size = self._pending["observation"].shape[-1]
+            size = self._seen["observation"].shape[-1]
             self._final = np.zeros((self._size, self._episodes, size), np.float32)
         self._log.add(
             lanes,
-            self._pending
-            | {
-                "reward": lanes.tensor(reward),
-                "terminated": lanes.tensor(terminated),
-                "truncated": lanes.tensor(truncated),
-            },
+            self._seen | {"reward": reward, "terminated": terminated, "truncated": truncated},
+            self._done,
         )
         ended = lanes.active & (terminated | truncated)
         for i in np.flatnonzero(ended).tolist():
             last = cast(Any, self._envs.final_observation)[i]
             self._final[i, lanes.episode[i]] = last
-        lanes.advance(self._taken, reward, ended)
+        lanes.advance(self._seen["taken"], reward, ended)
 
     def adapt(self) -> None:
         """Learn from the episodes; what is known now is where every evaluation starts."""
@@ -267,7 +258,7 @@ class OfficialAgent:
 
     def _act(
         self, observations: npt.NDArray[np.float64], greedy: bool
-    ) -> tuple[Timestep, Any, Any, npt.NDArray[Any]]:
+    ) -> tuple[npt.NDArray[np.float32], Any, Any, npt.NDArray[Any]]:
         flat = flatten_observations(self._envs.single_observation_space, observations)
         now = self._lanes.timestep(flat)
         keys = seeding.fold(
@@ -278,7 +269,7 @@ class OfficialAgent:
         with torch.no_grad():
             action, record, self._context = self._agent.act(self._context, now, generator, greedy)
         self._acted += 1
-        return now, action, record, self._codec.taken(action.flatten(0, 1).cpu().numpy())
+        return flat, action, record, self._codec.taken(action.flatten(0, 1).cpu().numpy())
 
     def _gathered(self) -> Episodes:
         final = torch.from_numpy(cast(Any, self._final))

@@ -78,8 +78,8 @@ class ActionHead(nn.Module):
         """
         output = self.output(features)
         if self.spread is not None:
-            share = (torch.tanh(self.spread(features)) + 1) / 2
-            return Gaussian(output, self.min_log_std + self.log_range * share)
+            share = torch.tanh(self.spread(features)) + 1
+            return Gaussian(output, self.min_log_std + self.log_range / 2 * share)
         if self.log_std is None:
             return Categorical(torch.log_softmax(output, -1))
         log_std = self.log_std.clamp(min=self.min_log_std)
@@ -116,7 +116,7 @@ class ObservationScaler(nn.Module):
         if self._scale is None:
             return observation
         mean, deviation = self._scale
-        return ((observation - mean) / deviation).clamp(-self.BOUND, self.BOUND)
+        return (observation - mean).div_(deviation).clamp_(-self.BOUND, self.BOUND)
 
     @torch.no_grad()
     def track(self, observation: Float[Tensor, "step observation"]) -> None:
@@ -140,7 +140,8 @@ class ActorCriticOutput(NamedTuple):
     """What a recurrent actor-critic returns for ``[batch, time]`` inputs."""
 
     distribution: Distribution
-    value: Float[Tensor, "batch time"]
+    value: Float[Tensor, "batch time"] | None
+    """None without a critic."""
     state: Float[Tensor, "batch state"]
     """After the last step."""
 
@@ -183,7 +184,7 @@ class RecurrentActorCritic(nn.Module):
 
     With ``memory_size``, fast weights of that width lie beside the GRU. They write whole
     transitions, so the previous observation joins the inputs, and the state is a row of
-    ``[hidden, fast weights, last observation]``.
+    ``[hidden, fast weights, last observation]``. Without ``critic`` there is no value.
     """
 
     def __init__(
@@ -199,6 +200,7 @@ class RecurrentActorCritic(nn.Module):
         initial_std: float,
         min_std: float,
         max_std: float | None = None,
+        critic: bool = True,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -232,7 +234,7 @@ class RecurrentActorCritic(nn.Module):
             min_std=min_std,
             max_std=max_std,
         )
-        self.critic = orthogonal(nn.Linear(features, 1), 1.0, generator)
+        self.critic = orthogonal(nn.Linear(features, 1), 1.0, generator) if critic else None
 
     @property
     def state_size(self) -> int:
@@ -252,8 +254,12 @@ class RecurrentActorCritic(nn.Module):
             previous = torch.cat([last_observation.unsqueeze(1), observation[:, :-1]], 1)
             inputs = torch.cat([inputs, previous], -1)
         encoded = self.encoder(inputs)
-        hidden, after = self.gru(encoded, hidden.unsqueeze(0).contiguous())
-        after = after.squeeze(0)
+        if encoded.shape[1] == 1:  # acting: the same numbers, with half the operations
+            after = torch.gru_cell(encoded.squeeze(1), hidden, *self.gru.all_weights[0])
+            hidden = after.unsqueeze(1)
+        else:
+            hidden, after = self.gru(encoded, hidden.unsqueeze(0).contiguous())
+            after = after.squeeze(0)
         features = torch.cat([hidden, observation], -1)
         if self.memory is not None:
             weights = weights.reshape(-1, self.memory.size, self.memory.size)
@@ -262,7 +268,8 @@ class RecurrentActorCritic(nn.Module):
             features = torch.cat([features, read], -1)
             after = torch.cat([after, weights.flatten(1), observation[:, -1]], -1)
         features = self.trunk(features)
-        return ActorCriticOutput(self.policy(features), self.critic(features).squeeze(-1), after)
+        value = None if self.critic is None else self.critic(features).squeeze(-1)
+        return ActorCriticOutput(self.policy(features), value, after)
 
 
 def initial_params(

@@ -418,18 +418,28 @@ class Log:
     def __init__(self) -> None:
         self._episode: list[npt.NDArray[np.int64]] = []
         self._time: list[npt.NDArray[np.int64]] = []
-        self._values: dict[str, list[Tensor]] = {}
+        self._seen: dict[str, list[npt.NDArray[Any]]] = {}
+        self._done: dict[str, list[Tensor]] = {}
 
-    def add(self, lanes: Lanes, values: dict[str, Tensor]) -> None:
-        """Append one step of the active lanes; values are ``[task, lane, …]``."""
-        mask = None if lanes.active.all() else torch.from_numpy(lanes.active.copy())
-        place = lanes.row * lanes.num_episodes + lanes.episode
-        self._episode.append(place if mask is None else place[lanes.active])
-        self._time.append(lanes.time.copy() if mask is None else lanes.time[lanes.active])
-        for name, value in values.items():
+    def add(self, lanes: Lanes, seen: dict[str, npt.NDArray[Any]], done: dict[str, Tensor]) -> None:
+        """Append one step of the active lanes.
+
+        Args:
+            lanes: as they were in this step.
+            seen: of the environments, ``[task · lane, …]``; not written to afterwards.
+            done: of the agent, ``[task, lane, …]``.
+        """
+        place, now = lanes.row * lanes.num_episodes + lanes.episode, lanes.time.copy()
+        every = bool(lanes.active.all())
+        self._episode.append(place if every else place[lanes.active])
+        self._time.append(now if every else now[lanes.active])
+        for name, values in seen.items():
+            self._seen.setdefault(name, []).append(values if every else values[lanes.active])
+        mask = None if every else torch.from_numpy(lanes.active.copy())
+        for name, value in done.items():
             value = value.flatten(0, 1)
             kept = value if mask is None else value[mask.to(value.device)]
-            self._values.setdefault(name, []).append(kept)
+            self._done.setdefault(name, []).append(kept)
 
     def scatter(self, num_tasks: int, num_episodes: int) -> dict[str, Tensor]:
         """Return every field as ``[task, episode, time, …]``, zero where nothing came.
@@ -446,8 +456,9 @@ class Log:
             result[rows.to(steps.device)] = steps
             return result.reshape(num_tasks, num_episodes, length, *steps.shape[1:])
 
-        fields = {name: dense(torch.cat(values)) for name, values in self._values.items()}
-        return fields | {"valid": dense(torch.ones(len(rows), dtype=torch.bool))}
+        seen = {k: dense(torch.from_numpy(np.concatenate(v))) for k, v in self._seen.items()}
+        done = {k: dense(torch.cat(v)) for k, v in self._done.items()}
+        return seen | done | {"valid": dense(torch.ones(len(rows), dtype=torch.bool))}
 
 
 class Lanes:
@@ -484,7 +495,7 @@ class Lanes:
 
     def tensor(self, x: npt.NDArray[Any]) -> Tensor:
         """Return a copy of ``[task · lane, …]`` as ``[task, lane, …]``."""
-        return torch.from_numpy(np.array(x)).reshape(*self.shape, *x.shape[1:])
+        return torch.from_numpy(np.array(x).reshape(*self.shape, *x.shape[1:]))
 
     def timestep(self, observation: npt.NDArray[np.float32]) -> Timestep:
         """Return what the agent sees now."""
@@ -504,7 +515,7 @@ class Lanes:
         ended: npt.NDArray[np.bool_],
     ) -> npt.NDArray[np.bool_]:
         """Count a step of the active lanes; return those that now start another episode."""
-        active = self.active
+        active = slice(None) if self.active.all() else self.active
         self.time[active] += 1
         self.previous_action[active] = taken[active]
         self.previous_reward[active] = reward[active]
@@ -516,7 +527,7 @@ class Lanes:
             self.trial_start[ended] = True
             self.previous_action[ended] = 0
             self.previous_reward[ended] = 0
-        self.active = active & (self.episode < self.num_episodes)
+        self.active = self.active & (self.episode < self.num_episodes)
         return ended & self.active
 
 
@@ -579,22 +590,21 @@ def _collect_wave(
         started = time.perf_counter()
         next_observation, rewards, terminated, truncated, info = envs.step_wait()
         envs.seconds["step"] += time.perf_counter() - started
-        observation = flatten_observations(space, next_observation[used])
         reward = np.asarray(rewards[used], np.float32)
         ended = lanes.active & (terminated | truncated)[used]
         log.add(
             lanes,
             {
-                "observation": now.observation,
-                "action": action,
-                "taken": lanes.tensor(taken),
-                "reward": lanes.tensor(reward),
-                "terminated": lanes.tensor(terminated[used]),
-                "truncated": lanes.tensor(truncated[used]),
-                **{f"record.{name}": value for name, value in record.items()},
-                **{f"info.{k}": lanes.tensor(v[used]) for k, v in info.items() if k[0] != "_"},
+                "observation": observation,
+                "taken": taken,
+                "reward": reward,
+                "terminated": terminated[used],
+                "truncated": truncated[used],
+                **{f"info.{key}": info[key][used] for key in info if key[0] != "_"},
             },
+            {"action": action, **{f"record.{name}": value for name, value in record.items()}},
         )
+        observation = flatten_observations(space, next_observation[used])
         final_observation[lanes.row[ended], lanes.episode[ended]] = observation[ended]
         again = lanes.advance(taken, reward, ended)
         if again.any():

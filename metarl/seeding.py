@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,11 @@ from scipy.special import ndtri
 
 KeyArray = npt.NDArray[np.uint64]
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+# arrays, which NumPy works with sooner than with its scalars
+_GOLDEN = np.array(0x9E3779B97F4A7C15, np.uint64)
+_MIX_1 = np.array(0xBF58476D1CE4E5B9, np.uint64)
+_MIX_2 = np.array(0x94D049BB133111EB, np.uint64)
+_27, _30, _31 = (np.array(bits, np.uint64) for bits in (27, 30, 31))
 
 
 class Phase(IntEnum):
@@ -58,21 +61,41 @@ def numpy_generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def _mix(x: KeyArray) -> KeyArray:
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
+    y = x >> _30
+    y ^= x
+    y *= _MIX_1
+    x = y >> _27
+    x ^= y
+    x *= _MIX_2
+    y = x >> _31
+    y ^= x
+    return y
 
 
 def fold(keys: KeyArray | np.uint64, index: npt.NDArray[np.integer] | int) -> KeyArray:
     """Return new keys that depend on ``keys`` and ``index``, which are broadcast together."""
+    return _fold(np.asarray(keys, np.uint64), _offset(index))
+
+
+def _fold(keys: KeyArray, offset: KeyArray | np.uint64) -> KeyArray:
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is what is meant
-        offset = (np.asarray(index).astype(np.uint64) + np.uint64(1)) * _GOLDEN
-        return _mix(_mix(np.asarray(keys, np.uint64) + offset) + _GOLDEN)
+        return _mix(_mix(keys + offset) + _GOLDEN)
+
+
+def _offset(index: npt.NDArray[np.integer] | int) -> KeyArray | np.uint64:
+    with np.errstate(over="ignore"):
+        offset: KeyArray | np.uint64 = np.asarray(index).astype(np.uint64) + np.uint64(1)
+        return offset * _GOLDEN
+
+
+@cache
+def _offsets(num: int) -> KeyArray | np.uint64:
+    return _offset(np.arange(num))
 
 
 def uniform(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
     """Draw ``num`` values in the open interval (0, 1) for every key: ``[*keys, num]``."""
-    bits = fold(keys[..., None], np.arange(num))
+    bits = _fold(keys[..., None], _offsets(num))
     u = (np.asarray(bits >> np.uint64(11), np.float64) + 0.5) * 2.0**-53
     return np.minimum(u, 1 - 2.0**-53)  # the largest would round to 1
 

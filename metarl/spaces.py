@@ -90,7 +90,7 @@ class ActionCodec:
             high = space.high.reshape(-1).astype(np.float64)
             bounded = np.isfinite(low) & np.isfinite(high)
             self._low, self._high = low, high
-            self._clip = np.where(bounded, 1.0, np.inf)
+            self._bound = np.where(bounded, 1.0, np.inf).astype(self.dtype)
             low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
             self._scale, self._center = (high - low) / 2, (high + low) / 2
         else:
@@ -100,13 +100,13 @@ class ActionCodec:
         """Return the action in policy units as the environment takes it: ``[…, size]`` clipped."""
         if self.discrete:
             return action
-        return np.asarray(np.clip(action, -self._clip, self._clip), action.dtype)
+        return np.asarray(np.minimum(np.maximum(action, -self._bound), self._bound))
 
     def to_env(self, taken: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return ``[slot, *space.shape]`` in the space's own units and type."""
         if self.discrete:
             return taken + self._start
         scaled = self._center + self._scale * taken
-        scaled = np.clip(scaled, self._low, self._high)  # rounding may leave the bounds
+        scaled = np.minimum(np.maximum(scaled, self._low), self._high)  # rounding may leave them
         shaped = scaled.reshape(len(taken), *(self.space.shape or ()))
         return np.asarray(shaped, self.space.dtype)
