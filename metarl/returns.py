@@ -18,14 +18,10 @@ def discounted_returns(
     Where ``boundary`` is given, a step that it marks starts afresh: what comes from there on
     does not count for the steps before it.
     """
-    result = torch.zeros_like(reward)
-    following = torch.zeros_like(reward[..., 0])
-    for t in reversed(range(reward.shape[-1])):
-        following = torch.where(valid[..., t], reward[..., t] + discount * following, 0.0)
-        result[..., t] = following
-        if boundary is not None:
-            following = torch.where(boundary[..., t], 0.0, following)
-    return result
+    weight = torch.where(valid, discount, reward.new_zeros(()))
+    if boundary is not None:
+        weight[..., :-1].masked_fill_(boundary[..., 1:], 0.0)
+    return _sums_of_what_follows(torch.where(valid, reward, 0.0), weight)
 
 
 def gae(
@@ -54,13 +50,19 @@ def gae(
         A_t, zero where not valid.
     """
     delta = reward + discount * next_value - value
-    result = torch.zeros_like(reward)
-    following = torch.zeros_like(reward[..., 0])
-    for t in reversed(range(reward.shape[-1])):
-        carried = torch.where(last[..., t], 0.0, following)
-        following = torch.where(valid[..., t], delta[..., t] + discount * gae_lambda * carried, 0.0)
-        result[..., t] = following
-    return result
+    weight = torch.where(valid & ~last, discount * gae_lambda, reward.new_zeros(()))
+    return _sums_of_what_follows(torch.where(valid, delta, 0.0), weight)
+
+
+def _sums_of_what_follows(
+    x: Float[Tensor, "*batch time"], weight: Float[Tensor, "*batch time"]
+) -> Float[Tensor, "*batch time"]:
+    """Return y with y_t = x_t + weight_t · y_{t+1}."""
+    sums, following = [], torch.zeros_like(x[..., 0])
+    for now, share in zip(reversed(x.unbind(-1)), reversed(weight.unbind(-1)), strict=True):
+        following = now + share * following
+        sums.append(following)
+    return torch.stack(sums[::-1], -1)
 
 
 def normalize(
