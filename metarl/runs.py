@@ -51,6 +51,7 @@ from metarl.spaces import reported_space
 from metarl.tasks import Split, TaskDistribution
 from metarl.training import TrainConfig, meta_train
 from metarl.video import check_can_record, record_adaptation
+from metarl.workers import usable_cores
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metarl-toolkit")
 
@@ -260,10 +261,10 @@ def check_device(device: str) -> None:
 
 
 def device_name(device: str) -> str:
-    """Return what ``device`` is, for records."""
+    """Return what ``device`` is, for records; threads are a setting of the run."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return f"cpu ({platform.machine()}, {len(usable_cores())} cores)"
 
 
 def commit() -> str | None:

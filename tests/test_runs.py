@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import platform
 import shutil
 import sys
 
@@ -16,6 +17,7 @@ from metarl.errors import UserError
 from metarl.logging import read_metrics
 from metarl.runs import Run
 from metarl.training import TrainConfig
+from metarl.workers import usable_cores
 
 AGENT = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2, encoder_sizes=(5,))
 
@@ -66,7 +68,7 @@ def test_config_says_what_was_run_and_on_what(trained):
     assert content["train_config"]["iterations"] == 2
     assert content["packages"]["torch"] == torch.__version__
     assert content["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert content["device"].startswith("cpu")
+    assert content["device"] == f"cpu ({platform.machine()}, {len(usable_cores())} cores)"
     assert {"commit", "command"} <= content.keys()
     assert content["spaces"]["action"] == {"type": "Discrete", "n": 2, "start": 0}
 
