@@ -198,8 +198,8 @@ class OfficialAgent:
     ) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
         """Return sampled actions."""
         observation, action, record, taken = self._act(observations, greedy=False)
-        self._seen = {"observation": observation, "taken": taken}
-        self._done = {"action": action, **{f"record.{k}": value for k, value in record.items()}}
+        self._arrays = {"observation": observation, "taken": taken}
+        self._tensors = {"action": action, **{f"record.{k}": value for k, value in record.items()}}
         return self._codec.to_env(taken), {}
 
     def step(self, timestep: Any) -> None:
@@ -208,18 +208,18 @@ class OfficialAgent:
         terminated, truncated = np.asarray(timestep.terminated), np.asarray(timestep.truncated)
         reward = np.asarray(timestep.reward, np.float32)
         if self._final is None:
-            size = self._seen["observation"].shape[-1]
+            size = self._arrays["observation"].shape[-1]
             self._final = np.zeros((self._size, self._episodes, size), np.float32)
         self._log.add(
             lanes,
-            self._seen | {"reward": reward, "terminated": terminated, "truncated": truncated},
-            self._done,
+            self._arrays | {"reward": reward, "terminated": terminated, "truncated": truncated},
+            self._tensors,
         )
         ended = lanes.active & (terminated | truncated)
         for i in np.flatnonzero(ended).tolist():
             last = cast(Any, self._envs.final_observation)[i]
             self._final[i, lanes.episode[i]] = last
-        lanes.advance(self._seen["taken"], reward, ended)
+        lanes.advance(self._arrays["taken"], reward, ended)
 
     def adapt(self) -> None:
         """Learn from the episodes; what is known now is where every evaluation starts."""

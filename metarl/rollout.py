@@ -418,28 +418,30 @@ class Log:
     def __init__(self) -> None:
         self._episode: list[npt.NDArray[np.int64]] = []
         self._time: list[npt.NDArray[np.int64]] = []
-        self._seen: dict[str, list[npt.NDArray[Any]]] = {}
-        self._done: dict[str, list[Tensor]] = {}
+        self._arrays: dict[str, list[npt.NDArray[Any]]] = {}
+        self._tensors: dict[str, list[Tensor]] = {}
 
-    def add(self, lanes: Lanes, seen: dict[str, npt.NDArray[Any]], done: dict[str, Tensor]) -> None:
+    def add(
+        self, lanes: Lanes, arrays: dict[str, npt.NDArray[Any]], tensors: dict[str, Tensor]
+    ) -> None:
         """Append one step of the active lanes.
 
         Args:
             lanes: as they were in this step.
-            seen: of the environments, ``[task · lane, …]``; not written to afterwards.
-            done: of the agent, ``[task, lane, …]``.
+            arrays: of the environments, ``[task · lane, …]``; kept as they are, not copied.
+            tensors: of the agent, ``[task, lane, …]``.
         """
         place, now = lanes.row * lanes.num_episodes + lanes.episode, lanes.time.copy()
         every = bool(lanes.active.all())
         self._episode.append(place if every else place[lanes.active])
         self._time.append(now if every else now[lanes.active])
-        for name, values in seen.items():
-            self._seen.setdefault(name, []).append(values if every else values[lanes.active])
+        for name, values in arrays.items():
+            self._arrays.setdefault(name, []).append(values if every else values[lanes.active])
         mask = None if every else torch.from_numpy(lanes.active.copy())
-        for name, value in done.items():
+        for name, value in tensors.items():
             value = value.flatten(0, 1)
             kept = value if mask is None else value[mask.to(value.device)]
-            self._done.setdefault(name, []).append(kept)
+            self._tensors.setdefault(name, []).append(kept)
 
     def scatter(self, num_tasks: int, num_episodes: int) -> dict[str, Tensor]:
         """Return every field as ``[task, episode, time, …]``, zero where nothing came.
@@ -456,9 +458,9 @@ class Log:
             result[rows.to(steps.device)] = steps
             return result.reshape(num_tasks, num_episodes, length, *steps.shape[1:])
 
-        seen = {k: dense(torch.from_numpy(np.concatenate(v))) for k, v in self._seen.items()}
-        done = {k: dense(torch.cat(v)) for k, v in self._done.items()}
-        return seen | done | {"valid": dense(torch.ones(len(rows), dtype=torch.bool))}
+        arrays = {k: dense(torch.from_numpy(np.concatenate(v))) for k, v in self._arrays.items()}
+        tensors = {k: dense(torch.cat(v)) for k, v in self._tensors.items()}
+        return arrays | tensors | {"valid": dense(torch.ones(len(rows), dtype=torch.bool))}
 
 
 class Lanes:
