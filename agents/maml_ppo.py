@@ -186,9 +186,7 @@ class MAMLPPO:
             action = distributions.mode(distribution)
         else:
             action = distributions.sample(distribution, generator)
-        record = {"log_prob": distributions.log_prob(distribution, action)}
-        record |= {f"distribution.{i}": x for i, x in enumerate(distribution)}
-        return action, record, context
+        return action, distribution._asdict(), context
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
         """Take one policy-gradient step per task (MAML's eq. 1)."""
@@ -338,14 +336,12 @@ class MAMLPPO:
             discount=config.discount,
             gae_lambda=config.gae_lambda,
         )
+        acted = distributions.from_record(episodes.record)
         return Batch(
             observation=self.scaler(episodes.observation).flatten(1, 2),
             action=episodes.action.flatten(1, 2),
-            log_prob=episodes.record["log_prob"].flatten(1, 2),
-            parameters=tuple(
-                episodes.record[f"distribution.{i}"].flatten(1, 2)
-                for i in range(1 if self.codec.discrete else 2)
-            ),
+            log_prob=distributions.log_prob(acted, episodes.action).flatten(1, 2),
+            parameters=tuple(x.flatten(1, 2) for x in acted),
             advantage=torch.vmap(normalize)(advantage.flatten(1, 2), valid.flatten(1, 2)),
             valid=valid.flatten(1, 2),
         )

@@ -304,12 +304,6 @@ class RL2:
             "entropy_coefficient": entropy_coefficient,
         }
 
-    def _acted(self, stream: Stream) -> distributions.Distribution:
-        """Return the distributions that the actions were drawn from."""
-        if self.codec.discrete:
-            return distributions.Categorical(stream.record["logits"])
-        return distributions.Gaussian(stream.record["mean"], stream.record["log_std"])
-
     def _values(self, stream: Stream) -> Float[Tensor, "task time"]:
         """Return what the rewards still to come are expected to sum to."""
         if self.config.baseline == "critic":
@@ -356,6 +350,7 @@ class RL2:
         """Cut the trials into chunks that start from the state they were gathered with."""
         observation = self.scaler(stream.observation)
         inputs = self._inputs(observation, stream)
+        acted = distributions.from_record(stream.record)
         tasks, time = stream.valid.shape
         length = self.config.chunk_length or time
         chunks = -(-time // length)
@@ -376,7 +371,7 @@ class RL2:
             observation=cut(observation),
             state=state,
             action=cut(stream.action),
-            log_prob=cut(distributions.log_prob(self._acted(stream), stream.action)),
+            log_prob=cut(distributions.log_prob(acted, stream.action)),
             advantage=cut(advantage),
             target=cut(target),
             valid=valid,

@@ -7,6 +7,7 @@ here a distribution is a NamedTuple of tensors and a draw takes its generator.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -31,6 +32,13 @@ class Gaussian(NamedTuple):
 
 
 Distribution: TypeAlias = Categorical | Gaussian
+
+
+def from_record(record: Mapping[str, Tensor]) -> Distribution:
+    """Return the distribution whose fields, as ``_asdict()`` names them, are in ``record``."""
+    if "logits" in record:
+        return Categorical(record["logits"])
+    return Gaussian(record["mean"], record["log_std"])
 
 
 def log_prob(

@@ -78,8 +78,8 @@ class ActionHead(nn.Module):
         """
         output = self.output(features)
         if self.spread is not None:
-            share = torch.tanh(self.spread(features)) + 1
-            return Gaussian(output, self.min_log_std + self.log_range / 2 * share)
+            share = (torch.tanh(self.spread(features)) + 1) / 2
+            return Gaussian(output, self.min_log_std + self.log_range * share)
         if self.log_std is None:
             return Categorical(torch.log_softmax(output, -1))
         log_std = self.log_std.clamp(min=self.min_log_std)

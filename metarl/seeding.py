@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -74,28 +73,14 @@ def _mix(x: KeyArray) -> KeyArray:
 
 def fold(keys: KeyArray | np.uint64, index: npt.NDArray[np.integer] | int) -> KeyArray:
     """Return new keys that depend on ``keys`` and ``index``, which are broadcast together."""
-    return _fold(np.asarray(keys, np.uint64), _offset(index))
-
-
-def _fold(keys: KeyArray, offset: KeyArray | np.uint64) -> KeyArray:
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is what is meant
-        return _mix(_mix(keys + offset) + _GOLDEN)
-
-
-def _offset(index: npt.NDArray[np.integer] | int) -> KeyArray | np.uint64:
-    with np.errstate(over="ignore"):
-        offset: KeyArray | np.uint64 = np.asarray(index).astype(np.uint64) + np.uint64(1)
-        return offset * _GOLDEN
-
-
-@cache
-def _offsets(num: int) -> KeyArray | np.uint64:
-    return _offset(np.arange(num))
+        offset = (np.asarray(index).astype(np.uint64) + np.uint64(1)) * _GOLDEN
+        return _mix(_mix(np.asarray(keys, np.uint64) + offset) + _GOLDEN)
 
 
 def uniform(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
     """Draw ``num`` values in the open interval (0, 1) for every key: ``[*keys, num]``."""
-    bits = _fold(keys[..., None], _offsets(num))
+    bits = fold(keys[..., None], np.arange(num))
     u = (np.asarray(bits >> np.uint64(11), np.float64) + 0.5) * 2.0**-53
     return np.minimum(u, 1 - 2.0**-53)  # the largest would round to 1
 

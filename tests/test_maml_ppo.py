@@ -304,13 +304,12 @@ def test_floored_log_std_is_what_samples_and_what_log_probs_are_of():
     agent, tasks = make(initial_std=1e-4, min_std=0.5)
     trial = gather(agent, tasks, num_adaptations=0)
     episodes = trial.rounds[0]
-    deviation = (episodes.action - episodes.record["distribution.0"])[episodes.valid].std()
+    deviation = (episodes.action - episodes.record["mean"])[episodes.valid].std()
     assert deviation.item() == pytest.approx(0.5, rel=0.35)  # 60 draws of two numbers
-    normal = torch.distributions.Normal(episodes.record["distribution.0"], 0.5)
+    normal = torch.distributions.Normal(episodes.record["mean"], 0.5)
     expected = normal.log_prob(episodes.action).sum(-1)
-    torch.testing.assert_close(
-        episodes.record["log_prob"][episodes.valid], expected[episodes.valid]
-    )
+    batch = agent._batch(episodes)
+    torch.testing.assert_close(batch.log_prob[batch.valid], expected[episodes.valid])
 
 
 def test_advantages_are_standardised_per_task():
