@@ -125,6 +125,7 @@ class MetaWorld(TaskDistribution):
         train, test: classes, such as ``"reach-v3"``.
         seed: of the goals.
         test_seed: of the held-out goals; they are other goals only where classes or seeds differ.
+            Validation goals are of the training classes, drawn with ``seed + 2``.
         reward: ``"v2"``, or ``"v1"``: the first benchmark's, hundreds of times as large.
         horizon: steps an episode.
     """
@@ -155,9 +156,15 @@ class MetaWorld(TaskDistribution):
         text = ",".join(f"{k}={v}" for k, (v, default) in options.items() if v != default)
         self.name = f"{name}{',' if ':' in name else ':'}{text}" if text else name
         self.horizon, self.reward = horizon, reward
-        self.classes: dict[Split, tuple[str, ...]] = {"train": tuple(train), "test": tuple(test)}
+        self.classes: dict[Split, tuple[str, ...]] = {
+            "train": tuple(train),
+            "validation": tuple(train),
+            "test": tuple(test),
+        }
         seeds: dict[Split, int] = {
             "train": seed,
+            # neither the training goals' seed nor the one ML1 holds out
+            "validation": seed + 2,
             "test": seed if test_seed is None else test_seed,
         }
         self.goals = {split: draw_goals(self.classes[split], seeds[split]) for split in seeds}
@@ -214,12 +221,14 @@ class MetaWorld(TaskDistribution):
         ``meta_batch_size`` together, and goals in turn of which a slot sees 40 divided by the
         slots of its class. ``vector_strategy`` is the package's own: one process, or one each.
         """
+        # the package knows two sides; validation goals are handed over as its training goals
+        train = self.goals["validation" if split == "validation" else "train"]
         return metaworld._make_ml_envs_inner(
-            _OfficialBenchmark(self.goals),
+            _OfficialBenchmark(train, self.goals["test"]),
             meta_batch_size=self.official_slots(split, meta_batch_size),
             seed=0,
             total_tasks_per_cls=40,
-            split=split,
+            split="test" if split == "test" else "train",
             vector_strategy=vector_strategy,
             terminate_on_success=True,
             task_select="pseudorandom",
@@ -246,9 +255,13 @@ class MetaWorld(TaskDistribution):
 class _OfficialBenchmark(metaworld.Benchmark):
     """Our goals as the official package hands them on."""
 
-    def __init__(self, goals: dict[Split, dict[str, npt.NDArray[np.float64]]]) -> None:
-        self._train_classes, self._train_tasks = self._side(goals["train"])
-        self._test_classes, self._test_tasks = self._side(goals["test"])
+    def __init__(
+        self,
+        train: dict[str, npt.NDArray[np.float64]],
+        test: dict[str, npt.NDArray[np.float64]],
+    ) -> None:
+        self._train_classes, self._train_tasks = self._side(train)
+        self._test_classes, self._test_tasks = self._side(test)
 
     @staticmethod
     def _side(goals: dict[str, npt.NDArray[np.float64]]) -> tuple[Any, list[Any]]:

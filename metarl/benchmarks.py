@@ -28,7 +28,7 @@ from metarl.logging import console, read_metrics
 from metarl.rollout import torch_generator
 from metarl.runs import Run, check_device, commit, device_name
 from metarl.settings import members
-from metarl.tasks import SPLITS, Task, TaskDistribution
+from metarl.tasks import Split, Task, TaskDistribution
 from metarl.training import torch_threads, training_slots, training_trial
 
 
@@ -369,7 +369,8 @@ def measure_classes(env: str, *, steps: int, output: Path) -> None:
         raise bad_option("--env", env, "tasks of Meta-World")
     rng, turn = seeding.numpy_generator(0), 50
     classes = {}
-    for split in SPLITS:
+    sides: tuple[Split, ...] = ("train", "test")  # validation goals are of the training classes
+    for split in sides:
         for task in tasks.tasks(split)[: len(tasks.goals[split])]:
             ours, official = tasks.make(task), tasks.make_official(task)
             used = {"official": 0.0, "here": 0.0, "physics": 0.0}

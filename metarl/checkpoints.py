@@ -1,7 +1,7 @@
 """Saved agents: tensors in safetensors, everything else in JSON, nothing that runs code.
 
 A checkpoint is a folder ``checkpoints/<iteration>``, written under another name, flushed to
-the disk and renamed, so that it is there whole or not at all. It holds its score on held-out
+the disk and renamed, so that it is there whole or not at all. It holds its score on validation
 tasks, where it has one: the best is the one with the highest. One that was damaged later is
 known by its checksum, and one that is sound is taken instead.
 """

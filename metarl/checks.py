@@ -10,12 +10,17 @@ import inspect
 import json
 import pickle
 import warnings
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from metarl import seeding
+from metarl.effects import NUM_EPISODES, shared_tasks, without_effect
+from metarl.errors import EnvError
 from metarl.spaces import flatten_observation
 from metarl.tasks import SPLITS, Task, TaskDistribution
 
@@ -26,28 +31,53 @@ if TYPE_CHECKING:
     from metarl.rollout import Agent, Timestep
 
 _STEPS = 50
+_SEED = 2**31 - 9
+"""As large as the seeds that environments get."""
 
 
-def check_task_distribution(tasks: TaskDistribution) -> None:
+def check_task_distribution(
+    tasks: TaskDistribution, *, allow_no_effect: Collection[str] = ()
+) -> None:
     """Check that ``tasks`` keeps the contract of :class:`metarl.TaskDistribution`.
 
-    Sampling: as many tasks as asked for, the same for the same generator, none shared by
-    the splits (unless ``shared_split`` says so), equal after a trip through JSON.
-    Environments: Gymnasium's ``check_env``, the declared spaces, ``info_keys`` and horizon,
+    Sampling: as many tasks as asked for, the same for the same generator, none shared by two
+    splits (unless ``shared_split`` or ``shared_validation`` says so), equal after a trip through
+    JSON. Environments: Gymnasium's ``check_env``, the declared spaces, ``info_keys`` and horizon,
     refusal to start without a task, a task kept over resets, options never modified, two
     copies that agree at every step, and a used environment that equals a fresh one. The
-    vector environment: the same experience as single ones, and finished slots that stay.
+    vector environment, in this process and in a worker process, with seeds as large as training
+    uses: the same experience as single environments, and finished slots that stay. Every
+    parameter that varies changes something.
+
+    Args:
+        tasks: what is checked.
+        allow_no_effect: parameters that random actions may fail to notice, such as a goal
+            that only a skilled agent reaches.
     """
     _check_sampling(tasks)
     task, other = tasks.sample(np.random.default_rng(0), 2, "train")
     _check_env(tasks, task)
     _check_two_copies(tasks, task, other)
-    _check_vector(tasks, [task, other, task])
     pickle.loads(cloudpickle.dumps(tasks))  # a worker process gets it that way
+    _check_vector(tasks, [task, other, task], 0)
+    _check_effects(tasks, allow_no_effect)
+    try:
+        _check_vector(tasks, [task, other, task], 1)
+    except EnvError as error:
+        raise AssertionError(f"in a worker process: {error}") from error
+
+
+def _check_effects(tasks: TaskDistribution, allow_no_effect: Collection[str]) -> None:
+    silent = [name for name in without_effect(tasks) if name not in allow_no_effect]
+    names = ", ".join(f"`{name}`" for name in silent)
+    assert not silent, (
+        f"{names} changed nothing in {NUM_EPISODES} episodes of random actions from one end to "
+        "the other: remove what has no effect, or, where only a skilled agent would notice, pass "
+        f"allow_no_effect={silent}"
+    )
 
 
 def _check_sampling(tasks: TaskDistribution) -> None:
-    drawn: dict[str, list[Task]] = {}
     for split in SPLITS:
         first = tasks.sample(np.random.default_rng(7), 1000, split)
         again = tasks.sample(np.random.default_rng(7), 1000, split)
@@ -57,13 +87,11 @@ def _check_sampling(tasks: TaskDistribution) -> None:
             text = json.dumps(task.to_json())
             assert Task.from_json(json.loads(text)) == task, f"{task} changes in JSON: {text}"
             hash(task)
-        drawn[split] = first
-    if not tasks.shared_split:
-        common = set(drawn["train"]) & set(drawn["test"])
-        assert not common, (
-            f"train and test share {len(common)} of 1000 tasks drawn with equal seeds, such as "
-            f"{next(iter(common))}: mix the split into the draw, or set shared_split = True"
-        )
+    shared = shared_tasks(tasks)
+    assert not shared, (
+        f"{'; '.join(shared)}: mix the split into the draw (metarl.tasks.mark_split), or set "
+        "shared_split = True where the tasks are the same few"
+    )
 
 
 def _check_env(tasks: TaskDistribution, task: Task) -> None:
@@ -71,7 +99,7 @@ def _check_env(tasks: TaskDistribution, task: Task) -> None:
 
     bare = tasks.make()
     try:
-        bare.reset(seed=0)
+        bare.reset(seed=_SEED)
     except Exception as error:
         assert "task" in str(error), f"reset without a task must say so; it raised {error!r}"
     else:
@@ -89,8 +117,8 @@ def _check_env(tasks: TaskDistribution, task: Task) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # check_env warns of spaces that are merely unusual
-        check_env(env, skip_render_check=True)
-    env.reset(seed=0)
+        check_env(_Seeded(env), skip_render_check=True)
+    env.reset(seed=_SEED)
     env.action_space.seed(0)
     for _ in range(tasks.horizon):
         _, _, terminated, truncated, info = env.step(env.action_space.sample())
@@ -101,6 +129,22 @@ def _check_env(tasks: TaskDistribution, task: Task) -> None:
     assert terminated or truncated, f"an episode goes on after its {tasks.horizon} steps"
     for made in (bare, env):
         made.close()
+
+
+class _Seeded(gym.Wrapper[Any, Any, Any, Any]):
+    """Lets an environment ignore the seed of its resets, which ``check_env`` would refuse.
+
+    A layout may be fixed by the task. Whether an environment that ignores seeds is random all
+    the same is seen by comparing two copies.
+    """
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        result = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            self.unwrapped.np_random = gym.utils.seeding.np_random(seed)[0]
+        return result
 
 
 def _actions(tasks: TaskDistribution, seed: int) -> list[Any]:
@@ -125,11 +169,11 @@ def _play(tasks: TaskDistribution, env: Any, actions: list[Any], **reset: Any) -
 def _check_two_copies(tasks: TaskDistribution, task: Task, other: Task) -> None:
     first, second = tasks.make(), tasks.make(task)
     actions = _actions(tasks, 1)
-    a = _play(tasks, first, actions, seed=5, options={"task": task})
-    b = _play(tasks, second, actions, seed=5)
+    a = _play(tasks, first, actions, seed=_SEED, options={"task": task})
+    b = _play(tasks, second, actions, seed=_SEED)
     assert _equal(a, b), "two environments with one task, seed and actions differ"
     _play(tasks, second, _actions(tasks, 2), seed=6, options={"task": other})
-    c = _play(tasks, second, actions, seed=5, options={"task": task})
+    c = _play(tasks, second, actions, seed=_SEED, options={"task": task})
     assert _equal(a, c), "an environment that was used differs from a fresh one after reset"
     for env in (first, second):
         env.close()
@@ -139,7 +183,7 @@ def _equal(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _check_vector(tasks: TaskDistribution, slots: list[Task]) -> None:
+def _check_vector(tasks: TaskDistribution, slots: list[Task], num_workers: int) -> None:
     n = len(slots)
     try:
         inspect.signature(tasks.make_vec).bind(n, num_workers=0, timeout=1.0, restarts=0)
@@ -148,9 +192,9 @@ def _check_vector(tasks: TaskDistribution, slots: list[Task]) -> None:
             f"make_vec must take num_workers, timeout and restarts ({error}): write "
             "def make_vec(self, num_envs, **options) and pass the options on"
         ) from None
-    envs = tasks.make_vec(n, num_workers=0)
+    envs = tasks.make_vec(n, num_workers=num_workers)
     actions = [_actions(tasks, slot) for slot in range(n)]
-    seeds = np.arange(10, 10 + n, dtype=np.uint64)
+    seeds = seeding.fold(np.uint64(10), np.arange(n))  # 64 bits, as in training
     options = {"tasks": list(slots)}
     observations, _ = envs.reset(seed=cast(Any, seeds), options=options)
     assert options == {"tasks": list(slots)}, "the vector environment modified its options"
@@ -177,10 +221,12 @@ def _check_vector(tasks: TaskDistribution, slots: list[Task]) -> None:
         last = np.array(observations)
     for slot, task in enumerate(slots):
         env = tasks.make(task)
-        alone = _play(tasks, env, actions[slot], seed=int(seeds[slot]))
+        seed = int(seeds[slot]) if tasks.array_functions else int(seeds[slot]) % 2**31
+        alone = _play(tasks, env, actions[slot], seed=seed)
         env.close()
         assert _equal(alone, seen[slot]), (
-            f"slot {slot} of the vector environment differs from a single environment"
+            f"slot {slot} of the vector environment{' in a worker process' if num_workers else ''} "
+            "differs from a single environment in this one"
         )
     envs.close()
 
@@ -196,7 +242,6 @@ def check_agent(agent: Agent, tasks: TaskDistribution) -> None:
     """
     import torch
 
-    from metarl import seeding
     from metarl.rollout import Agent, Keys, collect, run_trial, torch_generator, trial_rounds
     from metarl.seeding import LaneGenerator, Phase
 

@@ -54,6 +54,7 @@ CHANGEABLE = (
     "num_workers",
     "env_timeout",
     "env_restarts",
+    "check",
     "wandb",
 )
 """What a resumed run may change: none of it reaches the agent's parameters."""

@@ -63,6 +63,12 @@ class DivergenceError(Exception):
         whose = "" if task is None else f", of {task}"
         super().__init__(f"diverged: {where} is not finite{whose}")
         self.where, self.task = where, task
+        self.cause = ""
+        """What probably led there, with what to do about it."""
+
+    def __str__(self) -> str:
+        """Return the message, with the probable cause where one is known."""
+        return f"{self.args[0]}{f'; {self.cause}' if self.cause else ''}"
 
 
 class SaveError(Exception):

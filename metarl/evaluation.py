@@ -31,7 +31,7 @@ from metarl.rollout import (
     trial_rounds,
 )
 from metarl.seeding import Component, Phase
-from metarl.tasks import SPLITS, Split, Task, TaskDistribution
+from metarl.tasks import Split, Task, TaskDistribution
 from metarl.vector import SlotVectorEnv
 
 FORMAT = 1
@@ -42,6 +42,9 @@ TASK_BLOCK = 1000
 """Evaluation tasks are drawn in blocks of this size, whatever the number of slots."""
 
 Measure: TypeAlias = Literal["experience", "probe"]
+
+_SPLIT_KEYS: dict[Split, int] = {"train": 0, "test": 1, "validation": 2}
+"""What tells the splits' random numbers apart. Another number would draw other tasks."""
 
 
 @dataclass(frozen=True)
@@ -392,7 +395,7 @@ def _draw(
     first, last = int(numbers[0]), int(numbers[-1])
     for block in range(first // TASK_BLOCK, last // TASK_BLOCK + 1):
         rng = seeding.numpy_generator(
-            seed, phase, Component.TASKS, iteration, block, SPLITS.index(split)
+            seed, phase, Component.TASKS, iteration, block, _SPLIT_KEYS[split]
         )
         drawn += tasks.sample(rng, TASK_BLOCK, split)
     offset = first - first // TASK_BLOCK * TASK_BLOCK

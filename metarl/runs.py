@@ -25,6 +25,7 @@ from metarl.checkpoints import (
     space_to_json,
     write_json,
 )
+from metarl.effects import warn_of_tasks
 from metarl.errors import DivergenceError, UserError, bad_option
 from metarl.evaluation import (
     AdaptationCurve,
@@ -52,6 +53,9 @@ from metarl.tasks import Split, TaskDistribution
 from metarl.training import TrainConfig, meta_train
 from metarl.video import check_can_record, record_adaptation
 from metarl.workers import usable_cores
+
+CHECK_SECONDS = 3.0
+"""Time that a new run spends on stepping environments to see whether its tasks differ."""
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metarl-toolkit")
 
@@ -318,6 +322,14 @@ class Plan:
         derived = tuple(n for n in names if getattr(asked, n) != getattr(agent_config, n))
         return Plan(config, agent, agent_config, derived, tasks)
 
+    def check(self) -> None:
+        """Warn of tasks that make training pointless, unless the run is not to be checked."""
+        if self.config.check:
+            workers = self.config.num_workers
+            one = {"num_workers": 1 if workers is None else min(1, workers)}
+            options = self.config.vec_options() | one
+            warn_of_tasks(self.tasks, seconds=CHECK_SECONDS, vec_options=options)
+
     def settings(self) -> dict[str, Any]:
         """Return what ``train.py --config`` takes."""
         return settings(self.config, self.agent, self.agent_config, self.derived)
@@ -335,6 +347,7 @@ def train(
     plan = Plan.of(config, agent_name, agent_config)
     config, tasks = plan.config, plan.tasks
     if resume is None:
+        plan.check()
         run = Run.create(config, agent_name, plan.agent_config, tasks, plan.derived)
         agent = run.make_agent(config.device)
         iteration = env_steps = 0

@@ -58,6 +58,7 @@ def train_seeds(
     label = "seeds-" + "-".join(map(str, seeds))
     folder = config.run_dir or default_directory(config, agent, label)
     refuse_used(folder)
+    plan.check()
     for seed in seeds:
         own = dataclasses.replace(plan.config, seed=seed, run_dir=folder / str(seed))
         Run.create(own, agent, plan.agent_config, plan.tasks, plan.derived)

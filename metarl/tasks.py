@@ -6,6 +6,7 @@ that only steps environments should not pay for it.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from metarl.vector import SlotVectorEnv
 
-Split: TypeAlias = Literal["train", "test"]
-"""Tasks to meta-train on, and held-out tasks to evaluate adaptation on."""
+Split: TypeAlias = Literal["train", "validation", "test"]
+"""Tasks to meta-train on; tasks that choose checkpoints and settings; and held-out tasks, which
+are looked at once, when everything is chosen."""
 
-SPLITS: tuple[Split, ...] = ("train", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...]"
 
@@ -98,7 +100,10 @@ class TaskDistribution(ABC):
     info_keys: tuple[str, ...] = ()
     """Scalars that every step's ``info`` carries, such as ``"success"``."""
     shared_split: bool = False
-    """True where train and test tasks are the same few: said wherever numbers are shown."""
+    """True where all splits are the same few tasks: said wherever numbers are shown."""
+    shared_validation: bool = False
+    """True where validation tasks are among the training tasks because there are too few to hold
+    some out; test tasks are still others."""
     group: str | None = None
     """A parameter that tells kinds of tasks apart: evaluations show each kind for itself too."""
     max_slots: int = 400
@@ -108,7 +113,7 @@ class TaskDistribution(ABC):
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
-        """Draw ``n`` tasks of ``split``; the two splits never share a task."""
+        """Draw ``n`` tasks of ``split``; no two splits share a task."""
 
     @abstractmethod
     def make(self, task: Task | None = None) -> Env:
@@ -133,6 +138,23 @@ class TaskDistribution(ABC):
         """
         raise NotImplementedError(f"{self.name} has infinitely many tasks: use sample()")
 
+    def ends(self) -> dict[str, tuple[Task, Task]]:
+        """Return two tasks for every parameter that varies, which are far apart in it.
+
+        :func:`metarl.check_task_distribution` compares them: a parameter that changes nothing
+        is named. By default they are the extremes of some training tasks, which may differ in
+        other parameters too; a family whose parameters are independent can vary one at a time.
+        """
+        drawn = self.sample(np.random.default_rng(0), 64, "train")
+        found = {}
+        for name, _ in drawn[0].params:
+            ordered = sorted(drawn, key=lambda task: str(task[name]))
+            with contextlib.suppress(TypeError):  # values of several kinds have no order
+                ordered = sorted(drawn, key=lambda task: task[name])
+            if ordered[0][name] != ordered[-1][name]:
+                found[name] = (ordered[0], ordered[-1])
+        return found
+
     def make_vec(self, num_envs: int, **options: Any) -> SlotVectorEnv:
         """Make ``num_envs`` slots, each of which holds one task at a time.
 
@@ -147,8 +169,13 @@ class TaskDistribution(ABC):
 
 
 def mark_split(drawn: npt.NDArray[np.int64], split: Split) -> npt.NDArray[np.int64]:
-    """Write ``split`` into the last bit of drawn integers: the splits then never share one."""
-    return (drawn & ~1) | (split == "test")
+    """Write ``split`` into the last bits of drawn integers: no two splits then share one.
+
+    A training number ends in 0, a validation number in 01 and a test number in 11.
+    """
+    if split == "train":
+        return drawn & ~1
+    return (drawn & ~3) | {"validation": 1, "test": 3}[split]
 
 
 class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):

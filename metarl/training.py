@@ -25,6 +25,11 @@ from metarl.seeding import Component, Phase
 from metarl.tasks import TaskDistribution
 from metarl.vector import SlotVectorEnv
 
+LARGE_OBSERVATION = 100.0
+"""Size of an observation from which it is named as the probable cause of a divergence."""
+LARGE_KL = 10.0
+"""KL(old ‖ new) of one update, in nats, from which it is warned of; a few hundredths are usual."""
+
 BestBy: TypeAlias = Literal["return_after", "success_after", "trial_return"]
 
 
@@ -56,6 +61,9 @@ class TrainConfig:
     """Seconds that one call of an environment may take in a worker."""
     env_restarts: int = 0
     """How many times a killed or hung worker is started again, its episodes replayed."""
+    check: bool = True
+    """Play a few episodes before a new run to warn of task parameters that change nothing and of
+    tasks that two splits share; this takes a few seconds at most."""
     run_dir: Path | None = None
     """Where results go; by default runs/<env>/<agent>/<seed>-<time>."""
     checkpoint_seconds: float = 60.0
@@ -65,9 +73,9 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """How many of the newest are kept, beside the best."""
     validation_interval: int = 50
-    """Iterations between evaluations on held-out tasks, which choose the best checkpoint."""
+    """Iterations between evaluations on validation tasks, which choose the best checkpoint."""
     validation_tasks: int = 200
-    """Tasks of such an evaluation; others than those of the evaluation after training."""
+    """Validation tasks of one such evaluation; no training and no test task is among them."""
     best_by: BestBy = "return_after"
     """What makes a checkpoint the best, on validation tasks: the return or the success after
     adaptation, or the sum of the returns of a trial's points."""
@@ -172,12 +180,16 @@ def meta_train(
                 collected = time.perf_counter()
                 # meta-update
                 key = seeding.derive(config.seed, Phase.TRAIN, Component.UPDATE, number)
-                with torch_threads(config.threads):
-                    metrics = agent.update(trial, torch_generator(int(key)))
-                finished = time.perf_counter()
-
-                new = Checkpoint.of(agent, number + 1, last.env_steps + trial.env_steps)
-                _refuse_divergence(new, metrics)
+                try:
+                    with torch_threads(config.threads):
+                        metrics = agent.update(trial, torch_generator(int(key)))
+                    finished = time.perf_counter()
+                    new = Checkpoint.of(agent, number + 1, last.env_steps + trial.env_steps)
+                    _refuse_divergence(new, metrics)
+                except DivergenceError as error:
+                    error.cause = large_observations(agent, trial)
+                    raise
+                _warn_of_leap(new.iteration, metrics, agent, trial)
                 ended = new.iteration == total
                 metrics = {f"update/{name}": value for name, value in metrics.items()}
                 took = finished - started
@@ -285,6 +297,34 @@ def _refuse_divergence(checkpoint: Checkpoint, metrics: Metrics) -> None:
             raise DivergenceError(f"the agent's {name}")
 
 
+def large_observations(agent: Agent, trial: Trial) -> str:
+    """Say that observations are large and what to do about it; nothing where they are not.
+
+    A network's first layer is initialised for inputs of about 1. Raw pixels (0 to 255) make its
+    outputs so large that one update moves the policy out of all proportion.
+    """
+    largest = max(float(e.observation.abs().max()) for e in trial.rounds)
+    scaled = getattr(getattr(agent, "config", None), "normalize_observations", None)
+    if largest <= LARGE_OBSERVATION or scaled:
+        return ""
+    advice = (
+        "a wrapper can scale them" if scaled is None else "--normalize-observations scales them"
+    )
+    return f"observations reach {largest:.3g}, which is large for a network: {advice}"
+
+
+def _warn_of_leap(iteration: int, metrics: Metrics, agent: Agent, trial: Trial) -> None:
+    """Warn where one update has moved the policy further than any that learns would."""
+    divergence = metrics.get("kl", 0.0)
+    if divergence > LARGE_KL:
+        cause = large_observations(agent, trial) or "a smaller learning rate may help"
+        warnings.warn(
+            f"iteration {iteration}: update/kl is {divergence:.3g}, so that the policy is another "
+            f"one after this update; {cause}",
+            stacklevel=2,
+        )
+
+
 def training_slots(agent: Agent, tasks: TaskDistribution) -> int:
     """Return how many slots a training of ``agent`` steps at once by default."""
     _, per_round = trial_rounds(agent, tasks.episodes_per_trial)
@@ -334,6 +374,7 @@ def _validate(
     curve = evaluate_adaptation(
         agent,
         tasks,
+        split="validation",
         num_tasks=config.validation_tasks,
         num_episodes=None,
         seed=config.seed,

@@ -271,7 +271,7 @@ class TaskVectorEnv(SlotVectorEnv):
         if index.size:
             starts = [
                 Start(self._first + i, slot_seed, tasks.get(i))
-                for i, slot_seed in zip(index.tolist(), seeds.tolist(), strict=True)
+                for i, slot_seed in zip(index.tolist(), (seeds % 2**31).tolist(), strict=True)
             ]
             self._pool.wait(self._pool.send(("reset", starts)))
         self._start(request.mask)

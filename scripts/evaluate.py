@@ -20,7 +20,7 @@ class Options:
     run: Positional[Path]
     """A run directory."""
     split: Split = "test"
-    """Held-out tasks, or those of training."""
+    """Which tasks: held-out ones, those that choose checkpoints and settings, or training's."""
     num_tasks: int | None = None
     """How many tasks; by default 1000, or each once where they are finite and at least 50."""
     num_episodes: int | None = None

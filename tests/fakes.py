@@ -21,10 +21,11 @@ class _Counter(gym.Env):
     observation_space = OBSERVATIONS
     action_space = gym.spaces.Box(LOW, HIGH)
     length = spread = 0
+    noise_scale = 1
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.t, self.noise = 0, self.np_random.random()
+        self.t, self.noise = 0, self.np_random.random() * self.noise_scale
         self.end = self.length + int(self.noise * (self.spread + 1))
         return np.array([0, self.noise, 0, 0], np.float32), {}
 
@@ -53,8 +54,8 @@ class CounterTasks(TaskDistribution):
         self.horizon = horizon
 
     def sample(self, rng, n, split):
-        """Lengths are odd for training and even for testing."""
-        lengths = 2 * rng.integers(1, 3, n) + (split == "test")
+        """Lengths are 2 or 4 for training, 3 or 5 for testing, 6 or 8 for validation."""
+        lengths = 2 * rng.integers(1, 3, n) + {"train": 0, "test": 1, "validation": 4}[split]
         return [counter_task(int(length), 2) for length in lengths]
 
     def make(self, task=None):

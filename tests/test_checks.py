@@ -1,3 +1,5 @@
+import os
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -6,7 +8,8 @@ from fakes import ArrayCounterTasks, CounterTasks, StubAgent, counter_task
 
 import metarl
 from metarl.checks import check_agent, check_task_distribution
-from metarl.tasks import Task, TaskEnv
+from metarl.effects import shared_tasks
+from metarl.tasks import SPLITS, Task, TaskEnv
 from metarl.vector import TaskVectorEnv
 
 CounterEnv = CounterTasks.env_class
@@ -24,6 +27,13 @@ class SharesTasks(CounterTasks):
         return super().sample(rng, n, "train")
 
 
+class ValidatesOnTestTasks(CounterTasks):
+    """validation and test share .* mix the split into the draw"""
+
+    def sample(self, rng, n, split):
+        return super().sample(rng, n, "test" if split == "validation" else split)
+
+
 class TooFewTasks(CounterTasks):
     """returned 999 tasks"""
 
@@ -38,7 +48,7 @@ class RemembersDraws(CounterTasks):
 
     def sample(self, rng, n, split):
         self.drawn += 1
-        return [counter_task(2 * self.drawn + (split == "test"))] * n
+        return [counter_task(3 * self.drawn + SPLITS.index(split))] * n
 
 
 class HoldsNaN(CounterTasks):
@@ -94,7 +104,7 @@ class GoesOnAfterTheHorizon(CounterTasks):
     """goes on after its 6 steps"""
 
     def sample(self, rng, n, split):
-        return [counter_task(100 + (split == "test"))] * n
+        return [counter_task(100 + SPLITS.index(split))] * n
 
     def make(self, task=None):
         env = super().make(task)
@@ -106,7 +116,7 @@ class TwoWays(CounterTasks):
     """two environments with one task, seed and actions differ"""
 
     def make(self, task=None):
-        return super().make(None if task is None else counter_task(task["length"] + 1))
+        return super().make(None if task is None else counter_task(task["length"] + 1, 2))
 
 
 class WearsOut(CounterTasks):
@@ -150,6 +160,46 @@ class ForgetsFlags(PaysFinishedSlots):
             return observation, reward, terminated & live, truncated & live, info
 
 
+class ChangesNothing(CounterTasks):
+    """`size` changed nothing in 6 episodes .* allow_no_effect=\\['size'\\]"""
+
+    def sample(self, rng, n, split):
+        return [
+            Task.of("counter", **dict(task.params), size=i % 3)
+            for i, task in enumerate(super().sample(rng, n, split))
+        ]
+
+
+class NotInAWorker(CounterTasks):
+    """in a worker process: .*only the parent knows"""
+
+    def __init__(self):
+        super().__init__()
+        self.parent = os.getpid()
+
+    def make(self, task=None):
+        if os.getpid() != self.parent:
+            raise RuntimeError("only the parent knows")
+        return super().make(task)
+
+
+class DiffersInAWorker(NotInAWorker):
+    """slot 0 of the vector environment in a worker process differs"""
+
+    def make(self, task=None):
+        env = CounterTasks.make(self, task)
+        env.unwrapped.noise_scale = 1 if os.getpid() == self.parent else 2
+        return env
+
+
+class Unseeded(CounterTasks):
+    """not equivalent for the same seed"""
+
+    class env_class(CounterEnv):  # noqa: N801
+        def reset(self, *, seed=None, options=None):
+            return super().reset(options=options)
+
+
 class OtherSeeds(PaysFinishedSlots):
     """slot 0 of the vector environment differs"""
 
@@ -160,6 +210,11 @@ class OtherSeeds(PaysFinishedSlots):
 
 BROKEN_TASKS = [
     SharesTasks,
+    ValidatesOnTestTasks,
+    ChangesNothing,
+    NotInAWorker,
+    DiffersInAWorker,
+    Unseeded,
     TooFewTasks,
     RemembersDraws,
     HoldsNaN,
@@ -185,13 +240,52 @@ def test_broken_distribution_is_told_what_to_mend(broken):
         check_task_distribution(broken())
 
 
-def test_distribution_that_declares_a_shared_split_may_share_tasks():
-    class Declares(SharesTasks):
-        shared_split = True
+class DeclaresASharedSplit(SharesTasks):
+    shared_split = True
 
-    globals()["Declares"] = Declares  # so that it can be pickled
-    Declares.__qualname__ = "Declares"
-    check_task_distribution(Declares())
+
+class DeclaresSharedValidation(SharesTasks):
+    shared_validation = True
+
+    def sample(self, rng, n, split):
+        return CounterTasks.sample(self, rng, n, "test" if split == "test" else "train")
+
+
+@pytest.mark.parametrize("kind", [DeclaresASharedSplit, DeclaresSharedValidation])
+def test_distribution_that_declares_what_it_shares_may_share_tasks(kind):
+    assert not shared_tasks(kind())
+    assert shared_tasks(SharesTasks())
+
+
+class IgnoresSeeds(CounterTasks):
+    class env_class(CounterEnv):  # noqa: N801
+        """Its layout is fixed by the task; no reset seeds anything."""
+
+        def reset(self, *, seed=None, options=None):
+            observation, info = super().reset(options=options)
+            self.unwrapped.noise = 0.5
+            self.unwrapped.end = self.unwrapped.length
+            observation[1] = 0.5
+            return observation, info
+
+
+def test_an_environment_whose_layout_ignores_the_seed_passes():
+    check_task_distribution(IgnoresSeeds())
+
+
+class NeedsSmallSeeds(CounterTasks):
+    class env_class(CounterEnv):  # noqa: N801
+        def reset(self, *, seed=None, options=None):
+            np.random.RandomState(seed)  # refuses 2**32 and more
+            return super().reset(seed=seed, options=options)
+
+
+def test_an_environment_whose_generator_takes_32_bits_passes():
+    check_task_distribution(NeedsSmallSeeds())
+
+
+def test_a_parameter_that_random_actions_cannot_notice_can_be_excused():
+    check_task_distribution(ChangesNothing(), allow_no_effect=("size",))
 
 
 class Forgetful(CounterTasks):

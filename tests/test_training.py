@@ -3,6 +3,8 @@
 import dataclasses
 from contextlib import closing
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +12,9 @@ import metarl
 from metarl import evaluation, training
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.checkpoints import CheckpointStore
-from metarl.errors import UserError
+from metarl.envs.bandit import BernoulliBandit
+from metarl.envs.gridworld import GridWorld
+from metarl.errors import DivergenceError, UserError
 from metarl.logging import read_metrics
 from metarl.training import TrainConfig, meta_train, resident_mib
 
@@ -88,6 +92,104 @@ def whole(tmp_path_factory):
     """A run that never stopped: its directory and its last checkpoint."""
     directory = tmp_path_factory.mktemp("whole")
     return directory, train(directory)
+
+
+# which tasks a training may look at
+
+
+class Guarded:
+    """Refuses to hand out a test task."""
+
+    def sample(self, rng, n, split):
+        assert split != "test", "training looked at a test task"
+        return super().sample(rng, n, split)
+
+    def tasks(self, split):
+        assert split != "test", "training looked at a test task"
+        return super().tasks(split)
+
+
+@pytest.mark.parametrize("family", [BernoulliBandit, GridWorld], ids=["infinite", "finite"])
+def test_a_training_looks_at_no_test_task(family, tmp_path):
+    tasks = type("Guarded", (Guarded, family), {})()
+    spaces = tasks.observation_space, tasks.action_space
+    checkpoint = meta_train(RL2(AGENT, *spaces), tasks, CONFIG, tmp_path)
+    assert checkpoint.score is not None  # it was validated
+    with pytest.raises(AssertionError, match="looked at a test task"):
+        evaluation.evaluate_adaptation(RL2(AGENT, *spaces), tasks, num_tasks=2)
+
+
+def test_a_training_is_validated_on_validation_tasks(tmp_path, monkeypatch):
+    asked = []
+    sample = type(TASKS).sample
+
+    def watch(self, rng, n, split):
+        asked.append(split)
+        return sample(self, rng, n, split)
+
+    monkeypatch.setattr(type(TASKS), "sample", watch)
+    train(tmp_path)
+    assert asked.count("train") == CONFIG.iterations
+    assert set(asked) == {"train", "validation"}
+
+
+# numbers that grow out of all proportion
+
+
+class Pixels(BernoulliBandit):
+    """Pays as a bandit does, and shows a number of up to 255."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.observation_space = gym.spaces.Box(0, 255, (1,), np.float32)
+
+    def initial(self, params, noise):
+        state, observation = super().initial(params, noise)
+        return state, observation[:, None] + 255
+
+    def transition(self, state, action, noise):
+        result = super().transition(state, action, noise)
+        return result._replace(observation=result.observation[:, None] + 255)
+
+
+class Leaping(RL2):
+    leap = 3e9
+
+    def update(self, trial, generator):
+        return super().update(trial, generator) | {"kl": self.leap}
+
+
+def run_leaping(tasks, directory, leap=3e9, **config):
+    agent = Leaping(
+        dataclasses.replace(AGENT, **config), tasks.observation_space, tasks.action_space
+    )
+    agent.leap = leap
+    meta_train(agent, tasks, dataclasses.replace(CONFIG, iterations=1), directory)
+
+
+def test_an_update_that_leaps_is_warned_of_with_its_probable_cause(tmp_path):
+    with pytest.warns(
+        UserWarning, match="iteration 1: update/kl is 3e\\+09.*reach 255.*--normalize"
+    ):
+        run_leaping(Pixels(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "config"), [(TASKS, {}), (Pixels(), {"normalize_observations": True})]
+)
+def test_observations_that_are_small_or_scaled_are_not_blamed(tasks, config, tmp_path):
+    with pytest.warns(UserWarning, match="a smaller learning rate may help"):
+        run_leaping(tasks, tmp_path, **config)
+
+
+def test_a_divergence_names_large_observations_as_its_probable_cause(tmp_path):
+    with pytest.raises(DivergenceError, match="update/kl is not finite; observations reach 255"):
+        run_leaping(Pixels(), tmp_path, leap=float("nan"))
+
+
+def test_an_ordinary_update_is_not_warned_of(tmp_path, recwarn):
+    run_leaping(Pixels(), tmp_path, leap=0.03)
+    assert not [w for w in recwarn if "update/kl" in str(w.message)]
 
 
 # determinism
