@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 # One thread: small networks are slower with more.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo demo-short install test learning metaworld check lint types lock clean
+.PHONY: demo demo-short install test learning metaworld thirdparty check lint types lock clean
 
 demo: install  ## meta-train two agents, evaluate them on held-out tasks
 	$(BIN)/python scripts/train.py
@@ -37,6 +37,17 @@ learning: install  ## the tier that trains: a minute or so a test
 
 metaworld: install  ## compare every Meta-World class with the official one: minutes
 	$(BIN)/python -m pytest -m metaworld -n auto --dist worksteal
+
+# An environment of its own: these packages are nobody's dependency here.
+THIRDPARTY := ale-py dm-control flappy-bird-gymnasium "gymnasium[box2d]" gymnasium-robotics \
+	gym-pusht highway-env minigrid panda-gym shimmy
+OWN := .venv-thirdparty/bin/python
+
+thirdparty:  ## check environments of nine packages that nobody here wrote: minutes, not in CI
+	test -x $(OWN) || $(PYTHON) -m venv .venv-thirdparty
+	$(OWN) -m pip install -q --disable-pip-version-check -c requirements.lock "$$(grep '^torch==' requirements.lock)"
+	$(OWN) -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[dev]' $(THIRDPARTY)
+	$(OWN) -m pytest -m thirdparty tests/thirdparty
 
 lint: install
 	$(BIN)/ruff format --check .

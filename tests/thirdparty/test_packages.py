@@ -1,0 +1,57 @@
+"""Environments of ten packages that nobody here wrote keep the contract, in workers too.
+
+`make thirdparty` installs them into an environment of their own.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import metarl
+from metarl.commandline import run_train
+
+pytestmark = pytest.mark.thirdparty
+
+NAMED = [
+    # package, as typed on a command line
+    ("gymnasium-robotics", "gym/gymnasium_robotics:FetchReach-v4:gravity=5..15,horizon=20"),
+    ("box2d", "gym/LunarLander-v3:gravity=-11.5..-5,horizon=60"),
+    ("box2d", "gym/LunarLander-v3:enable_wind=true,wind_power=0..20,horizon=60"),
+    (
+        "flappy-bird",
+        "gym/flappy_bird_gymnasium:FlappyBird-v0:use_lidar=false,pipe_gap=90..140,horizon=80",
+    ),
+    ("ale-py", "gym/ale_py:ALE/Pong-v5:obs_type=ram,repeat_action_probability=0..0.5,horizon=40"),
+    ("panda-gym", "gym/panda_gym:PandaReach-v3:control_type=ee/joints,horizon=10"),
+    ("minigrid", "others:four_rooms"),
+    ("shimmy, dm-control", "others:cartpole"),
+    ("highway-env", "others:highway"),
+    ("gym-pusht", "others:pusht"),
+]
+
+
+@pytest.fixture(autouse=True)
+def own_module(monkeypatch, tmp_path):
+    """Find `others`, and leave runs in a folder of their own."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("package", "name"), NAMED)
+def test_package_keeps_the_contract(package, name):
+    metarl.check_task_distribution(metarl.make(name))
+
+
+@pytest.mark.parametrize("name", [name for _, name in NAMED[:1]] + ["others:cartpole"])
+def test_a_training_on_it_runs_in_worker_processes(name):
+    small = "--tasks-per-update 4 --num-minibatches 2 --hidden-size 8 --iterations 2"
+    few = "--evaluation-tasks 4 --validation-tasks 4 --episodes-per-trial 2 --num-workers 2"
+    run_train(["rl2", "--env", name, *small.split(), *few.split(), "--run-dir", "run"])
+    assert Path("run/evaluation/test.json").is_file()
+
+
+def test_wind_without_wind_is_named():
+    tasks = metarl.make("gym/LunarLander-v3:wind_power=0..20,horizon=60")
+    with pytest.raises(AssertionError, match="`wind_power` changed nothing in 6 episodes"):
+        metarl.check_task_distribution(tasks)
