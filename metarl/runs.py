@@ -582,6 +582,8 @@ def _plot_paths(
     if tasks.observation_space.shape != (2,) or "goal" not in dict(batch[0].params):
         raise bad_option("--kind", "paths", f"tasks with a goal in the plane, not {tasks.name}")
     agent, checkpoint = run.load_agent()
+    spaces = tasks.observation_space, tasks.action_space
+    require_spaces(agent, *spaces, f"--env: {tasks.name}")
     each = agent.episodes_per_adaptation
     adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
     envs = tasks.make_vec(num_tasks * (1 if agent.sequential else per_round), num_workers=0)

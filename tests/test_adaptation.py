@@ -284,6 +284,12 @@ def test_a_run_is_evaluated_on_its_own_spaces_alone(trained, env, kind):
         runs.evaluate(runs.Run.open(trained), tasks=env, num_tasks=2)
 
 
+def test_paths_are_drawn_of_tasks_with_the_agent_s_own_spaces_alone(tmp_path, trained):
+    run = runs.Run.open(trained)
+    with pytest.raises(UserError, match=r"^--env: navigation: got observation space"):
+        runs._plot_paths(run, metarl.make("navigation"), tmp_path / "paths.png", "test")
+
+
 def test_an_agent_that_keeps_no_spaces_is_not_compared():
     require_spaces(Recorder(), gym.spaces.Discrete(3), gym.spaces.Discrete(3), "env")
 
