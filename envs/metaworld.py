@@ -406,6 +406,7 @@ class MetaWorldEnv(gym.Env[Any, Any]):
 
     def __init__(self, tasks: MetaWorld, pool: _Pool, task: Task | None = None) -> None:
         self.observation_space, self.action_space = tasks.observation_space, tasks.action_space
+        self.horizon = tasks.horizon
         self._known = {cls for classes in tasks.classes.values() for cls in classes}
         self._pool = pool
         self._cls: str | None = None

@@ -231,21 +231,36 @@ def _check_vector(tasks: TaskDistribution, slots: list[Task], num_workers: int) 
     envs.close()
 
 
-def check_agent(agent: Agent, tasks: TaskDistribution) -> None:
+def check_agent(agent: Agent, tasks: TaskDistribution, *, learns: bool = True) -> None:
     """Check that ``agent`` keeps the contract of :class:`metarl.Agent`, acting in ``tasks``.
 
     Actions of the right shape; rows of inactive lanes left alone, contexts never written
     into, and left as they are by agents that are not sequential; greedy actions that do not
     depend on the generator; the same answers for tasks in another order; acting and adapting
     that change nothing of the agent; ``state`` that brings back the same agent, after an
-    update too.
+    update too; copies by ``copy.deepcopy`` and ``pickle`` that act, learn and load by
+    themselves.
+
+    Args:
+        agent: made for the spaces of ``tasks``; left as it was.
+        tasks: which it acts in.
+        learns: False for a fixed baseline, whose ``update`` need not change anything.
     """
     import torch
 
-    from metarl.rollout import Agent, Keys, collect, run_trial, torch_generator, trial_rounds
+    from metarl.rollout import (
+        Agent,
+        Keys,
+        collect,
+        require_spaces,
+        run_trial,
+        torch_generator,
+        trial_rounds,
+    )
     from metarl.seeding import LaneGenerator, Phase
 
     assert isinstance(agent, Agent), "the agent lacks a method or attribute of metarl.Agent"
+    require_spaces(agent, tasks.observation_space, tasks.action_space, tasks.name)
     adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial or 2)
     n = 4
     batch = tasks.sample(np.random.default_rng(0), n, "train")
@@ -306,7 +321,9 @@ def check_agent(agent: Agent, tasks: TaskDistribution) -> None:
     # the meta-update, and the way back
     metrics = agent.update(trial, torch_generator(1))
     assert all(np.isfinite(value) for value in metrics.values()), f"update returned {metrics}"
-    assert not _states_equal(before, agent.state()), "update changed nothing"
+    assert not (learns and _states_equal(before, agent.state())), (
+        "update changed nothing (a fixed baseline is checked with learns=False)"
+    )
     updated = _copy_state(agent)
     agent.load_state(*copy.deepcopy(before))
     assert _states_equal(before, agent.state()), "load_state does not bring back state()"
@@ -314,8 +331,47 @@ def check_agent(agent: Agent, tasks: TaskDistribution) -> None:
     assert _states_equal(updated, agent.state(), exact=False), (
         "after load_state, the same update leads elsewhere: state() leaves something out"
     )
-    agent.load_state(*before)
+    agent.load_state(*copy.deepcopy(before))
+
+    # copies, as joblib, Ray and multiprocessing make them
+    for way, copy_of in (("copy.deepcopy", _deep_copy), ("pickle", _pickled)):
+        twin = copy_of(agent)
+
+        def same(twin: Agent = twin) -> bool:
+            a, b = (one.act(context, now, generator)[:2] for one in (agent, twin))
+            return _tree_equal(a, b)
+
+        assert same(), f"a copy by {way} acts otherwise"
+        twin.update(trial, torch_generator(1))
+        assert _states_equal(before, agent.state()), f"updating a copy by {way} changed the agent"
+        assert _states_equal(updated, twin.state(), exact=False), (
+            f"the same update leads a copy by {way} elsewhere"
+        )
+        for one in (twin, agent):
+            one.load_state(*copy.deepcopy(updated))
+        assert same(), f"a copy by {way} acts otherwise after load_state"
+        agent.load_state(*copy.deepcopy(before))
     envs.close()
+
+
+def _deep_copy(agent: Agent) -> Agent:
+    try:
+        return copy.deepcopy(agent)
+    except Exception as error:
+        raise AssertionError(
+            f"copy.deepcopy(agent) raised {error!r}: keep no tensor that has a history (detach "
+            "it), no generator and no open file in the agent"
+        ) from error
+
+
+def _pickled(agent: Agent) -> Agent:
+    try:
+        return cast("Agent", pickle.loads(pickle.dumps(agent)))
+    except Exception as error:
+        raise AssertionError(
+            f"pickle raised {error!r}: keep no lambda and no local function in the agent, and "
+            "define its class at the top of a module"
+        ) from error
 
 
 def _first_step(tasks: TaskDistribution, n: int, lanes: int) -> Timestep:

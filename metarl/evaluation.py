@@ -26,6 +26,7 @@ from metarl.rollout import (
     Timestep,
     Trial,
     collect,
+    require_spaces,
     run_trial,
     torch_generator,
     trial_rounds,
@@ -216,6 +217,7 @@ def evaluate_adaptation(
     Returns:
         Points of the curve, with every task's value.
     """
+    require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     if num_tasks is None:
         num_tasks = default_tasks(tasks, split)
     if num_tasks < 1:

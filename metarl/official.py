@@ -29,6 +29,7 @@ from metarl.rollout import (
     Timestep,
     episodes_of,
     one_thread,
+    require_spaces,
     torch_generator,
 )
 from metarl.seeding import Component, LaneGenerator, Phase
@@ -116,6 +117,7 @@ def evaluate_officially(
     """
     if not can_be_official(tasks):
         raise UserError(f"--official: got {tasks.name}; accepted: tasks of Meta-World")
+    require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     from metaworld import evaluation
 
     if vector_strategy is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -100,23 +100,28 @@ class ObservationScaler(nn.Module):
     mean: Tensor
     square: Tensor
     """Sum of the squared differences from the mean."""
+    shift: Tensor
+    """The mean in float32, computed once per update so that acting needs no conversion."""
+    scale: Tensor
+    """The standard deviation in float32, kept for the same reason."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("square", torch.zeros(size, dtype=torch.float64))
-        self._scale: tuple[Tensor, Tensor] | None = None  # worked out once, not at every step
-        self.register_load_state_dict_post_hook(lambda *_: self._rescale())  # type: ignore[no-untyped-call]  # torch's
+        # Buffers, so that copies, pickles and moves to a device take them along.
+        self.register_buffer("shift", torch.zeros(size), persistent=False)
+        self.register_buffer("scale", torch.ones(size), persistent=False)
+        self._scales = False
 
     def forward(
         self, observation: Float[Tensor, "*batch observation"]
     ) -> Float[Tensor, "*batch observation"]:
         """Return the same in deviations from the mean."""
-        if self._scale is None:
+        if not self._scales:
             return observation
-        mean, deviation = self._scale
-        return (observation - mean).div_(deviation).clamp_(-self.BOUND, self.BOUND)
+        return (observation - self.shift).div_(self.scale).clamp_(-self.BOUND, self.BOUND)
 
     @torch.no_grad()
     def track(self, observation: Float[Tensor, "step observation"]) -> None:
@@ -129,11 +134,16 @@ class ObservationScaler(nn.Module):
         self.count.copy_(total)
         self._rescale()
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        # A hook registered in the constructor would stay bound to the original in a copy.
+        super()._load_from_state_dict(*args)
+        self._rescale()
+
     def _rescale(self) -> None:
-        self._scale = None
-        if self.count:
+        self._scales = bool(self.count)
+        if self._scales:
             deviation = (self.square / self.count).sqrt().clamp(min=self.FLOOR)
-            self._scale = self.mean.float(), deviation.float()
+            self.shift, self.scale = self.mean.float(), deviation.float()
 
 
 class ActorCriticOutput(NamedTuple):

@@ -93,6 +93,10 @@ def explained_variance(
     return 1 - error.var() / y.var()
 
 
+KERNEL_NUMBERS = 2**21
+"""Numbers in float64 that :func:`linear_baseline` lays out at once where it works in steps."""
+
+
 def linear_baseline(
     observation: Float[Tensor, "task episode time observation"],
     target: Float[Tensor, "task episode time"],
@@ -105,23 +109,68 @@ def linear_baseline(
     al., 2016, arXiv 1604.06778, section 5); time runs from 0 to 1 over the longest episode.
     Solved in float64 for all tasks at once; where a task's equations are singular, its ridge
     grows tenfold until they are not.
+
+    Where there are more features than steps, the same values come from equations as large as
+    the steps (kernel ridge regression), and the features are never laid out whole: time grows
+    with the observation's size, memory hardly does. So flexible a fit passes through almost
+    every return: gather more steps where advantages are to be more than what it leaves.
     """
     tasks, episodes, length = valid.shape
-    clipped = observation.double().clamp(-10, 10)
     time = torch.arange(length, dtype=torch.float64, device=valid.device) / max(length - 1, 1)
     powers = torch.stack([time, time**2, time**3, torch.ones_like(time)], -1)
-    features = torch.cat(
-        [clipped, clipped.square(), powers.expand(tasks, episodes, length, 4)], -1
-    ).flatten(1, 2)
-    features = features * valid.flatten(1, 2).unsqueeze(-1)
+    powers = powers.expand(tasks, episodes, length, 4)
     wanted = (target.double() * valid).flatten(1, 2).unsqueeze(-1)
-    gram, moment = features.mT @ features, features.mT @ wanted
-    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    strength = torch.full((tasks, 1, 1), ridge, dtype=gram.dtype, device=gram.device)
+    steps = episodes * length
+    if 2 * observation.shape[-1] + 4 > steps:
+        rows = [x.flatten(1, 2) for x in (observation, powers, valid.unsqueeze(-1))]
+        tasks_at_once = max(1, KERNEL_NUMBERS // steps**2)
+        parts = zip(*(torch.split(x, tasks_at_once) for x in (*rows, wanted)), strict=True)
+        value = torch.cat([_kernel_fit(o, p, v, w, ridge) for o, p, v, w in parts])
+    else:
+        clipped = observation.double().clamp(-10, 10)
+        features = torch.cat([clipped, clipped.square(), powers], -1).flatten(1, 2)
+        features = features * valid.flatten(1, 2).unsqueeze(-1)
+        strength = torch.full((tasks, 1, 1), ridge, dtype=time.dtype, device=time.device)
+        gram, moment = features.mT @ features, features.mT @ wanted
+        value = features @ _solve_with_ridge(gram, moment, strength)[0]
+    return value.reshape(tasks, episodes, length).to(target.dtype)
+
+
+def _kernel_fit(
+    observation: Float[Tensor, "task step observation"],
+    powers: Float[Tensor, "task step 4"],
+    valid: Bool[Tensor, "task step 1"],
+    wanted: Float[Tensor, "task step 1"],
+    ridge: float,
+) -> Float[Tensor, "task step 1"]:
+    """Return Φ (ΦᵀΦ + λI)⁻¹ Φᵀ y = K (K + λI)⁻¹ y = y - λ (K + λI)⁻¹ y, with K = ΦΦᵀ.
+
+    K is summed over blocks of the observation's numbers.
+    """
+    powers = powers * valid
+    kernel = powers @ powers.mT
+    for block in torch.split(observation, max(1, KERNEL_NUMBERS // valid.numel()), -1):
+        features = block.double().clamp(-10, 10).mul_(valid)
+        kernel.baddbmm_(features, features.mT)
+        features = features.square()
+        kernel.baddbmm_(features, features.mT)
+    # Steps that look alike make K singular but for rounding errors, which the ridge must exceed.
+    trace = kernel.diagonal(dim1=1, dim2=2).sum(1).reshape(-1, 1, 1)
+    strength = (torch.finfo(kernel.dtype).eps * trace).clamp(min=ridge)
+    weights, strength = _solve_with_ridge(kernel, wanted, strength)
+    return wanted - strength * weights
+
+
+def _solve_with_ridge(
+    matrix: Float[Tensor, "task row row"],
+    right: Float[Tensor, "task row 1"],
+    strength: Float[Tensor, "task 1 1"],
+) -> tuple[Float[Tensor, "task row 1"], Float[Tensor, "task 1 1"]]:
+    """Return (matrix + λI)⁻¹ right and each task's λ, ``strength`` or as much more as it takes."""
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     for _ in range(12):
-        factor, failed = torch.linalg.cholesky_ex(gram + strength * identity)
+        factor, failed = torch.linalg.cholesky_ex(matrix + strength * identity)
         if not bool(failed.any()):
             break
         strength = torch.where(failed.reshape(-1, 1, 1) > 0, strength * 10, strength)
-    value = features @ torch.cholesky_solve(moment, factor)
-    return value.reshape(tasks, episodes, length).to(target.dtype)
+    return torch.cholesky_solve(right, factor), strength

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,7 +24,7 @@ from torch.utils import _pytree as pytree
 from metarl import seeding
 from metarl.errors import DivergenceError, UserError
 from metarl.seeding import Component, LaneGenerator, Phase
-from metarl.spaces import ActionCodec, flatten_observations
+from metarl.spaces import ActionCodec, flatten_observations, reported_space
 from metarl.tasks import Task
 from metarl.vector import SlotVectorEnv, shares
 
@@ -154,7 +155,30 @@ class Trial(NamedTuple):
 class Agent(Protocol):
     """What every meta-learning algorithm is to the rest of the toolkit.
 
-    :func:`metarl.check_agent` tells whether a class keeps this contract.
+    A class of agents is made by ``train.py``, ``metarl.load`` and the other functions that work
+    with names as ``Agent(config, observation_space, action_space, *, seed, device)``:
+
+    - ``config``: of the class that the attribute ``Agent.Config`` names, a frozen dataclass whose
+      fields become options. If it has ``for_iterations(iterations)``, a run calls that to get a
+      config whose schedules are as long as the run.
+    - ``observation_space``, ``action_space``: of every task. An agent that keeps them under
+      these names is refused environments with other ones; one that does not keep them is not
+      protected in this way. Observations reach it flattened
+      (:class:`metarl.spaces.ActionCodec` and :func:`metarl.spaces.observation_size` give sizes).
+    - ``seed``: what its parameters are drawn from.
+    - ``device``: where its tensors live, such as ``"cpu"`` or ``"cuda"``.
+
+    Actions are in policy units. Those of a Discrete space are integers 0 to n - 1, wherever the
+    space starts. Those of a Box are numbers, where [-1, 1] is mapped onto the bounds of every
+    dimension that has two finite ones and anything outside [-1, 1] is clipped; in a dimension
+    without them, actions pass unchanged in the environment's own units. A policy that acts in
+    the environment's units is wrapped by :meth:`metarl.spaces.ActionCodec.from_env`.
+
+    ``metarl.load`` sets the attribute ``horizon``: the steps of an episode in training, after
+    which :func:`metarl.adapt` cuts episodes off unless it is told otherwise.
+
+    :func:`metarl.check_agent` tells whether a class keeps this contract; a fixed baseline, which
+    learns nothing, is checked with ``learns=False``.
     """
 
     episodes_per_adaptation: int | None
@@ -177,7 +201,11 @@ class Agent(Protocol):
     def act(
         self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
     ) -> tuple[Tensor, Record, Context]:
-        """Return actions ``[task, lane, *action]``, a record of them and the context after."""
+        """Return actions ``[task, lane, *action]``, a record of them and the context after.
+
+        Actions of a Box are float32, flat, and in [-1, 1] where the Box is bounded (what lies
+        outside is clipped); those of a Discrete space are int64 from 0, without a last axis.
+        """
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
         """Return what is known after seeing ``episodes``."""
@@ -378,6 +406,32 @@ def require_finite(where: str, values: Shaped[Tensor, "task ..."], tasks: Sequen
         if values.is_floating_point() and not values.isfinite().all():
             bad = ~values.isfinite().reshape(len(values), -1).all(1)
             raise DivergenceError(where, tasks[int(bad.nonzero()[0])])
+
+
+def require_spaces(
+    agent: object, observation_space: gym.Space[Any], action_space: gym.Space[Any], what: str
+) -> None:
+    """Refuse spaces that are not those ``agent`` was made for.
+
+    Args:
+        agent: whatever keeps ``observation_space`` and ``action_space``; one that keeps none is
+            not compared.
+        observation_space: of the environments it is to act in; compared as slots report it.
+        action_space: of the same environments.
+        what: where they come from, for the message.
+
+    Raises:
+        UserError: it names both spaces.
+    """
+    for kind, space in (("observation", observation_space), ("action", action_space)):
+        own: gym.Space[Any] | None = getattr(agent, f"{kind}_space", None)
+        if own is None:
+            continue
+        if kind == "observation":
+            own, space = reported_space(own), reported_space(space)
+        if space != own:
+            got, accepted = (" ".join(str(s).split()) for s in (space, own))  # arrays have lines
+            raise UserError(f"{what}: got {kind} space {got}; accepted: the agent's, {accepted}")
 
 
 def trial_rounds(agent: Agent, episodes_per_trial: int | None) -> tuple[int, int]:

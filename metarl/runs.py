@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import torch
 
@@ -38,7 +39,7 @@ from metarl.evaluation import (
 from metarl.logging import console, import_wandb, print_adaptation, read_metrics, ticker
 from metarl.official import can_be_official, evaluate_officially, official_steps
 from metarl.plotting import Line, Paths, plot_adaptation, plot_learning, plot_paths
-from metarl.rollout import Agent, Keys, run_trial, trial_rounds
+from metarl.rollout import Agent, Keys, require_spaces, run_trial, trial_rounds
 from metarl.seeding import Phase
 from metarl.settings import (
     dataclass_of,
@@ -87,6 +88,7 @@ class Run:
                 "observation": space_to_json(reported_space(tasks.observation_space)),
                 "action": space_to_json(tasks.action_space),
             },
+            "horizon": tasks.horizon,
             "command": " ".join(sys.argv),
             "commit": commit(),
             "python": platform.python_version(),
@@ -199,9 +201,11 @@ class Run:
     def load_agent(
         self, which: Which = "final", device: str | None = None
     ) -> tuple[Agent, Checkpoint]:
-        """Make the agent as it was saved."""
+        """Make the agent as it was saved; its ``horizon`` is that of its training."""
         checkpoint = self.checkpoints.load(which)
         agent = self.make_agent(device)
+        if "horizon" in self.config:  # runs of earlier versions have none
+            cast(Any, agent).horizon = self.config["horizon"]
         try:
             checkpoint.load_into(agent)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -453,11 +457,9 @@ def evaluate(
         raise bad_option("--official", tasks.name, "tasks of Meta-World")
     if video:
         check_can_record()
-    reported = reported_space(tasks.observation_space)
-    for kind, space in (("observation", reported), ("action", tasks.action_space)):
-        own = space_from_json(run.config["spaces"][kind])
-        if space != own:
-            raise bad_option("--env", tasks.name, f"tasks with the run's {kind} space, {own}")
+    own = {f"{k}_space": space_from_json(space) for k, space in run.config["spaces"].items()}
+    spaces = tasks.observation_space, tasks.action_space
+    require_spaces(SimpleNamespace(**own), *spaces, f"--env: {tasks.name}")
     if num_tasks is None:
         num_tasks = default_tasks(tasks, split)
     torch.set_num_threads(1)
@@ -593,6 +595,8 @@ def _plot_paths(
     if tasks.observation_space.shape != (2,) or "goal" not in dict(batch[0].params):
         raise bad_option("--kind", "paths", f"tasks with a goal in the plane, not {tasks.name}")
     agent, checkpoint = run.load_agent()
+    spaces = tasks.observation_space, tasks.action_space
+    require_spaces(agent, *spaces, f"--env: {tasks.name}")
     each = agent.episodes_per_adaptation
     adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
     envs = tasks.make_vec(num_tasks * (1 if agent.sequential else per_round), num_workers=0)

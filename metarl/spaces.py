@@ -102,6 +102,22 @@ class ActionCodec:
             return action
         return np.asarray(np.minimum(np.maximum(action, -self._bound), self._bound))
 
+    def from_env(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return ``[slot, *space.shape]`` of the space in policy units, as to_env takes them.
+
+        An agent that wraps a policy that acts in the environment's units (a scripted one, or one
+        of another library) needs this: as they are, its actions would be clipped to [-1, 1].
+
+        >>> codec = ActionCodec(gym.spaces.Box(-2, 2, (1,)))
+        >>> codec.from_env(np.array([[-2.0], [1.0]])).tolist()
+        [[-1.0], [0.5]]
+        """
+        if self.discrete:
+            return np.asarray(action, self.dtype) - self._start
+        flat = np.asarray(action, np.float64).reshape(len(action), self.size)
+        scale = np.where(self._scale > 0, self._scale, 1.0)  # 0 where the bounds leave one value
+        return np.asarray((flat - self._center) / scale, self.dtype)
+
     def to_env(self, taken: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return ``[slot, *space.shape]`` in the space's own units and type."""
         if self.discrete:

@@ -227,6 +227,26 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
         return observation, float(reward), terminated, truncated, info
 
 
+def time_limit(env: Env) -> int | None:
+    """Return the steps after which an episode of ``env`` ends at the latest, None if unknown.
+
+    The smallest limit among its wrappers counts; without one, that of the specification that
+    ``gymnasium.make`` leaves, or an attribute ``horizon`` of the innermost environment.
+    """
+    limits: list[int] = []
+    layer: Any = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, gym.wrappers.TimeLimit):
+            limits.append(layer._max_episode_steps)
+        elif isinstance(layer, TaskEnv):
+            limits.append(layer.horizon)
+        layer = layer.env
+    if not limits:
+        own = (getattr(layer.spec, "max_episode_steps", None), getattr(layer, "horizon", None))
+        limits = [limit for limit in own if isinstance(limit, int) and limit > 0][:1]
+    return min(limits, default=None)
+
+
 def require_task(task: Task | None) -> None:
     """Refuse to go on without a task."""
     if task is None:

@@ -20,7 +20,16 @@ from metarl.checkpoints import Checkpoint, CheckpointStore
 from metarl.errors import DivergenceError, SaveError, Stopped, bad_option
 from metarl.evaluation import adaptation_points, default_slots, evaluate_adaptation
 from metarl.logging import MetricsLog, ticker
-from metarl.rollout import Agent, Keys, Metrics, Trial, run_trial, torch_generator, trial_rounds
+from metarl.rollout import (
+    Agent,
+    Keys,
+    Metrics,
+    Trial,
+    require_spaces,
+    run_trial,
+    torch_generator,
+    trial_rounds,
+)
 from metarl.seeding import Component, Phase
 from metarl.tasks import TaskDistribution
 from metarl.vector import SlotVectorEnv
@@ -155,6 +164,7 @@ def meta_train(
         iteration: meta-updates behind it.
         env_steps: environment steps behind it.
     """
+    require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     slots = config.num_slots or training_slots(agent, tasks)
     last = Checkpoint.of(agent, iteration, env_steps)
     total = config.resolve(agent, tasks).iterations or 0

@@ -433,6 +433,7 @@ class ArrayEnv(gym.Env[Any, Any]):
         self.metadata = {"render_modes": []}
         self.observation_space = tasks.observation_space
         self.action_space = tasks.action_space
+        self.horizon = tasks.horizon
         self._slot = ArrayVectorEnv(tasks, 1)
         self.task = task
         self._fresh_task = task

@@ -57,10 +57,11 @@ def record_adaptation(
         try:
             env.reset(seed=seed)
             with _Camera(env) as camera:
-                before, after = (
-                    _episode(adapt(agent, env, episodes=n, seed=seed), env, camera, seed)
+                policies = (
+                    adapt(agent, env, episodes=n, max_steps=tasks.horizon, seed=seed)
                     for n in (0, episodes)
                 )
+                before, after = (_episode(policy, env, camera, seed) for policy in policies)
         finally:
             env.close()
         path = directory / f"{name}-{i}.mp4"

@@ -9,6 +9,7 @@ from fakes import ArrayCounterTasks, CounterTasks, StubAgent, counter_task
 import metarl
 from metarl.checks import check_agent, check_task_distribution
 from metarl.effects import shared_tasks
+from metarl.spaces import ActionCodec
 from metarl.tasks import SPLITS, Task, TaskEnv
 from metarl.vector import TaskVectorEnv
 
@@ -430,6 +431,76 @@ class RecordsWithoutLanes(Sequential):
         return action, {"u": record["u"][:, 0]}, context
 
 
+class HoldsALambda(Sequential):
+    """pickle raised .*lambda.* keep no lambda"""
+
+    def __init__(self):
+        super().__init__()
+        self.squash = lambda x: x
+
+
+class HoldsAGenerator(Sequential):
+    """copy.deepcopy.* raised .*generator"""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = (i for i in range(3))
+
+
+class ActsByAMethodOfTheOriginal(Sequential):
+    """a copy by copy.deepcopy acts otherwise after load_state"""
+
+    def __init__(self):
+        super().__init__()
+        self.loaded = self.hook()
+
+    def hook(self):
+        """A function bound to this very object, which copies share."""
+
+        def loaded(weight):
+            self.scale = 1 + weight
+
+        loaded(self.weight)
+        return loaded
+
+    def load_state(self, tensors, extra):
+        super().load_state(tensors, extra)
+        self.loaded(self.weight)
+
+    def act(self, *args, **kwargs):
+        action, record, context = super().act(*args, **kwargs)
+        return action * self.scale, record, context
+
+
+class SharesItsWeight(Sequential):
+    """updating a copy by copy.deepcopy changed the agent"""
+
+    def __deepcopy__(self, memo):
+        twin = type(self)()
+        twin.weight = self.weight
+        return twin
+
+    def update(self, trial, generator):
+        self.weight.add_(0.01)
+        return {}
+
+    def load_state(self, tensors, extra):
+        self.weight.copy_(tensors["weight"])
+
+
+class ForgetsItsMomentumInCopies(Sequential):
+    """the same update leads a copy by copy.deepcopy elsewhere"""
+
+    def __init__(self):
+        super().__init__()
+        self.momentum = torch.ones(1)
+
+    def __deepcopy__(self, memo):
+        twin = type(self)()
+        twin.momentum, twin.weight = 0 * self.momentum, self.weight.clone()
+        return twin
+
+
 BROKEN_AGENTS = [
     WritesIntoItsContext,
     MovesIdleRows,
@@ -445,6 +516,11 @@ BROKEN_AGENTS = [
     LosesCount,
     ActsWithoutLanes,
     RecordsWithoutLanes,
+    HoldsALambda,
+    HoldsAGenerator,
+    ActsByAMethodOfTheOriginal,
+    SharesItsWeight,
+    ForgetsItsMomentumInCopies,
 ]
 
 
@@ -453,6 +529,54 @@ def test_broken_agent_is_told_what_to_mend(broken):
     """A broken class's docstring is the message it must get."""
     with pytest.raises(AssertionError, match=broken.__doc__):
         check_agent(broken(), CounterTasks())
+
+
+def test_a_fixed_baseline_passes_if_it_is_said_to_be_one():
+    check_agent(NeverLearns(), CounterTasks(), learns=False)
+    with pytest.raises(AssertionError, match="update returned"):
+        check_agent(LosesCount(), CounterTasks(), learns=False)
+
+
+class TurnsRight:
+    """A scripted policy in the environment's units, wrapped as README's agents are."""
+
+    tasks_per_update, num_adaptations, episodes_per_trial = 4, 0, None
+    episodes_per_adaptation, sequential = None, True
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+        self.codec = ActionCodec(action_space)
+
+    def begin(self, num_tasks):
+        return torch.zeros(num_tasks, 0)
+
+    def act(self, context, timestep, generator, greedy=False):
+        tasks, lanes = timestep.active.shape
+        chosen = np.tile([[0.25, 3.0]], (tasks * lanes, 1))  # the space ends at 1 and 4
+        units = torch.from_numpy(self.codec.from_env(chosen))
+        return units.reshape(tasks, lanes, -1), {}, context
+
+    def adapt(self, context, episodes, generator):
+        return context
+
+    def update(self, trial, generator):
+        return {}
+
+    def state(self):
+        return {}, {}
+
+    def load_state(self, tensors, extra):
+        pass
+
+
+def test_a_wrapped_policy_s_actions_reach_the_environment_as_it_chose_them():
+    tasks = CounterTasks()
+    agent = TurnsRight(tasks.observation_space, tasks.action_space)
+    check_agent(agent, tasks, learns=False)
+    env = tasks.make(counter_task(3))
+    policy = metarl.adapt(agent, env, episodes=1)
+    observation, _ = env.reset(seed=0)
+    assert policy.act(observation).tolist() == [0.25, 3.0]
 
 
 def test_agent_without_a_method_is_refused():

@@ -1,7 +1,18 @@
+import numpy as np
 import pytest
 import torch
+from scipy import linalg
+from torch import Tensor
 
-from metarl.returns import discounted_returns, explained_variance, gae, masked_mean, normalize
+from metarl import returns
+from metarl.returns import (
+    discounted_returns,
+    explained_variance,
+    gae,
+    linear_baseline,
+    masked_mean,
+    normalize,
+)
 
 NO = torch.zeros(1, 3, dtype=torch.bool)
 YES = ~NO
@@ -171,3 +182,114 @@ def test_explained_variance_ignores_padding_and_constants():
     assert float(explained_variance(value, target, torch.tensor([[True, True, False]]))) == 1.0
     assert float(explained_variance(value, torch.ones(1, 3), YES)) == 0.0
     assert float(explained_variance(value, target, torch.tensor([[True, False, False]]))) == 0.0
+
+
+# the linear baseline
+
+
+def explicit_baseline(observation, target, valid, ridge=1e-5):
+    """One task's ridge regression on features laid out step by step, as least squares.
+
+    Least squares on the features above √ridge·I are the same regression without the loss of
+    digits that products of features bring.
+    """
+    rows, wanted = [], []
+    for e, t in np.argwhere(valid):
+        x, time = np.clip(observation[e, t], -10, 10), t / max(valid.shape[1] - 1, 1)
+        rows.append([*x, *x**2, time, time**2, time**3, 1.0])
+        wanted.append(target[e, t])
+    features = np.array(rows)
+    extended = np.vstack([features, np.sqrt(ridge) * np.eye(features.shape[1])])
+    weights = linalg.lstsq(extended, np.concatenate([wanted, np.zeros(features.shape[1])]))[0]
+    value = np.zeros(valid.shape)
+    value[valid] = features @ weights
+    return value
+
+
+def padded_round(seed, tasks, episodes, length, size, scale=3.0):
+    rng = np.random.default_rng(seed)
+    valid = np.arange(length) < rng.integers(1, length + 1, size=(tasks, episodes, 1))
+    valid[:, 0] = True
+    observation = rng.normal(scale=scale, size=(tasks, episodes, length, size))
+    return observation, rng.normal(size=valid.shape), valid
+
+
+def baseline(observation, target, valid, **options):
+    arrays = (torch.from_numpy(x) for x in (observation, target, valid))
+    return linear_baseline(*arrays, **options).numpy()
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 6, 20, 300])
+@pytest.mark.parametrize(("episodes", "length"), [(1, 13), (2, 6), (3, 4), (1, 1)])
+def test_baseline_is_the_ridge_regression_whichever_of_features_and_steps_are_more(
+    episodes, length, size
+):
+    """Twelve steps have as many features at size 4: both forms and the border are met."""
+    observation, target, valid = padded_round(size, 3, episodes, length, size)
+    found = baseline(observation, target, valid)
+    for i in range(3):
+        expected = explicit_baseline(observation[i], target[i], valid[i])
+        np.testing.assert_allclose(found[i], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["constant", "repeated", "tiny", "huge", "pixels"])
+def test_baseline_equals_least_squares_where_many_features_are_nearly_dependent(case):
+    observation, target, valid = padded_round(1, 3, 2, 6, 40)
+    if case == "constant":
+        observation[:] = 1.0
+    elif case == "repeated":
+        observation[..., 1:] = observation[..., :1] * (1 + 1e-9 * np.arange(39))
+    elif case == "tiny":
+        observation *= 1e-9
+    elif case == "huge":
+        observation *= 1e9  # clipped to ±10
+    else:
+        observation = np.floor(np.abs(observation) * 30) % 256
+    found = baseline(observation, target, valid)
+    assert np.isfinite(found).all()
+    for i in range(3):
+        expected = explicit_baseline(observation[i], target[i], valid[i])
+        np.testing.assert_allclose(found[i], expected, atol=1e-5)
+
+
+def test_baseline_in_steps_equals_the_one_in_features(monkeypatch):
+    """The border is moved by columns of zeros, which change no value."""
+    observation, target, valid = padded_round(2, 4, 5, 8, 6)  # 16 features, 40 steps
+    few = baseline(observation, target, valid)
+    wider = np.concatenate([observation, np.zeros((4, 5, 8, 20))], -1)  # 56 features
+    np.testing.assert_allclose(baseline(wider, target, valid), few, atol=1e-6)
+    monkeypatch.setattr(returns, "KERNEL_NUMBERS", 170)  # a task and a column at a time
+    np.testing.assert_allclose(baseline(wider, target, valid), few, atol=1e-6)
+
+
+def test_baseline_with_many_features_ignores_what_is_not_valid():
+    observation, target, valid = padded_round(3, 2, 3, 5, 30, scale=8)  # some are clipped
+    given = observation.copy()
+    found = baseline(observation, target, valid)
+    assert np.array_equal(observation, given)
+    observation[~valid], target[~valid] = 1e3, -1e3
+    np.testing.assert_array_equal(baseline(observation, target, valid), found)
+    assert (found[~valid] == 0).all() and (found[valid] != 0).all()
+
+
+def test_baseline_with_many_features_finds_a_ridge_where_it_must():
+    observation, target, valid = padded_round(4, 2, 2, 6, 50)
+    observation[:] = 10.0
+    found = baseline(observation, target, valid, ridge=1e-30)
+    assert np.isfinite(found).all()
+    assert np.abs(found[valid]).max() < 2 * np.abs(target).max()
+
+
+def test_baseline_never_lays_out_all_features_of_large_observations(monkeypatch):
+    """An Atari frame's 100 800 numbers: the features of 40 steps alone would be 64 MB."""
+    largest, product = [], Tensor.baddbmm_
+
+    def watched(self, a, b):
+        largest.append(a.numel() + b.numel())
+        return product(self, a, b)
+
+    monkeypatch.setattr(Tensor, "baddbmm_", watched)
+    observation = torch.rand(1, 2, 20, 100_800) * 255
+    valid = torch.ones(1, 2, 20, dtype=torch.bool)
+    assert linear_baseline(observation, torch.randn(1, 2, 20), valid).isfinite().all()
+    assert len(largest) == 4 and max(largest) <= 2 * returns.KERNEL_NUMBERS

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import metarl
 from metarl import commandline, registry
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
@@ -240,6 +241,26 @@ def test_readme_s_other_commands_run(words, trained, on_navigation, call):
 def test_readme_s_environment_is_short_and_keeps_the_contract(rooms):
     assert len(ROOMS.splitlines()) < 30
     check_task_distribution(registry.make(rooms))
+
+
+def test_readme_s_environment_is_adapted_to_in_episodes_as_long_as_in_training(rooms, tmp_path):
+    config = TrainConfig(**TINY, env=rooms, num_workers=0, run_dir=tmp_path / "run")
+    train(config, "rl2", RL2Config(**SMALL))
+    lengths = []
+
+    class Room(sys.modules["rooms"].Room):
+        def reset(self, **options):
+            lengths.append(0)
+            return super().reset(**options)
+
+        def step(self, action):
+            lengths[-1] += 1
+            return super().step(action)
+
+    env = Room(20, 0.05)
+    policy = metarl.adapt(metarl.load(tmp_path / "run"), env, episodes=3)
+    assert lengths == [20, 20, 20]
+    assert env.action_space.contains(policy.act(env.reset(seed=0)[0]))
 
 
 def test_readme_s_python_runs(trained, tmp_path, monkeypatch):

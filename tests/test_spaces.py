@@ -114,3 +114,32 @@ def test_discrete_action_counts_from_its_start():
     assert codec.discrete and codec.size == 3 and codec.dtype == np.int64
     assert codec.taken(actions).tolist() == [0, 2, 1]
     assert codec.to_env(actions).tolist() == [5, 7, 6]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Box(np.float32([-2, 0, -np.inf, 3]), np.float32([4, 1, np.inf, 3])),
+        gym.spaces.Box(-3, 5, (2, 3), np.float64),
+        gym.spaces.Discrete(4, start=-2),
+    ],
+    ids=["mixed bounds", "shaped", "discrete"],
+)
+def test_action_of_the_environment_s_units_reaches_it_unchanged(space):
+    codec = ActionCodec(space)
+    space.seed(0)
+    actions = np.stack([space.sample() for _ in range(50)])
+    units = codec.from_env(actions)
+    assert units.dtype == codec.dtype
+    assert units.shape == ((50,) if codec.discrete else (50, codec.size))
+    taken = codec.taken(units)
+    np.testing.assert_allclose(codec.to_env(taken), actions, rtol=1e-5, atol=1e-6)
+
+
+def test_action_of_the_environment_s_units_by_hand():
+    codec = ActionCodec(gym.spaces.Box(np.float32([0, -np.inf]), np.float32([4, np.inf])))
+    assert codec.from_env(np.array([[0, -7], [4, 7], [3, 0]])).tolist() == [
+        [-1, -7],
+        [1, 7],
+        [0.5, 0],
+    ]

@@ -3,9 +3,12 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+from drift import Drift
 from fakes import CounterTasks, counter_task
+from gymnasium.envs.registration import EnvSpec
 
-from metarl.tasks import Task, TaskEnv
+import metarl
+from metarl.tasks import Task, TaskEnv, time_limit
 
 
 def test_task_is_hashable_and_equal_by_value():
@@ -115,3 +118,23 @@ def test_env_termination_at_the_horizon_is_not_truncation():
 def test_infinite_distribution_says_how_to_get_tasks():
     with pytest.raises(NotImplementedError, match=r"counter has infinitely many.*sample\(\)"):
         CounterTasks().tasks("train")
+
+
+def test_the_time_limit_of_an_environment_is_that_of_its_narrowest_wrapper():
+    def pendulum():
+        return gym.make("Pendulum-v1")
+
+    assert time_limit(pendulum()) == 200
+    assert time_limit(pendulum().unwrapped) is None
+    specified = Drift(0)
+    specified.spec = EnvSpec("Drift-v0", max_episode_steps=9)
+    assert time_limit(gym.wrappers.FlattenObservation(specified)) == 9
+    assert time_limit(gym.wrappers.TimeLimit(pendulum(), 30)) == 30
+    assert time_limit(gym.wrappers.TimeLimit(pendulum().unwrapped, 300)) == 300
+    assert time_limit(gym.wrappers.TimeLimit(Drift(0), 30)) == 30
+    assert time_limit(gym.wrappers.FlattenObservation(gym.wrappers.TimeLimit(Drift(0), 30))) == 30
+    assert time_limit(Drift(0)) is None
+    assert time_limit(TaskEnv(gym.wrappers.TimeLimit(Drift(0), 30), 7)) == 7
+    assert time_limit(TaskEnv(pendulum(), 300)) == 200
+    assert time_limit(metarl.make("navigation").make()) == 100
+    assert time_limit(metarl.make("metaworld/ml1-reach", horizon=40).make()) == 40
