@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.spaces import fit, flatten_observation, indices_inside, reported_space
-from metarl.tasks import Env, Task, TaskDistribution, close_quietly, described, one_number
+from metarl.tasks import Env, Task, TaskDistribution, close_quietly, described, one_flag, one_number
 
 Field = tuple[str, tuple[int, ...], str]
 """Name, shape and dtype of an array."""
@@ -196,8 +196,8 @@ class Slots:
                 raise ValueError(f"step returned the reward {reward}")
             self._reward[slot] = reward
             if type(terminated) is not bool or type(truncated) is not bool:
-                terminated = _flag(terminated, "terminated")
-                truncated = _flag(truncated, "truncated")
+                terminated = one_flag(terminated, "terminated")
+                truncated = one_flag(truncated, "truncated")
             self._terminated[slot], self._truncated[slot] = terminated, truncated
             for key, values in self._info.items():
                 value = info.get(key)
@@ -253,14 +253,6 @@ class Slots:
         """Note whose turn it is: what a hung or killed process leaves behind."""
         self._calls += 1
         self._progress[0], self._progress[1] = self._calls, slot
-
-
-def _flag(value: Any, name: str) -> bool:
-    """Return what a step gave as ``terminated`` or ``truncated``."""
-    array = np.asarray(value)
-    if array.dtype.kind in "biuf" and array.size == 1 and array.item() in (0, 1):
-        return bool(array.item())
-    raise ValueError(f"step returned {name} {value!r}; accepted: True or False")
 
 
 def _info_number(info: Mapping[str, Any], key: str) -> float:

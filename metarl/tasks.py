@@ -222,6 +222,9 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Advance one step; ``truncated`` once the horizon is reached."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._elapsed += 1
+        if type(terminated) is not bool or type(truncated) is not bool:
+            terminated = one_flag(terminated, "terminated")
+            truncated = one_flag(truncated, "truncated")
         if self._elapsed >= self.horizon and not terminated:
             truncated = True
         return observation, one_number(reward, "reward"), terminated, truncated, info
@@ -240,6 +243,18 @@ def one_number(value: Any, name: str) -> float:
         return float(array.item())
     got = f"a {name} of shape {array.shape}" if array.ndim else f"the {name} {value!r}"
     raise ValueError(f"step returned {got}; accepted: one number")
+
+
+def one_flag(value: Any, name: str) -> bool:
+    """Return ``value``, what a step gave as ``name``, as a bool; it may be an array of one.
+
+    Raises:
+        ValueError: where it is neither true nor false, with what it is.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind in "biuf" and array.size == 1 and array.item() in (0, 1):
+        return bool(array.item())
+    raise ValueError(f"step returned {name} {value!r}; accepted: True or False")
 
 
 def close_quietly(env: Any) -> None:

@@ -85,6 +85,7 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.distribution = tasks
         self.num_envs = num_envs
+        self._info_names = tasks.reported_keys
         self.single_observation_space = reported_space(tasks.observation_space)
         self.single_action_space = tasks.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -288,7 +289,7 @@ class TaskVectorEnv(SlotVectorEnv):
         self._observation, self._action = views["observation"][rows], views["action"][rows]
         self._reward, self._live = views["reward"][rows], views["live"][rows]
         self._terminated, self._truncated = views["terminated"][rows], views["truncated"][rows]
-        self._info = {k: views[f"info.{k}"][rows] for k in self.distribution.reported_keys}
+        self._info = {k: views[f"info.{k}"][rows] for k in self._info_names}
         self._ticket: int | None = None
 
     def reset(
@@ -412,7 +413,7 @@ class ArrayVectorEnv(SlotVectorEnv):
     def _step(self, actions: npt.NDArray[Any]) -> Step:
         actions = self._accepted(actions)
         reward = np.zeros(self.num_envs)
-        info = {key: np.zeros(self.num_envs) for key in self.distribution.reported_keys}
+        info = {key: np.zeros(self.num_envs) for key in self._info_names}
         index = np.flatnonzero(self._live)
         if index.size:
             self._elapsed[index] += 1
