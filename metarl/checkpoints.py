@@ -26,6 +26,7 @@ from torch import Tensor
 
 from metarl.errors import UserError
 from metarl.rollout import Agent
+from metarl.spaces import fit
 
 FORMAT = 2
 """Of ``checkpoint.json``; 1 held no score and a checksum of the tensors alone."""
@@ -234,7 +235,8 @@ def write_whole(path: Path, data: bytes) -> None:
 def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
     """Return a Box or Discrete space as JSON; infinite bounds are ``None``."""
     if isinstance(space, gym.spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        content = {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        return content if space.dtype == np.int64 else content | {"dtype": str(space.dtype)}
     if isinstance(space, gym.spaces.Box):
         low, high = (_bound_to_json(bound) for bound in (space.low, space.high))
         return {
@@ -255,13 +257,14 @@ def space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
     """
     try:
         return _space_from_json(data)
-    except (KeyError, TypeError, ValueError, AssertionError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AssertionError, OverflowError) as error:
         raise UserError(f"space: got {data!r}; accepted: what space_to_json returns") from error
 
 
 def _space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
     if data["type"] == "Discrete":
-        return gym.spaces.Discrete(data["n"], start=data["start"])
+        kind = {"dtype": np.dtype(data["dtype"]).type} if "dtype" in data else {}
+        return gym.spaces.Discrete(data["n"], start=data["start"], **kind)
     if data["type"] != "Box":
         raise UserError(f"space: got {data['type']!r}; accepted: Box, Discrete")
     dtype = np.dtype(data["dtype"])
@@ -271,17 +274,25 @@ def _space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
     return gym.spaces.Box(low, high, shape, dtype.type)
 
 
-def _bound_to_json(bound: npt.NDArray[Any]) -> list[float | None]:
+def _bound_to_json(bound: npt.NDArray[Any]) -> list[float | int | None]:
     """Return the bound's numbers, or the only one there is (an image's, say)."""
     flat = bound.reshape(-1)
     flat = flat[:1] if flat.size and (flat == flat[0]).all() else flat
+    if flat.dtype.kind != "f":  # int64's largest is no float
+        return [int(x) for x in flat]
     return [float(x) if np.isfinite(x) else None for x in flat]
 
 
 def _bound_from_json(
-    numbers: list[float | None], infinite: float, shape: tuple[int, ...], dtype: np.dtype[Any]
+    numbers: list[float | int | None],
+    infinite: float,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
 ) -> npt.NDArray[Any]:
-    flat = np.array([infinite if x is None else x for x in numbers], dtype)
+    found = [infinite if x is None else x for x in numbers]
+    if dtype.kind != "f":
+        found = [int(x) if x == int(x) else x for x in found]  # they once were written as floats
+    flat = fit(found, dtype, "a bound")
     return flat.reshape(shape) if flat.size == math.prod(shape) else np.full(shape, flat[0])
 
 

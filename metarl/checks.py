@@ -23,6 +23,7 @@ from metarl.effects import NUM_EPISODES, shared_tasks, without_effect
 from metarl.errors import EnvError
 from metarl.spaces import flatten_observation
 from metarl.tasks import SPLITS, Task, TaskDistribution
+from metarl.vector import SEEDS
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from metarl.rollout import Agent, Timestep
 
 _STEPS = 50
-_SEED = 2**31 - 9
+_SEED = SEEDS - 9
 """As large as the seeds that environments get."""
 
 
@@ -221,7 +222,7 @@ def _check_vector(tasks: TaskDistribution, slots: list[Task], num_workers: int) 
         last = np.array(observations)
     for slot, task in enumerate(slots):
         env = tasks.make(task)
-        seed = int(seeds[slot]) if tasks.array_functions else int(seeds[slot]) % 2**31
+        seed = int(seeds[slot]) if tasks.array_functions else int(seeds[slot]) % SEEDS
         alone = _play(tasks, env, actions[slot], seed=seed)
         env.close()
         assert _equal(alone, seen[slot]), (

@@ -22,7 +22,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from metarl.errors import UserError, bad_option, near_matches
 from metarl.parameters import Choice, ParametricTasks, Range, Uniform, parse_range, text_of
-from metarl.tasks import Env, Task, TaskEnv
+from metarl.tasks import Env, Task, TaskEnv, close_quietly
 
 MODEL_FIELDS = (
     "gravity",
@@ -73,7 +73,7 @@ class GymTasks(ParametricTasks):
             _check(env, id, key, where, self.params[key])
         self._defaults = _constructor_numbers(env.unwrapped)
         self._entries = {key: _entries(env, key) if r.each else 1 for key, r in self.params.items()}
-        env.close()
+        close_quietly(env)
 
     def num_entries(self, key: str) -> int:
         """Return how many entries ``each`` varies."""
@@ -147,7 +147,7 @@ class _GymTaskEnv(TaskEnv):
     def apply_task(self, task: Task) -> None:
         arguments = self._tasks.constructor_values(task)
         if arguments != self._arguments:
-            self.env.close()
+            close_quietly(self.env)
             self.env = self._tasks._build(arguments)
             self._arguments = arguments
         self._tasks.apply(self.env, task, self._original)

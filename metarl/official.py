@@ -34,7 +34,7 @@ from metarl.rollout import (
 )
 from metarl.seeding import Component, LaneGenerator, Phase
 from metarl.spaces import ActionCodec, flatten_observations
-from metarl.tasks import Split, TaskDistribution
+from metarl.tasks import Split, TaskDistribution, close_quietly
 from metarl.workers import usable_cores
 
 ADAPTATION_EPISODES = 10
@@ -134,7 +134,7 @@ def evaluate_officially(
                 evaluation_episodes=evaluation_episodes,
             )
     finally:
-        envs.close()
+        close_quietly(envs)
     return OfficialResult(
         float(success),
         float(mean_return),

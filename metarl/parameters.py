@@ -19,7 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.errors import UserError, bad_option
-from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv, mark_split
+from metarl.tasks import (
+    Env,
+    Split,
+    Task,
+    TaskDistribution,
+    TaskEnv,
+    close_quietly,
+    mark_split,
+)
 
 Number: TypeAlias = int | float
 
@@ -180,7 +188,7 @@ class FunctionTasks(ParametricTasks):
             )
         self.horizon = int(limit)
         self.observation_space, self.action_space = env.observation_space, env.action_space
-        env.close()
+        close_quietly(env)
 
     def build(self, task: Task) -> Env:
         """Call the function with the parameters of ``task``."""
@@ -204,7 +212,7 @@ class _FunctionEnv(TaskEnv):
 
     def apply_task(self, task: Task) -> None:
         if task.params != self._built.params:
-            self.env.close()
+            close_quietly(self.env)
             self.env = self._tasks.build(task)
             self._built = task
 

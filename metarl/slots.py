@@ -11,11 +11,12 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from metarl.spaces import flatten_observation, reported_space
-from metarl.tasks import Env, Task, TaskDistribution
+from metarl.spaces import fit, flatten_observation, indices_inside, reported_space
+from metarl.tasks import Env, Task, TaskDistribution, close_quietly, described, one_flag, one_number
 
 Field = tuple[str, tuple[int, ...], str]
 """Name, shape and dtype of an array."""
@@ -62,7 +63,7 @@ def fields(tasks: TaskDistribution, num_envs: int, num_workers: int) -> list[Fie
         ("live", (num_envs,), "bool"),
         ("progress", (max(1, num_workers), 8), "int64"),  # a line each: calls so far, last slot
     ]
-    return result + [(f"info.{key}", (num_envs,), "float64") for key in tasks.info_keys]
+    return result + [(f"info.{key}", (num_envs,), "float64") for key in tasks.reported_keys]
 
 
 def num_bytes(layout: Iterable[Field]) -> int:
@@ -109,14 +110,19 @@ class Slots:
         self._observation, self._action = views["observation"], views["action"]
         self._reward, self._live = views["reward"], views["live"]
         self._terminated, self._truncated = views["terminated"], views["truncated"]
-        self._info = {key: views[f"info.{key}"] for key in tasks.info_keys}
+        self._info = {
+            key: views[f"info.{reported}"]
+            for key, reported in zip(tasks.info_keys, tasks.reported_keys, strict=True)
+        }
         self._progress = views["progress"][worker]
         self._mine = np.array(mine, np.int64)
         self._among: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
         """Those of mine between two slots, once asked for."""
         self._shape = self._observation.shape[1:]
         self._calls = 0
-        self._floating = np.issubdtype(self._observation.dtype, np.floating)
+        self._dtype = self._observation.dtype
+        self._floating = np.issubdtype(self._dtype, np.floating)
+        self._discrete = isinstance(self._reported, gym.spaces.Discrete)
         self._owed: dict[int, Task] = {}
         """Tasks of slots that :meth:`restore` left to their next reset."""
         self.envs: dict[int, Env] = {}
@@ -124,7 +130,7 @@ class Slots:
             self._enter(slot)
             try:
                 self.envs[slot] = tasks.make()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise _failure(slot, error) from error
         self._enter(-1)
 
@@ -136,7 +142,7 @@ class Slots:
                 self._enter(slot)
                 try:
                     self._tasks.release(self.envs[slot], new)
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     raise _failure(slot, error) from error
         for slot, seed, new in starts:
             task = self._owed.pop(slot, None) if new is None else new
@@ -147,7 +153,7 @@ class Slots:
                 if task is not None:
                     self._check_spaces(slot)
                 self._observe(slot, observation)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise _failure(slot, error) from error
             done.append(slot)
         self._check_numbers(done)
@@ -175,43 +181,63 @@ class Slots:
                 self._step(slot, action)
 
     def close(self) -> None:
-        """Close every environment."""
+        """Close every environment; one that fails at it is a warning."""
         for env in self.envs.values():
-            env.close()
+            close_quietly(env)
 
     def _step(self, slot: int, action: Any) -> None:
         self._enter(slot)
         try:
             observation, reward, terminated, truncated, info = self.envs[slot].step(action)
             self._observe(slot, observation)
-            reward = float(reward)
+            if type(reward) is not float:
+                reward = one_number(reward, "reward")
             if not math.isfinite(reward):
                 raise ValueError(f"step returned the reward {reward}")
             self._reward[slot] = reward
+            if type(terminated) is not bool or type(truncated) is not bool:
+                terminated = one_flag(terminated, "terminated")
+                truncated = one_flag(truncated, "truncated")
             self._terminated[slot], self._truncated[slot] = terminated, truncated
             for key, values in self._info.items():
-                values[slot] = info[key]
-        except Exception as error:
+                value = info.get(key)
+                if type(value) is not float or not math.isfinite(value):
+                    value = _info_number(info, key)
+                values[slot] = value
+        except (Exception, SystemExit) as error:
             raise _failure(slot, error) from error
 
     def _observe(self, slot: int, observation: Any) -> None:
         if self._reported is not self._space:
             observation = flatten_observation(self._space, observation)
-        if np.shape(observation) != self._shape:
+        array = np.asarray(observation)
+        dtype = array.dtype
+        # floats may be rounded to the declared type: no more to ask here, where it is quick
+        if dtype is not self._dtype and not (self._floating and dtype.kind == "f"):
+            array = fit(array, self._dtype, "an observation")
+        if array.shape != self._shape:
             raise ValueError(
-                f"an observation has shape {np.shape(observation)}, "
-                f"observation_space has {self._shape}"
+                f"an observation has shape {array.shape}, observation_space has {self._shape}"
             )
-        self._observation[slot] = observation
+        self._observation[slot] = array
 
     def _check_numbers(self, slots: Sequence[int]) -> None:
-        """Refuse NaN and infinity, all observations at once."""
+        """Refuse NaN, infinity and indices outside the space, all observations at once."""
+        if not slots:
+            return
         # the sum of finite numbers is finite, or they are worth a closer look
-        if self._floating and slots and not math.isfinite(self._observation[slots].sum()):
+        if self._floating and not math.isfinite(self._observation[slots].sum()):
             for slot in slots:
                 if not np.isfinite(self._observation[slot]).all():
                     cause = f"ValueError: an observation has NaN or inf: {self._observation[slot]}"
                     raise SlotError(slot, cause)
+        if self._discrete:
+            observed = self._observation[slots]
+            inside = indices_inside(self._reported, observed)
+            if inside is not None and not inside.all():
+                first = int(np.argmin(inside))
+                cause = f"an observation is {observed[first]}, outside {self._reported}"
+                raise SlotError(slots[first], f"ValueError: {cause}")
 
     def _check_spaces(self, slot: int) -> None:
         env = self.envs[slot]
@@ -229,6 +255,24 @@ class Slots:
         self._progress[0], self._progress[1] = self._calls, slot
 
 
-def _failure(slot: int, error: Exception) -> SlotError:
+def _info_number(info: Mapping[str, Any], key: str) -> float:
+    """Return a number of a step's info.
+
+    Raises:
+        ValueError: where it is missing, no number, or not finite.
+    """
+    promise = "info_keys promises a finite number"
+    if key not in info:
+        raise ValueError(f"step's info has no {key!r}; {promise}")
+    try:
+        number = one_number(info[key], "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"step's info[{key!r}] is {info[key]!r}; {promise}")
+    return number
+
+
+def _failure(slot: int, error: BaseException) -> SlotError:
     """Say in which slot an exception was raised."""
-    return SlotError(slot, f"{type(error).__name__}: {error}", traceback.format_exc())
+    return SlotError(slot, described(error), traceback.format_exc())

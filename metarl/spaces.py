@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -25,10 +26,139 @@ def reported_space(space: gym.Space[Any]) -> gym.Space[Any]:
 
 
 def flatten_observation(space: gym.Space[Any], observation: Any) -> npt.NDArray[Any]:
-    """Return one observation as a member of :func:`reported_space`, Gymnasium's flat form."""
+    """Return one observation as a member of :func:`reported_space`, Gymnasium's flat form.
+
+    Raises:
+        ValueError: for one that ``space`` cannot hold: another shape, numbers that its type would
+            change, an index out of range; the message names the part of a Dict or Tuple.
+    """
+    whole = _fitted(space, observation, "")
     if isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
-        return np.asarray(observation)
-    return np.asarray(flatten(space, observation))
+        return np.asarray(whole)
+    return np.asarray(flatten(space, whole))
+
+
+def fit(value: Any, dtype: npt.DTypeLike, name: str) -> npt.NDArray[Any]:
+    """Return ``value`` as an array of ``dtype`` that holds the same numbers.
+
+    Floats may be rounded to another type of floats; everything else must stay what it is.
+
+    Args:
+        value: an array, or what becomes one.
+        dtype: the type that a space declares.
+        name: what it is, "an observation", for the message.
+
+    Raises:
+        ValueError: where ``dtype`` cannot hold a number.
+    """
+    array = np.asarray(value)
+    wanted = np.dtype(dtype)
+    if array.dtype == wanted:
+        return array
+    if not _holds(wanted, array):
+        raise ValueError(f"{name} of {array.dtype} does not fit the declared {wanted}: {array}")
+    return array.astype(wanted)
+
+
+def _holds(dtype: np.dtype[Any], array: npt.NDArray[Any]) -> bool:
+    """Return whether every number of ``array`` is one of ``dtype``, floats rounded."""
+    given, wanted = array.dtype.kind, dtype.kind
+    if given not in "biuf" or wanted not in "biuf":
+        return False
+    if not array.size or given == "b":
+        return True
+    if wanted == "f" and given == "f":
+        largest = abs(array).max() if array.itemsize > dtype.itemsize else 0.0
+        return not np.finfo(dtype).max < largest < np.inf
+    if wanted == "f":
+        exact = 2 ** (np.finfo(dtype).nmant + 1)  # all integers up to here, some beyond
+        if -exact <= int(array.min()) and int(array.max()) <= exact:
+            return True
+        with np.errstate(over="ignore"):
+            return bool(array.astype(dtype).tolist() == array.tolist())
+    low, high = (0, 1) if wanted == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if given == "f":
+        numbers = array.astype(np.float64)  # high + 1 is a power of two, so that float() is exact
+        whole = numbers == np.floor(numbers)
+        return bool((whole & (numbers >= float(low)) & (numbers < float(high + 1))).all())
+    return bool(int(array.min()) >= low and int(array.max()) <= high)
+
+
+def require_indices(space: gym.Space[Any], values: npt.NDArray[Any], name: str) -> None:
+    """Refuse an index outside a Discrete, MultiDiscrete or MultiBinary space.
+
+    Args:
+        space: one of any kind: others hold no indices, and anything passes.
+        values: ``[row, *space.shape]`` integers.
+        name: what a row is, "an observation", for the message.
+
+    Raises:
+        ValueError: with the first row that is outside, and the space.
+    """
+    inside = indices_inside(space, values)
+    if inside is not None and not inside.all():
+        raise ValueError(f"{name} is {values[~inside][0]}, outside {space}")
+
+
+def indices_inside(space: gym.Space[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Return for each row whether all its indices are ``space``'s; None where it has none."""
+    low: Any
+    high: Any
+    if isinstance(space, gym.spaces.Discrete):
+        low, high = int(space.start), int(space.start) + int(space.n) - 1
+    elif isinstance(space, gym.spaces.MultiDiscrete):
+        low = space.start.astype(np.int64)
+        high = low + space.nvec - 1
+    elif isinstance(space, gym.spaces.MultiBinary):
+        low, high = 0, 1
+    else:
+        return None
+    inside = (values >= low) & (values <= high)
+    return np.asarray(inside.all(tuple(range(1, inside.ndim))))
+
+
+def _fitted(space: gym.Space[Any], value: Any, part: str) -> Any:
+    """Return an observation whose arrays have the types of ``space``, or refuse it.
+
+    ``part`` is where in the observation this is: ``"['image']"``.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        if not isinstance(value, Mapping) or value.keys() != space.spaces.keys():
+            got = f"the keys {list(value)}" if isinstance(value, Mapping) else "no keys"
+            raise ValueError(
+                f"an observation{part} has {got}, observation_space{part} has {list(space.spaces)}"
+            )
+        return {k: _fitted(s, value[k], f"{part}[{k!r}]") for k, s in space.spaces.items()}
+    if isinstance(space, gym.spaces.Tuple):
+        if len(value) != len(space.spaces):
+            raise ValueError(
+                f"an observation{part} has {len(value)} parts, "
+                f"observation_space{part} has {len(space.spaces)}"
+            )
+        return tuple(_fitted(s, value[i], f"{part}[{i}]") for i, s in enumerate(space.spaces))
+    if isinstance(space, gym.spaces.OneOf):
+        index, chosen = value
+        among = gym.spaces.Discrete(len(space.spaces))
+        require_indices(among, np.array([index]), f"an observation{part}[0]")
+        return index, _fitted(space.spaces[index], chosen, f"{part}[1]")
+    if not isinstance(space, _ARRAYS):
+        return value
+    array = fit(value, space.dtype, f"an observation{part}")
+    if array.shape != space.shape:
+        raise ValueError(
+            f"an observation{part} has shape {array.shape}, "
+            f"observation_space{part} has {space.shape}"
+        )
+    require_indices(space, array[None], f"an observation{part}")
+    return array
+
+
+_ARRAYS = (
+    gym.spaces.Box,
+    gym.spaces.Discrete,
+    gym.spaces.MultiDiscrete,
+    gym.spaces.MultiBinary,
+)
 
 
 def _require_flat(space: gym.Space[Any], name: str) -> None:
@@ -54,6 +184,15 @@ def _is_flat(space: gym.Space[Any]) -> bool:
         return False
 
 
+def blank_observations(space: gym.Space[Any], rows: int) -> npt.NDArray[Any]:
+    """Return what slots of a :func:`reported_space` hold before their first episode.
+
+    It is zeros, or a Discrete space's first index: zero may lie outside it.
+    """
+    start = space.start if isinstance(space, gym.spaces.Discrete) else 0
+    return np.full((rows, *(space.shape or ())), start, space.dtype)
+
+
 def observation_size(space: gym.Space[Any]) -> int:
     """Return the length of a flattened observation."""
     return flatdim(reported_space(space))
@@ -62,10 +201,17 @@ def observation_size(space: gym.Space[Any]) -> int:
 def flatten_observations(
     space: gym.Space[Any], observations: npt.NDArray[Any]
 ) -> npt.NDArray[np.float32]:
-    """Return what slots report as ``[slot, size]`` float32: raveled, a Discrete one-hot."""
+    """Return what slots report as ``[slot, size]`` float32: raveled, a Discrete one-hot.
+
+    Raises:
+        ValueError: for an index outside a Discrete space.
+    """
     if isinstance(space, gym.spaces.Discrete):
-        one_hot: npt.NDArray[np.float32] = np.eye(int(space.n), dtype=np.float32)
-        return np.asarray(one_hot[observations - space.start])
+        require_indices(space, observations, "an observation")
+        one_hot = np.zeros((len(observations), int(space.n)), np.float32)
+        index = np.asarray(observations, np.int64) - int(space.start)  # int8 could overflow
+        one_hot[np.arange(len(observations)), index] = 1.0
+        return one_hot
     flat = observations.reshape(len(observations), -1)
     return np.asarray(flat, np.float32)
 
@@ -73,8 +219,10 @@ def flatten_observations(
 class ActionCodec:
     """Turns a policy's actions into the environment's.
 
-    A Discrete space has actions ``0 … n-1``. A Box has ``size`` numbers: where it is bounded,
-    [-1, 1] is clipped and mapped onto the bounds; where it is not, they pass as they are.
+    A Discrete space has actions ``0 … n-1``. A Box has ``size`` numbers. A dimension with two
+    finite bounds takes [-1, 1], clipped and mapped onto them. Any other takes the environment's
+    own numbers, clipped to the bound it has. A bound that is the largest number of float32 or of
+    the space's type counts as infinite.
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
@@ -86,11 +234,14 @@ class ActionCodec:
             self._start = int(space.start)
         elif isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
             self.size = int(np.prod(space.shape))
-            low = space.low.reshape(-1).astype(np.float64)
-            high = space.high.reshape(-1).astype(np.float64)
-            bounded = np.isfinite(low) & np.isfinite(high)
+            dtypes: tuple[Any, ...] = (self.dtype, space.dtype)
+            largest = min(float(np.finfo(dtype).max) for dtype in dtypes)
+            low = np.clip(space.low.reshape(-1).astype(np.float64), -largest, largest)
+            high = np.clip(space.high.reshape(-1).astype(np.float64), -largest, largest)
             self._low, self._high = low, high
-            self._bound = np.where(bounded, 1.0, np.inf).astype(self.dtype)
+            bounded = (low > -largest) & (high < largest)
+            self._lowest = np.where(bounded, -1.0, low).astype(self.dtype)
+            self._highest = np.where(bounded, 1.0, high).astype(self.dtype)
             low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
             self._scale, self._center = (high - low) / 2, (high + low) / 2
         else:
@@ -100,7 +251,7 @@ class ActionCodec:
         """Return the action in policy units as the environment takes it: ``[…, size]`` clipped."""
         if self.discrete:
             return action
-        return np.asarray(np.minimum(np.maximum(action, -self._bound), self._bound))
+        return np.asarray(np.minimum(np.maximum(action, self._lowest), self._highest))
 
     def from_env(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return ``[slot, *space.shape]`` of the space in policy units, as to_env takes them.

@@ -7,6 +7,7 @@ that only steps environments should not pay for it.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+
+from metarl.errors import UserError
 
 if TYPE_CHECKING:
     from metarl.vector import SlotVectorEnv
@@ -98,7 +101,9 @@ class TaskDistribution(ABC):
     episodes_per_trial: int | None = None
     """Episodes an agent gets with one task, where the benchmark prescribes it."""
     info_keys: tuple[str, ...] = ()
-    """Scalars that every step's ``info`` carries, such as ``"success"``."""
+    """Finite numbers that every step's ``info`` carries, such as ``"success"``."""
+    success_key: str = "success"
+    """Which of info_keys tells success; it is reported as ``success`` whatever its name."""
     shared_split: bool = False
     """True where all splits are the same few tasks: said wherever numbers are shown."""
     shared_validation: bool = False
@@ -110,6 +115,27 @@ class TaskDistribution(ABC):
     """Environments stepped at once where nobody says how many: less where one is large."""
     array_functions: ClassVar[bool] = False
     """True where the dynamics are array code: any number of slots costs little more than one."""
+
+    @property
+    def reported_keys(self) -> tuple[str, ...]:
+        """The names under which slots report ``info_keys``, in the same order.
+
+        Raises:
+            UserError: where ``success_key`` has no effect, or another key is named ``success``.
+        """
+        if self.success_key == "success":
+            return tuple(self.info_keys)
+        if self.success_key not in self.info_keys:
+            raise UserError(
+                f"{self.name} success_key: got {self.success_key!r}; accepted: one of info_keys, "
+                f"{list(self.info_keys)}"
+            )
+        if "success" in self.info_keys:
+            raise UserError(
+                f"{self.name} info_keys: got 'success' beside {self.success_key!r}, which "
+                "success_key reports under that name; accepted: one of the two"
+            )
+        return tuple("success" if key == self.success_key else key for key in self.info_keys)
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
@@ -223,8 +249,54 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Advance one step; ``truncated`` once the horizon is reached."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._elapsed += 1
-        truncated = truncated or (self._elapsed >= self.horizon and not terminated)
-        return observation, float(reward), terminated, truncated, info
+        if type(terminated) is not bool or type(truncated) is not bool:
+            terminated = one_flag(terminated, "terminated")
+            truncated = one_flag(truncated, "truncated")
+        if self._elapsed >= self.horizon and not terminated:
+            truncated = True
+        return observation, one_number(reward, "reward"), terminated, truncated, info
+
+
+def one_number(value: Any, name: str) -> float:
+    """Return ``value``, the ``name`` that a step gave, as a float; it may be an array of one.
+
+    Raises:
+        ValueError: where it is anything else, with what it is.
+    """
+    if isinstance(value, float | int):
+        return float(value)
+    array = np.asarray(value)
+    if array.dtype.kind in "biuf" and array.size == 1:
+        return float(array.item())
+    got = f"a {name} of shape {array.shape}" if array.ndim else f"the {name} {value!r}"
+    raise ValueError(f"step returned {got}; accepted: one number")
+
+
+def one_flag(value: Any, name: str) -> bool:
+    """Return ``value``, what a step gave as ``name``, as a bool; it may be an array of one.
+
+    Raises:
+        ValueError: where it is neither true nor false, with what it is.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind in "biuf" and array.size == 1 and array.item() in (0, 1):
+        return bool(array.item())
+    raise ValueError(f"step returned {name} {value!r}; accepted: True or False")
+
+
+def close_quietly(env: Any) -> None:
+    """Close an environment; one that fails at it is a warning, since results are worth more."""
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:
+        kind = type(getattr(env, "unwrapped", env)).__name__
+        warnings.warn(f"{kind}.close() failed: {described(error)}", stacklevel=2)
+
+
+def described(error: BaseException) -> str:
+    """Return an exception's type and message."""
+    message = str(error)
+    return type(error).__name__ + (f": {message}" if message else "")
 
 
 def time_limit(env: Env) -> int | None:

@@ -6,12 +6,15 @@ Both kinds follow one contract, that of ``gymnasium.vector.VectorEnv`` with auto
   None keeps the slot's task; without the key every slot keeps its own. Slots outside the
   mask return their last observation. ``options`` is never modified.
 - ``step(actions)``: a slot that is finished or has no task ignores its action: last
-  observation, reward 0, flags stay.
+  observation, reward 0, flags stay. Actions that the space cannot hold are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import math
+import traceback
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium as gym
@@ -21,8 +24,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from metarl import seeding
+from metarl.errors import EnvError
 from metarl.slots import Start
-from metarl.spaces import reported_space
+from metarl.spaces import (
+    blank_observations,
+    fit,
+    indices_inside,
+    reported_space,
+    require_indices,
+)
 from metarl.tasks import (
     Array,
     ArrayTaskDistribution,
@@ -31,6 +41,7 @@ from metarl.tasks import (
     State,
     Task,
     TaskDistribution,
+    described,
     require_task,
 )
 from metarl.workers import LocalPool, Pool, WorkerPool, usable_cores
@@ -45,6 +56,10 @@ Step: TypeAlias = tuple[
     dict[str, Any],
 ]
 """Observation, reward, terminated, truncated, info: ``[slot, …]`` each."""
+
+
+SEEDS = 2**31
+"""Seeds that environments get are below: NumPy's RandomState, and others, take no larger ones."""
 
 
 def shares(total: int, parts: int) -> list[slice]:
@@ -70,13 +85,13 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.distribution = tasks
         self.num_envs = num_envs
+        self._info_names = tasks.reported_keys
         self.single_observation_space = reported_space(tasks.observation_space)
         self.single_action_space = tasks.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(tasks.action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        shape, dtype = self.single_observation_space.shape, self.single_observation_space.dtype
-        self._observation = np.zeros((num_envs, *(shape or ())), dtype)
+        self._observation = blank_observations(self.single_observation_space, num_envs)
         self._has_task = np.zeros(num_envs, np.bool_)
         self._terminated = np.zeros(num_envs, np.bool_)
         self._truncated = np.zeros(num_envs, np.bool_)
@@ -92,7 +107,12 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         return []
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Ask every live slot to take a step; :meth:`step_wait` returns what came of it."""
+        """Ask every live slot to take a step; :meth:`step_wait` returns what came of it.
+
+        Raises:
+            ValueError: for actions of another shape, of a type that would change them, or of a
+                live slot outside a Discrete or MultiDiscrete space.
+        """
         raise NotImplementedError
 
     def step_wait(self) -> Step:
@@ -121,6 +141,20 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         """Advance every live slot by one step."""
         self.step_async(actions)
         return self.step_wait()
+
+    def _accepted(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the actions in the space's type; those of slots that are not live are ignored."""
+        space, actions = self.single_action_space, np.asarray(actions)
+        shape = (self.num_envs, *(space.shape or ()))
+        if actions.shape != shape:
+            raise ValueError(f"actions must have shape {shape}, got {actions.shape}")
+        live, dtype = self._live, np.dtype(space.dtype)
+        if actions.dtype != dtype:
+            given, actions = actions, np.zeros(shape, dtype)
+            actions[live] = fit(given[live], dtype, "an action")
+        if not isinstance(space, gym.spaces.Box):
+            require_indices(space, actions[live], "an action")
+        return actions
 
     def _parse(self, options: dict[str, Any] | None) -> _Request:
         options = options or {}
@@ -179,7 +213,8 @@ class TaskVectorEnv(SlotVectorEnv):
     """Slots that are ordinary environments, stepped by a few worker processes.
 
     A slot's experience depends on its task, seed and actions alone: the number of workers
-    changes no bit of it. Dict and Tuple observations are reported flattened.
+    changes no bit of it. Dict and Tuple observations are reported flattened. Environments are
+    reset with the seed modulo 2**31, since many of them take no larger one.
 
     Args:
         tasks: makes the environments.
@@ -215,6 +250,8 @@ class TaskVectorEnv(SlotVectorEnv):
             self._pool = WorkerPool(
                 tasks, num_envs, min(workers, num_envs), timeout=timeout, restarts=restarts
             )
+        space = self.single_observation_space
+        self._pool.views["observation"][:] = blank_observations(space, num_envs)
         self._bind()
 
     def split(self, num_parts: int) -> list[TaskVectorEnv]:
@@ -252,7 +289,7 @@ class TaskVectorEnv(SlotVectorEnv):
         self._observation, self._action = views["observation"][rows], views["action"][rows]
         self._reward, self._live = views["reward"][rows], views["live"][rows]
         self._terminated, self._truncated = views["terminated"][rows], views["truncated"][rows]
-        self._info = {k: views[f"info.{k}"][rows] for k in self.distribution.info_keys}
+        self._info = {k: views[f"info.{k}"][rows] for k in self._info_names}
         self._ticket: int | None = None
 
     def reset(
@@ -270,8 +307,8 @@ class TaskVectorEnv(SlotVectorEnv):
         self._live[index] = False
         if index.size:
             starts = [
-                Start(self._first + i, slot_seed, tasks.get(i))
-                for i, slot_seed in zip(index.tolist(), (seeds % 2**31).tolist(), strict=True)
+                Start(self._first + i, slot_seed % SEEDS, tasks.get(i))
+                for i, slot_seed in zip(index.tolist(), seeds.tolist(), strict=True)
             ]
             self._pool.wait(self._pool.send(("reset", starts)))
         self._start(request.mask)
@@ -281,7 +318,7 @@ class TaskVectorEnv(SlotVectorEnv):
         """Ask every live slot to take a step; :meth:`step_wait` returns what came of it."""
         if self._ticket is not None:
             raise RuntimeError("step_async was called twice without step_wait between")
-        self._action[:] = actions
+        self._action[:] = self._accepted(actions)
         first = self._first
         self._ticket = self._pool.send(("step", (first, first + self.num_envs)))
 
@@ -338,7 +375,9 @@ class ArrayVectorEnv(SlotVectorEnv):
         """Start episodes; see the module's contract."""
         mask, slots, tasks = self._parse(options)
         if tasks:
-            _write(self._params, np.array(slots), self.distribution.stack(tasks), self.num_envs)
+            with _family_exits():
+                params = self.distribution.stack(tasks)
+            _write(self._params, np.array(slots), params, self.num_envs)
             self._has_task[slots] = True
         index = np.flatnonzero(mask)
         self._seeds(seed, index)
@@ -346,9 +385,10 @@ class ArrayVectorEnv(SlotVectorEnv):
             self._elapsed[index] = 0
             params = {name: values[index] for name, values in self._params.items()}
             noise = self._noise(index, self.distribution.initial_noise)
-            state, observation = self.distribution.initial(params, noise)
+            with _family_exits():
+                state, observation = self.distribution.initial(params, noise)
             _write(self._state, index, state, self.num_envs)
-            self._observation[index] = observation
+            self._observe(index, observation)
             self._start(mask)
         return self._observation.copy(), {}
 
@@ -371,24 +411,29 @@ class ArrayVectorEnv(SlotVectorEnv):
         ]
 
     def _step(self, actions: npt.NDArray[Any]) -> Step:
+        actions = self._accepted(actions)
         reward = np.zeros(self.num_envs)
-        info = {key: np.zeros(self.num_envs) for key in self.distribution.info_keys}
+        info = {key: np.zeros(self.num_envs) for key in self._info_names}
         index = np.flatnonzero(self._live)
         if index.size:
             self._elapsed[index] += 1
             noise = self._noise(index, self.distribution.transition_noise)
             state = {name: values[index] for name, values in self._state.items()}
-            result = self.distribution.transition(state, np.asarray(actions)[index], noise)
+            with _family_exits():
+                result = self.distribution.transition(state, actions[index], noise)
             _write(self._state, index, result.state, self.num_envs)
-            self._observation[index] = result.observation
-            reward[index] = result.reward
-            terminated = np.asarray(result.terminated)
+            self._observe(index, result.observation)
+            reward[index] = self._numbers(index, result.reward, "a reward")
+            terminated = self._fit(index, result.terminated, np.bool_, "terminated")
             self._terminated[index] = terminated
             self._truncated[index] = ~terminated & (
                 self._elapsed[index] >= self.distribution.horizon
             )
-            for key, values in info.items():
-                values[index] = result.info[key]
+            for key, values in zip(self.distribution.info_keys, info.values(), strict=True):
+                if key not in result.info:
+                    cause = f"step's info has no {key!r}; info_keys promises a finite number"
+                    raise self._failure(None, cause)
+                values[index] = self._numbers(index, result.info[key], f"step's info[{key!r}]")
             self._live &= ~(self._terminated | self._truncated)
         return (
             self._observation.copy(),
@@ -397,6 +442,53 @@ class ArrayVectorEnv(SlotVectorEnv):
             self._truncated.copy(),
             info,
         )
+
+    def _observe(self, index: npt.NDArray[np.intp], observation: Array) -> None:
+        space = self.single_observation_space
+        shape, dtype = space.shape or (), np.dtype(space.dtype)
+        rows = self._fit(index, observation, dtype, "an observation", shape)
+        inside = indices_inside(space, rows)
+        if inside is not None and not inside.all():
+            first = int(np.argmin(inside))
+            raise self._failure(
+                int(index[first]), f"an observation is {rows[first]}, outside {space}"
+            )
+        self._observation[index] = rows
+
+    def _numbers(
+        self, index: npt.NDArray[np.intp], values: Array, name: str
+    ) -> npt.NDArray[np.float64]:
+        """Return one finite number for each of the slots ``index``."""
+        rows = self._fit(index, values, np.float64, name)
+        if not math.isfinite(rows.sum()):
+            finite = np.isfinite(rows)
+            if not finite.all():
+                first = int(np.argmin(finite))
+                cause = f"{name} is {rows[first]}; accepted: a finite number"
+                raise self._failure(int(index[first]), cause)
+        return rows
+
+    def _fit(
+        self,
+        index: npt.NDArray[np.intp],
+        values: Array,
+        dtype: npt.DTypeLike,
+        name: str,
+        shape: tuple[int, ...] = (),
+    ) -> npt.NDArray[Any]:
+        """Return what the family gave for the slots ``index``: ``[slot, *shape]`` of ``dtype``."""
+        rows, expected = np.asarray(values), (len(index), *shape)
+        if not shape and rows.ndim == 0:  # the same for all
+            rows = np.broadcast_to(rows, expected)
+        if rows.shape != expected:
+            raise self._failure(None, f"{name} has shape {rows.shape}, expected {expected}")
+        try:
+            return fit(rows, dtype, name)
+        except ValueError as error:
+            raise self._failure(None, str(error)) from error
+
+    def _failure(self, slot: int | None, cause: str) -> EnvError:
+        return EnvError(None, slot, None, f"ValueError: {cause}")
 
     def _noise(self, index: npt.NDArray[np.intp], spec: NoiseSpec) -> Noise:
         """Draw each slot's numbers for its present step (0 is the reset)."""
@@ -408,6 +500,15 @@ class ArrayVectorEnv(SlotVectorEnv):
             seeding.uniform(seeding.fold(keys, 0), spec.uniform),
             seeding.normal(seeding.fold(keys, 1), spec.normal),
         )
+
+
+@contextlib.contextmanager
+def _family_exits() -> Iterator[None]:
+    """Turn a family's ``sys.exit()`` into its failure: else the program would end as if done."""
+    try:
+        yield
+    except SystemExit as error:
+        raise EnvError(None, None, None, described(error), traceback.format_exc()) from error
 
 
 def _write(
@@ -435,6 +536,7 @@ class ArrayEnv(gym.Env[Any, Any]):
         self.action_space = tasks.action_space
         self.horizon = tasks.horizon
         self._slot = ArrayVectorEnv(tasks, 1)
+        self._own_names = dict(zip(tasks.reported_keys, tasks.info_keys, strict=True))
         self.task = task
         self._fresh_task = task
 
@@ -464,5 +566,5 @@ class ArrayEnv(gym.Env[Any, Any]):
             float(reward[0]),
             bool(terminated[0]),
             bool(truncated[0]),
-            {key: values[0] for key, values in info.items()},
+            {self._own_names[key]: values[0] for key, values in info.items()},
         )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from metarl.adaptation import AdaptedPolicy, adapt
 from metarl.errors import UserError
 from metarl.rollout import Agent
-from metarl.tasks import Env, Task, TaskDistribution
+from metarl.tasks import Env, Task, TaskDistribution, close_quietly
 
 SIZE = 320
 """Pixels of a side."""
@@ -63,7 +63,7 @@ def record_adaptation(
                 )
                 before, after = (_episode(policy, env, camera, seed) for policy in policies)
         finally:
-            env.close()
+            close_quietly(env)
         path = directory / f"{name}-{i}.mp4"
         write(path, side_by_side(before, after))
         files.append(path)

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -28,12 +29,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import cloudpickle
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
 from metarl.errors import EnvError, UserError
 from metarl.slots import SlotError, Slots, Unfinished, arrays, fields, num_bytes
-from metarl.tasks import Task, TaskDistribution
+from metarl.tasks import Task, TaskDistribution, described
 
 START_TIMEOUT = 120.0
 """Seconds that one environment may take to be made."""
@@ -43,8 +45,9 @@ SPIN = 0.003
 wants its core: on virtual machines waking up can take longer than a step."""
 
 _BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from metarl.workers import work; work(int(sys.argv[2]), int(sys.argv[3]))"
+    "import json, sys; channel, file = map(int, sys.argv[2:]); "
+    "sys.path[:], sys.argv[:] = json.loads(sys.argv[1]); "
+    "from metarl.workers import work; work(channel, file)"
 )
 
 Command = tuple[str, Any]
@@ -136,7 +139,10 @@ class WorkerPool:
     """Slots in ``num_workers`` processes: slot i is in worker i modulo their number.
 
     Args:
-        tasks: makes the environments; it travels by cloudpickle.
+        tasks: makes the environments; it travels by cloudpickle. So do the ids registered with
+            Gymnasium; ``sys.argv``, ``sys.path``, the environment variables and the current
+            folder are this process's too. Other modules are imported afresh in a worker: what
+            this process has changed in one of their variables is not known there.
         num_envs: slots over all workers.
         num_workers: processes.
         timeout: seconds that one call of an environment may take.
@@ -166,12 +172,13 @@ class WorkerPool:
         self._step_messages: dict[tuple[int, int], bytes] = {}
         try:
             self._tasks_bytes = cloudpickle.dumps(tasks)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"{tasks.name}: cannot be sent to worker processes "
-                f"({type(error).__name__}: {error}); accepted: a TaskDistribution that pickles, "
+                f"({described(error)}); accepted: a TaskDistribution that pickles, "
                 "or --num-workers 0"
             ) from error
+        self._registered = _registered()
         self._num_workers, self._num_envs = num_workers, num_envs
         self._task: dict[int, Task] = {}
         self._seed: dict[int, int] = {}
@@ -221,9 +228,10 @@ class WorkerPool:
         return [worker.process.pid for worker in self._workers]
 
     def close(self) -> None:
-        """End every worker; none outlives this call."""
+        """End every worker; none outlives this call, which raises nothing."""
         for worker in self._workers:
-            worker.connection.close()  # a worker that reads on finds the end and leaves
+            with contextlib.suppress(OSError):
+                worker.connection.close()  # a worker that reads on finds the end and leaves
         deadline = time.monotonic() + 2.0
         for worker in self._workers:
             try:
@@ -232,7 +240,8 @@ class WorkerPool:
                 worker.process.kill()
                 worker.process.wait()
         self._workers = []
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _slots(self, w: int, first: int, stop: int) -> slice:
         return slice(first + (w - first) % self._num_workers, stop, self._num_workers)
@@ -248,7 +257,7 @@ class WorkerPool:
         if str(Path.cwd()) not in path:
             path.append(str(Path.cwd()))
         process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, json.dumps(path), *map(str, keep)],
+            [sys.executable, "-c", _BOOT, json.dumps([path, sys.argv]), *map(str, keep)],
             env=os.environ | single,
             stdin=subprocess.DEVNULL,
             pass_fds=keep,
@@ -267,7 +276,8 @@ class WorkerPool:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(worker.process.pid, {cores[w]})
         worker.pending.appendleft((0, ("start", None)))
-        hello = pickle.dumps((w, mine, self._layout, self._tasks_bytes, unfinished))
+        start = w, mine, self._layout, self._registered, self._tasks_bytes, unfinished
+        hello = pickle.dumps(start)
         self._tell(worker, hello)
 
     def _tell(self, worker: _Worker, message: bytes) -> None:
@@ -365,6 +375,7 @@ def work(channel: int, file: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     connection, poll = Connection(channel), select.poll()
     poll.register(channel, select.POLLIN)
+    slots = None
     try:
         slots = _first_answer(connection, file)
         while slots is not None:
@@ -382,7 +393,29 @@ def work(channel: int, file: int) -> None:
     except (EOFError, OSError):
         pass  # the parent has closed the channel, or is gone
     if slots is not None:
+        warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
         slots.close()
+
+
+def _registered() -> list[bytes]:
+    """Return Gymnasium's registry as this process knows it, but for what cannot be sent.
+
+    A package that registers its ids when it is imported is else unknown to a worker, which
+    imports only what the tasks name.
+    """
+    specs = []
+    for spec in gym.registry.values():
+        with contextlib.suppress(Exception):
+            specs.append(cloudpickle.dumps(spec))
+    return specs
+
+
+def _register(specs: list[bytes]) -> None:
+    """Make Gymnasium's registry the parent's, but for what cannot be read here."""
+    for data in specs:
+        with contextlib.suppress(Exception, SystemExit):
+            spec = pickle.loads(data)
+            gym.registry[spec.id] = spec
 
 
 def _stay_awake(readable: Callable[[float], object]) -> None:
@@ -393,14 +426,15 @@ def _stay_awake(readable: Callable[[float], object]) -> None:
 
 
 def _first_answer(connection: Connection, file: int) -> Slots | None:
-    w, mine, layout, tasks_bytes, unfinished = pickle.loads(connection.recv_bytes())
+    w, mine, layout, registered, tasks_bytes, unfinished = pickle.loads(connection.recv_bytes())
     views = arrays(layout, mmap.mmap(file, num_bytes(layout)))
     _watch(os.getppid())
+    _register(registered)
     try:
         try:
             tasks = pickle.loads(tasks_bytes)
-        except Exception as error:
-            raise SlotError(-1, f"{type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise SlotError(-1, described(error)) from error
         slots = Slots(tasks, views, mine, w)
         slots.restore(unfinished)
     except SlotError as failure:

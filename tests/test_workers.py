@@ -155,7 +155,7 @@ FAULTS = {
     "shape": r"ValueError: an observation has shape \(3,\), observation_space has \(2,\)",
     "nan": "ValueError: an observation has NaN or inf",
     "reward": "ValueError: step returned the reward inf",
-    "key": "KeyError: 'clock'",
+    "key": "ValueError: step's info has no 'clock'; info_keys promises a finite number",
     "reset": "RuntimeError: bad start",
     "space": "ValueError: spaces differ between tasks",
 }
