@@ -18,10 +18,11 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from metarl.vector import SlotVectorEnv
 
-Split: TypeAlias = Literal["train", "test"]
-"""Tasks to meta-train on, and held-out tasks to evaluate adaptation on."""
+Split: TypeAlias = Literal["train", "validation", "test"]
+"""Tasks to meta-train on, others to choose settings and checkpoints by, and held-out tasks to
+evaluate adaptation on."""
 
-SPLITS: tuple[Split, ...] = ("train", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...]"
 
@@ -97,8 +98,13 @@ class TaskDistribution(ABC):
     """Episodes an agent gets with one task, where the benchmark prescribes it."""
     info_keys: tuple[str, ...] = ()
     """Scalars that every step's ``info`` carries, such as ``"success"``."""
+    success_key: str = "success"
+    """Which of info_keys tells success; it is reported as ``success`` whatever its name."""
     shared_split: bool = False
     """True where train and test tasks are the same few: said wherever numbers are shown."""
+    shared_validation: bool = False
+    """True where validation tasks are among the training tasks because there are too few to hold
+    some out; test tasks are still others."""
     group: str | None = None
     """A parameter that tells kinds of tasks apart: evaluations show each kind for itself too."""
     max_slots: int = 400
@@ -108,7 +114,7 @@ class TaskDistribution(ABC):
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
-        """Draw ``n`` tasks of ``split``; the two splits never share a task."""
+        """Draw ``n`` tasks of ``split``; the splits never share a task."""
 
     @abstractmethod
     def make(self, task: Task | None = None) -> Env:
@@ -147,8 +153,14 @@ class TaskDistribution(ABC):
 
 
 def mark_split(drawn: npt.NDArray[np.int64], split: Split) -> npt.NDArray[np.int64]:
-    """Write ``split`` into the last bit of drawn integers: the splits then never share one."""
-    return (drawn & ~1) | (split == "test")
+    """Write ``split`` into the last bits of drawn integers: the splits then never share one.
+
+    The last bit of a training number is 0; the last two of a validation number are 01, and
+    those of a test number 11.
+    """
+    if split == "train":
+        return drawn & ~1
+    return drawn | 3 if split == "test" else (drawn & ~3) | 1
 
 
 class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -198,6 +210,25 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._elapsed += 1
         truncated = truncated or (self._elapsed >= self.horizon and not terminated)
         return observation, float(reward), terminated, truncated, info
+
+
+def time_limit(env: Env) -> int | None:
+    """Return the steps after which ``env`` truncates an episode, or None where it never does.
+
+    It is the shortest limit of its wrappers (Gymnasium's ``TimeLimit``, a :class:`TaskEnv`),
+    and without one the limit that its ``spec`` states.
+    """
+    limits: list[int] = []
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, gym.wrappers.TimeLimit):
+            limits.append(layer._max_episode_steps)
+        elif isinstance(layer, TaskEnv):
+            limits.append(layer.horizon)
+        layer = layer.env
+    if not limits and env.spec is not None and env.spec.max_episode_steps is not None:
+        limits = [env.spec.max_episode_steps]
+    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def require_task(task: Task | None) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fakes import CounterTasks, counter_task
 
-from metarl.tasks import Task, TaskEnv
+from metarl.tasks import SPLITS, Task, TaskEnv, mark_split, time_limit
 
 
 def test_task_is_hashable_and_equal_by_value():
@@ -115,3 +115,28 @@ def test_env_termination_at_the_horizon_is_not_truncation():
 def test_infinite_distribution_says_how_to_get_tasks():
     with pytest.raises(NotImplementedError, match=r"counter has infinitely many.*sample\(\)"):
         CounterTasks().tasks("train")
+
+
+def test_the_last_bits_of_a_draw_tell_the_three_splits_apart():
+    drawn = np.arange(16)
+    marked = {split: set(mark_split(drawn, split).tolist()) for split in SPLITS}
+    assert marked["train"] == {0, 2, 4, 6, 8, 10, 12, 14}
+    assert marked["validation"] == {1, 5, 9, 13} and marked["test"] == {3, 7, 11, 15}
+
+
+def test_the_shortest_limit_among_the_wrappers_is_the_time_limit():
+    unregistered = gym.make("CartPole-v1").unwrapped
+    unregistered.spec = None
+    assert time_limit(unregistered) is None
+    assert time_limit(gym.wrappers.TimeLimit(unregistered, 30)) == 30
+    inside = gym.wrappers.RecordEpisodeStatistics(gym.wrappers.TimeLimit(unregistered, 30))
+    assert time_limit(gym.wrappers.TimeLimit(inside, 50)) == 30
+    assert time_limit(CounterTasks(horizon=6).make()) == 6
+
+
+def test_without_a_wrapper_the_spec_states_the_time_limit():
+    bare = gym.make("Pendulum-v1").unwrapped
+    bare.spec = gym.spec("Pendulum-v1")
+    assert time_limit(bare) == 200
+    assert time_limit(gym.make("Pendulum-v1", max_episode_steps=30)) == 30
+    assert time_limit(gym.make("Pendulum-v1", max_episode_steps=-1)) is None
