@@ -11,6 +11,7 @@ arguments, then the numbers the environment or its class holds as attributes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -351,6 +352,8 @@ class GymTasks(ParametricTasks):
     def _try(self, env: Env) -> None:
         """Give a new environment some tasks, and refuse parameters that it changes or drops."""
         made = _GymTaskEnv(self, env, self._base, None)
+        actions = copy.deepcopy(self.action_space)
+        actions.seed(0)
         for task in self._probes():
             values = dict(task.params)
             doing = "setting it up"
@@ -361,7 +364,7 @@ class GymTasks(ParametricTasks):
                 made.reset(seed=0)
                 kept = self._held(made)
                 doing = "stepping it"
-                made.step(made.action_space.sample())
+                made.step(actions.sample())
             except UserError:
                 raise
             except Exception as error:

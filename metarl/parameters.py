@@ -202,30 +202,30 @@ class Choice:
 
     def __init__(
         self,
-        *options: Scalar,
+        *options: Scalar | np.generic,
         factor: bool = False,
         each: bool = False,
-        test: Sequence[Scalar] | None = None,
+        test: Sequence[Scalar | np.generic] | None = None,
     ) -> None:
         def plain(values: Sequence[Any]) -> tuple[Scalar, ...]:
             return tuple(v.item() if isinstance(v, np.generic) else v for v in values)
 
-        options, held_out = plain(options), None if test is None else plain(test)
-        if not options or held_out == ():
-            raise bad_option("choice", options, "one value or more")
-        for value in (*options, *(held_out or ())):
+        main, held_out = plain(options), None if test is None else plain(test)
+        if not main or held_out == ():
+            raise bad_option("choice", main, "one value or more")
+        for value in (*main, *(held_out or ())):
             number = is_number(value) and math.isfinite(value)
             if (factor or each) and not number:
                 raise bad_option("choice of factors or entries", value, "finite numbers")
             if not number and not isinstance(value, bool | str):
                 raise bad_option("choice", value, "finite numbers, booleans and strings")
-        common = set(options) & set(held_out or ())
+        common = set(main) & set(held_out or ())
         if common:
             raise bad_option(
                 "held-out choice", min(common, key=str), "values that training does not draw"
             )
         for name, given in {
-            "options": options,
+            "options": main,
             "factor": factor,
             "each": each,
             "test": held_out,
@@ -378,9 +378,19 @@ class ParametricTasks(TaskDistribution):
         return found
 
     def wrap(self, env: Env) -> Env:
-        """Apply the wrappers to an environment that was just built."""
+        """Apply the wrappers to an environment that was just built.
+
+        Raises:
+            UserError: if one fails, or returns something else than an environment.
+        """
         for wrapper in self.wrappers:
-            env = wrapper(env)
+            try:
+                env = wrapper(env)
+            except Exception as error:
+                raise UserError(
+                    f"{self.name}: wrapper {wrapper_text(wrapper)} failed: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
             if not isinstance(env, gym.Env):
                 raise bad_option(
                     f"{self.name}: wrapper {wrapper_text(wrapper)} returned",
