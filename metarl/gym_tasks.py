@@ -483,9 +483,11 @@ def find_spec(id: str) -> EnvSpec:
         return gym.spec(bare)
     except gym.error.Error as error:
         versions = [known for known in gym.registry if known.startswith(f"{bare}-v")]
-        hint = f"; did you mean {' or '.join(versions)}?" if versions else ""
-        if not module:
-            hint += "; an environment of another package is gym/<module>:<Id>"
+        hint = ""
+        if versions:
+            hint = f"; did you mean {' or '.join(versions)}?"
+        elif not module and isinstance(error, gym.error.NameNotFound | gym.error.NamespaceNotFound):
+            hint = " An environment that another package registers is gym/<module>:<Id>."
         raise UserError(f"--env: gym/{id}: {error}{hint}") from error
 
 

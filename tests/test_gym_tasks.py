@@ -9,6 +9,7 @@ import lander  # registers environments
 import mujoco
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from stable_baselines3 import PPO
 
@@ -204,7 +205,7 @@ def test_python_and_name_agree():
         ("gym/Hopper-v5:gravity.x=1..2", "got gravity.x; accepted: one number"),
         ("gym/Hopper-v5:body_mass=a/b", "body_mass: got 'a'; accepted: low..high"),
         ("gym/Pendulum:g=1..2", "did you mean Pendulum-v1"),
-        ("gym/nowhere/Room-v0:g=1..2", "of another package is gym/<module>:<Id>"),
+        ("gym/nowhere/Room-v0:g=1..2", "that another package registers is gym/<module>:<Id>"),
         ("gym/Pendulum-v1:g=1..2,horizon=0", "horizon: got '0'"),
         ("gym/Pendulom-v1:g=1..2", "Did you mean: `Pendulum`"),
     ],
@@ -617,6 +618,47 @@ def test_an_argument_is_either_fixed_or_varied():
         GymTasks("Lander-v0", {"gravity": Uniform(1, 2)}, wind=True)
 
 
+class Swallows(CartPoleEnv):
+    """Takes an argument that no signature names, and has an attribute of the same name."""
+
+    def __init__(self, **kwargs):
+        length = kwargs.pop("length", 0.5)
+        super().__init__(**kwargs)
+        self.length = length
+
+
+class Open(gym.Env):
+    """Takes any argument."""
+
+    observation_space = action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, **kwargs):
+        self.gain, self.given = 1.0, kwargs
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action):
+        return 0, self.gain, False, False, {}
+
+
+gym.register("Swallows-v0", entry_point=Swallows, max_episode_steps=5)
+gym.register("Open-v0", entry_point=lambda **kwargs: Open(**kwargs), max_episode_steps=5)
+
+
+def test_an_argument_that_text_would_read_as_an_attribute_has_no_text():
+    tasks = GymTasks("Swallows-v0", {"masspole": Uniform(0.1, 0.5)}, length=0.7)
+    assert tasks.name == "gym/Swallows-v0:masspole=0.1..0.5,length=<argument>"
+
+
+def test_an_argument_that_only_kwargs_take_can_be_fixed():
+    tasks = GymTasks("Open-v0", {"gain": Uniform(1, 2)}, colour="red", size=3)
+    assert tasks.name == "gym/Open-v0:gain=1..2,colour=red,size=3"
+    again = metarl.make(tasks.name)
+    assert again.make(value_of(again)).unwrapped.given == {"colour": "red", "size": 3}
+
+
 # modules
 
 
@@ -790,6 +832,20 @@ def test_fewer_slots_are_used_where_one_environment_is_large(make, monkeypatch):
     monkeypatch.setattr(parameters.psutil, "virtual_memory", lambda: memory)
     with pytest.warns(UserWarning, match=r"takes 87 MiB: at most 58 are stepped at once"):
         assert make(horizon=3).max_slots == 58
+
+
+def test_the_memory_of_an_environment_is_measured(monkeypatch):
+    class Large(lander.Lander):
+        def __init__(self, gravity):
+            super().__init__(gravity)
+            self.map = np.ones(2**22)  # 32 MiB
+
+    memory = type("Memory", (), {"available": 2**30})
+    monkeypatch.setattr(parameters.psutil, "virtual_memory", lambda: memory)
+    params = {"gravity": Uniform(-12, -5)}
+    with pytest.warns(UserWarning, match=r"takes 3\d MiB: at most 1\d are stepped at once"):
+        tasks = FunctionTasks(lambda drawn: Large(**drawn), params, horizon=3)
+    assert 12 <= tasks.max_slots <= 16
 
 
 @BOTH
