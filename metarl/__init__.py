@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from metarl.errors import EnvError, UserError
     from metarl.evaluation import AdaptationCurve, evaluate_adaptation
     from metarl.gym_tasks import GymTasks
-    from metarl.parameters import Choice, FunctionTasks, LogUniform, Uniform
+    from metarl.parameters import Choice, FunctionTasks, Integers, LogUniform, Uniform
     from metarl.registry import make
     from metarl.rollout import Agent, Episodes, Timestep, Trial
     from metarl.runs import load
@@ -38,6 +38,7 @@ _HOME = {
     "Episodes": "rollout",
     "FunctionTasks": "parameters",
     "GymTasks": "gym_tasks",
+    "Integers": "parameters",
     "LogUniform": "parameters",
     "Split": "tasks",
     "Task": "tasks",
@@ -67,6 +68,7 @@ __all__ = [
     "Episodes",
     "FunctionTasks",
     "GymTasks",
+    "Integers",
     "LogUniform",
     "Split",
     "Task",

@@ -4,7 +4,7 @@ A name is ``family/variant``, with options of the family after a colon:
 ``half-cheetah/velocity:high=2.0``. The registry holds strings only, so that asking for one
 family imports no other. Other packages add theirs by entry points of the groups
 ``metarl.task_distributions`` and ``metarl.agents``. ``package.module:Name`` is taken where the
-user typed it.
+user typed it, and so is the module of ``gym/module:Id``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from metarl.errors import UserError, near_matches
@@ -52,6 +55,11 @@ ENTRY_POINTS = {"tasks": "metarl.task_distributions", "agents": "metarl.agents"}
 """Groups of other packages' entry points: a name as above = ``package.module:Class``."""
 
 _OBJECT = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+_GYM = re.compile(
+    r"gym/(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:(?=[^:=]+(?::|$)))?"
+    r"(?P<id>[^:]*)(?::(?P<text>.*))?"
+)
+"""``gym/[module:]Id[:text]``; only ``text`` has an equals sign."""
 
 
 def task_distributions() -> dict[str, str]:
@@ -69,15 +77,45 @@ def _entry_points(group: str) -> dict[str, str]:
     return {entry.name: entry.value for entry in metadata.entry_points(group=group)}
 
 
-def load_object(path: str) -> Any:
-    """Import ``package.module:Name``; the current folder is searched too."""
-    module_name, _, attribute = path.partition(":")
+def import_module(name: str, wanted_by: str) -> ModuleType:
+    """Import a module that the user named; the current folder is searched too.
+
+    Args:
+        name: ``package.module``.
+        wanted_by: what the user typed, for messages.
+
+    Raises:
+        UserError: if there is no such module, or it ends the program.
+    """
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        module = importlib.import_module(module_name)
+        with _no_exit(wanted_by):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(f"{path}: {error}") from error
+        missing = (error.name or name).partition(".")[0]
+        raise UserError(
+            f"{wanted_by}: {error}; accepted: a module of the current folder or an installed "
+            f"package (pip install {missing.replace('_', '-')})"
+        ) from error
+
+
+@contextmanager
+def _no_exit(name: str) -> Iterator[None]:
+    """Refuse code that ends the program where it should only make something."""
+    try:
+        yield
+    except SystemExit as error:
+        raise UserError(
+            f"{name}: its code called exit({error.code!r}); accepted: code that returns (put what "
+            "a script runs below if __name__ == '__main__')"
+        ) from error
+
+
+def load_object(path: str) -> Any:
+    """Import ``package.module:Name``; the current folder is searched too."""
+    module_name, _, attribute = path.partition(":")
+    module = import_module(module_name, path)
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -92,7 +130,9 @@ def make(name: str, **options: Any) -> TaskDistribution:
 
     Args:
         name: such as ``bandit/n10-k5``, with options of the family after a colon
-            (``half-cheetah/velocity:high=2.0``), or ``package.module:Name``.
+            (``half-cheetah/velocity:high=2.0``), ``gym/Id:name=low..high`` for any Gymnasium
+            environment (``gym/module:Id`` where a module registers it), or
+            ``package.module:Name``.
         options: of the family, as keywords; they win over those in the name.
 
     Raises:
@@ -101,15 +141,33 @@ def make(name: str, **options: Any) -> TaskDistribution:
     >>> make("bandit/n10-k5").episodes_per_trial
     10
     """
-    if _OBJECT.match(name):
-        return _make_object(name, options)
-    base, _, text = name.partition(":")
-    if base.startswith("gym/"):
-        from metarl import gym_tasks
+    with _no_exit(f"--env: {name}"):
+        if _OBJECT.match(name):
+            return _make_object(name, options)
+        if name.startswith("gym/"):
+            return _make_gym(name, options)
+        return _make_family(name, options)
 
-        if options:
-            raise UserError(f"--env: {name}: accepted: ranges in the name, or metarl.GymTasks")
-        return gym_tasks.parse(base[4:], text)
+
+def _make_gym(name: str, options: dict[str, Any]) -> TaskDistribution:
+    """Make what ``gym/[module:]Id[:text]`` says."""
+    from metarl import gym_tasks
+
+    if options:
+        raise UserError(f"--env: {name}: accepted: ranges in the name, or metarl.GymTasks")
+    if "<" in name:
+        raise UserError(
+            f"--env: {name}: a value in angle brackets has no text; accepted: a function that "
+            "returns these tasks, named as package.module:function"
+        )
+    found = _GYM.fullmatch(name)
+    assert found is not None
+    return gym_tasks.parse((found["module"] or "") + found["id"], found["text"] or "")
+
+
+def _make_family(name: str, options: dict[str, Any]) -> TaskDistribution:
+    """Make what a registered name and its options say."""
+    base, _, text = name.partition(":")
     for pattern, path in task_distributions().items():
         values = _match(pattern, base)
         if values is None:
@@ -236,4 +294,8 @@ def _check_type(name: str, option: str, value: Any, default: Any) -> None:
 
 def is_import(name: str) -> bool:
     """Return whether making ``name`` imports a module that the name itself chooses."""
+    gym = _GYM.fullmatch(name)
+    if gym is not None:
+        items = (gym["text"] or "").split(",")
+        return bool(gym["module"]) or any(item.startswith("wrappers=") for item in items)
     return _OBJECT.match(name) is not None

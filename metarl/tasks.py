@@ -316,7 +316,7 @@ def time_limit(env: Env) -> int | None:
     if not limits:
         own = (getattr(layer.spec, "max_episode_steps", None), getattr(layer, "horizon", None))
         limits = [limit for limit in own if isinstance(limit, int) and limit > 0][:1]
-    return min(limits, default=None)
+    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def require_task(task: Task | None) -> None:

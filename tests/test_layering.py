@@ -17,7 +17,10 @@ AGENTS = sorted((ROOT / "agents").glob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 WITHOUT_TORCH = [
     ROOT / "metarl" / f"{name}.py"
-    for name in ("tasks", "registry", "vector", "seeding", "spaces", "errors", "__init__")
+    for name in (
+        *("tasks", "registry", "vector", "slots", "workers", "seeding", "spaces", "errors"),
+        *("parameters", "constructors", "physics", "gym_tasks", "__init__"),
+    )
 ]
 
 

@@ -259,7 +259,7 @@ def test_an_agent_of_an_entry_point_is_loaded_like_one_of_ours(package, tmp_path
 def rooms():
     """MiniGrid's empty rooms of three sizes, images of 7 x 7 x 3."""
     return FunctionTasks(
-        lambda params: ImgObsWrapper(gym.make("MiniGrid-Empty-5x5-v0", size=int(params["size"]))),
+        lambda params: ImgObsWrapper(gym.make("MiniGrid-Empty-5x5-v0", size=params["size"])),
         {"size": Choice(5, 6, 8)},
         horizon=10,
     )

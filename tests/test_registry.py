@@ -138,3 +138,34 @@ def test_agent_class_is_found_by_name():
 def test_unknown_agent_lists_near_matches():
     with pytest.raises(UserError, match="unknown agent 'rl22'; did you mean rl2"):
         registry.agent_class("rl22")
+
+
+EXITS = """
+import sys
+{module}sys.exit(3)
+
+def build():
+    sys.exit("no display")
+"""
+
+
+@pytest.mark.parametrize("agent", [False, True])
+def test_a_module_that_ends_the_program_when_imported_is_refused(write_module, agent):
+    name = write_module("exits_of_tests", EXITS.format(module=""))
+    make_it = registry.agent_class if agent else make
+    with pytest.raises(
+        UserError, match=r"exits_of_tests:build: its code called exit\(3\); accepted"
+    ):
+        make_it(f"{name}:build")
+
+
+def test_a_function_that_ends_the_program_is_refused(write_module):
+    name = write_module("exits_of_tests", EXITS.format(module="# "))
+    with pytest.raises(UserError, match=r"its code called exit\('no display'\)"):
+        make(f"{name}:build")
+
+
+def test_a_module_of_an_environment_that_ends_the_program_is_refused(write_module):
+    name = write_module("exits_of_tests", EXITS.format(module=""))
+    with pytest.raises(UserError, match=r"gym/exits_of_tests:A-v0: its code called exit\(3\)"):
+        make(f"gym/{name}:A-v0:g=1..2")

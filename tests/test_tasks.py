@@ -138,3 +138,21 @@ def test_the_time_limit_of_an_environment_is_that_of_its_narrowest_wrapper():
     assert time_limit(TaskEnv(pendulum(), 300)) == 200
     assert time_limit(metarl.make("navigation").make()) == 100
     assert time_limit(metarl.make("metaworld/ml1-reach", horizon=40).make()) == 40
+
+
+def test_the_shortest_limit_among_the_wrappers_is_the_time_limit():
+    unregistered = gym.make("CartPole-v1").unwrapped
+    unregistered.spec = None
+    assert time_limit(unregistered) is None
+    assert time_limit(gym.wrappers.TimeLimit(unregistered, 30)) == 30
+    inside = gym.wrappers.RecordEpisodeStatistics(gym.wrappers.TimeLimit(unregistered, 30))
+    assert time_limit(gym.wrappers.TimeLimit(inside, 50)) == 30
+    assert time_limit(CounterTasks(horizon=6).make()) == 6
+
+
+def test_without_a_wrapper_the_spec_states_the_time_limit():
+    bare = gym.make("Pendulum-v1").unwrapped
+    bare.spec = gym.spec("Pendulum-v1")
+    assert time_limit(bare) == 200
+    assert time_limit(gym.make("Pendulum-v1", max_episode_steps=30)) == 30
+    assert time_limit(gym.make("Pendulum-v1", max_episode_steps=-1)) is None
