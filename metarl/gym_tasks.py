@@ -401,6 +401,12 @@ class GymTasks(ParametricTasks):
             value = self.constructor_values(task)[key]
         else:
             value = made.asked(key, task)
+        if given is not None and given == value:
+            if kept != value:
+                raise UserError(
+                    f"{name}: reset() puts {kept} in the place of {value}, so that {_SAME}"
+                )
+            return
         for held in (given, kept):
             cut = is_number(value) and is_number(held) and held != value
             if cut and held in (int(value), round(value)):
@@ -408,10 +414,8 @@ class GymTasks(ParametricTasks):
                     f"{name}: the environment makes {held} of {value}; accepted: whole numbers, "
                     f"{key}=int:low..high, or metarl.Integers(low, high)"
                 )
-        if where == "attribute" and given != value:
+        if where == "attribute":
             raise UserError(f"{name}: the environment makes {given} of {value}, so that {_SAME}")
-        if given is not None and given == value and kept != value:
-            raise UserError(f"{name}: reset() puts {kept} in the place of {value}, so that {_SAME}")
 
     def _check_spaces(self, env: Env, values: Mapping[str, Any]) -> None:
         for kind in ("observation_space", "action_space"):

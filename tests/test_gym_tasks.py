@@ -231,6 +231,10 @@ class Physics(gym.Env):
     observation_space = action_space = gym.spaces.Discrete(2)
     mass = 1
     teeth: int = 3
+    shown = 0.5
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, 0.5 if name == "shown" else value)
 
     def __init__(
         self,
@@ -241,7 +245,9 @@ class Physics(gym.Env):
         world: "str | None" = None,
         started=1.5,
         size: "int" = 2,
+        late=1,
     ):
+        self._late = int(late)
         self.cut, self.world = int(cut), world
         self.angle = np.deg2rad(angle)
         self.repeat = len(range(repeat))
@@ -251,7 +257,7 @@ class Physics(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.temperature, self.started = 20.0, 1.5
+        self.temperature, self.started, self.late = 20.0, 1.5, self._late
         return 0, {}
 
     def step(self, action):
@@ -330,6 +336,12 @@ def test_a_continuous_range_of_a_parameter_annotated_as_int_is_refused(kind, key
         ("world=1/2", "world: got 1; accepted: texts"),
         ("world=0.5x..2x", "world: its default is None; accepted: values, not factors"),
         (
+            "temperature=20.1..20.9",
+            r"temperature: reset\(\) puts 20.0 in the place of \S+, so that",
+        ),
+        ("shown=1..2", r"shown: the environment makes 0.5 of \S+, so that tasks would not differ"),
+        ("late=0.5..2", r"late: the environment makes \d of \S+; accepted: whole numbers"),
+        (
             "temperature=10..30",
             r"temperature: reset\(\) puts 20.0 in the place of \S+, so that tasks",
         ),
@@ -385,6 +397,19 @@ def test_an_argument_without_a_default_varies():
     env = tasks.make()
     env.reset(options={"task": task})
     assert env.step(0)[1] == task["speed"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gym/Hopper-v5:frame_skip=2..9,geom_friction=each:0.5..1,horizon=20",
+        "gym/FrozenLake-v1:is_slippery=true/false,map_name=8x8,horizon=20",
+        "gym/Lander-v0:wind_power=int:0..9,test.wind_power=int:10..12,enable_wind=true,"
+        "wrappers=lander:Counted,success_key=landed",
+    ],
+)
+def test_values_of_every_kind_keep_the_contract(name):
+    metarl.check_task_distribution(metarl.make(name))
 
 
 # what has no effect
