@@ -144,7 +144,7 @@ class _Seeded(gym.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         result = self.env.reset(seed=seed, options=options)
         if seed is not None:
-            self.unwrapped.np_random = gym.utils.seeding.np_random(seed)[0]
+            self.unwrapped._np_random = gym.utils.seeding.np_random(seed)[0]
         return result
 
 

@@ -363,16 +363,16 @@ class GymTasks(ParametricTasks):
                 doing = "resetting it"
                 made.reset(seed=0)
                 kept = self._held(made)
+                self._check_spaces(made, self.constructor_values(task) or values)
                 doing = "stepping it"
                 made.step(actions.sample())
             except UserError:
                 raise
             except Exception as error:
                 raise self._failure(doing, values, error) from error
-            self._check_spaces(made, self.constructor_values(task) or values)
             for key, where in self._places.items():
                 self._check_held(key, where, made, task, given[key], kept[key])
-        made.close()
+        close_quietly(made)
 
     def _held(self, made: _GymTaskEnv) -> dict[str, Any]:
         """Return what the environment holds of every parameter now, None where it does not."""

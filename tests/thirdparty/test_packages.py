@@ -23,7 +23,7 @@ NAMED = [
         "gym/flappy_bird_gymnasium:FlappyBird-v0:use_lidar=false,pipe_gap=90..140,horizon=80",
     ),
     ("ale-py", "gym/ale_py:ALE/Pong-v5:obs_type=ram,repeat_action_probability=0..0.5,horizon=40"),
-    ("panda-gym", "gym/panda_gym:PandaReach-v3:control_type=ee/joints,horizon=10"),
+    ("panda-gym", "gym/panda_gym:PandaReach-v3:reward_type=sparse/dense,horizon=10"),
     ("minigrid", "others:four_rooms"),
     ("shimmy, dm-control", "others:cartpole"),
     ("highway-env", "others:highway"),
