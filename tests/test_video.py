@@ -101,3 +101,19 @@ def test_a_missing_encoder_is_said_with_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(UserError, match=r"pip install .*\[video\]"):
         video.check_can_record()
+
+
+def test_a_filmed_adaptation_has_the_tasks_horizon_not_the_training_s(
+    written, tmp_path, monkeypatch
+):
+    tasks = metarl.make("metaworld/custom:train=reach,test=push,horizon=4")
+    agent, given = rl2(tasks), []
+    agent.horizon = 2
+
+    def adapt(*args, max_steps, **options):
+        given.append(max_steps)
+        return metarl.adapt(*args, max_steps=max_steps, **options)
+
+    monkeypatch.setattr(video, "adapt", adapt)
+    video.record_adaptation(agent, tasks, tasks.tasks("test")[:1], tmp_path, name="x", episodes=1)
+    assert given == [4, 4]
