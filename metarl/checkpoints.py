@@ -289,9 +289,11 @@ def _bound_from_json(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
 ) -> npt.NDArray[Any]:
-    found = [infinite if x is None else x for x in numbers]
-    if dtype.kind != "f":
-        found = [int(x) if x == int(x) else x for x in found]  # they once were written as floats
+    found: Any = [infinite if x is None else x for x in numbers]
+    if dtype.kind != "f":  # the first edition wrote floats
+        if any(x != int(x) for x in found):
+            raise ValueError(f"a bound of {dtype} is whole")
+        found = np.array([int(x) for x in found], np.uint64 if dtype == np.uint64 else np.int64)
     flat = fit(found, dtype, "a bound")
     return flat.reshape(shape) if flat.size == math.prod(shape) else np.full(shape, flat[0])
 

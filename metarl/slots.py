@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from metarl.spaces import fit, flatten_observation, indices_inside, reported_space
+from metarl.spaces import Flattener, fit, indices_inside, reported_space
 from metarl.tasks import Env, Task, TaskDistribution, close_quietly, described, one_flag, one_number
 
 Field = tuple[str, tuple[int, ...], str]
@@ -105,8 +105,9 @@ class Slots:
         worker: int = 0,
     ) -> None:
         self._tasks = tasks
-        self._space = tasks.observation_space
-        self._reported = reported_space(self._space)
+        self._flattener = Flattener(tasks.observation_space)
+        self._reported = self._flattener.space
+        self._as_it_is = self._reported is tasks.observation_space
         self._observation, self._action = views["observation"], views["action"]
         self._reward, self._live = views["reward"], views["live"]
         self._terminated, self._truncated = views["terminated"], views["truncated"]
@@ -208,8 +209,8 @@ class Slots:
             raise _failure(slot, error) from error
 
     def _observe(self, slot: int, observation: Any) -> None:
-        if self._reported is not self._space:
-            observation = flatten_observation(self._space, observation)
+        if not self._as_it_is:
+            observation = self._flattener(observation)
         array = np.asarray(observation)
         dtype = array.dtype
         # floats may be rounded to the declared type: no more to ask here, where it is quick

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -32,10 +32,7 @@ def flatten_observation(space: gym.Space[Any], observation: Any) -> npt.NDArray[
         ValueError: for one that ``space`` cannot hold: another shape, numbers that its type would
             change, an index out of range; the message names the part of a Dict or Tuple.
     """
-    whole = _fitted(space, observation, "")
-    if isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
-        return np.asarray(whole)
-    return np.asarray(flatten(space, whole))
+    return Flattener(space)(observation)
 
 
 def fit(value: Any, dtype: npt.DTypeLike, name: str) -> npt.NDArray[Any]:
@@ -102,55 +99,125 @@ def require_indices(space: gym.Space[Any], values: npt.NDArray[Any], name: str) 
 
 def indices_inside(space: gym.Space[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
     """Return for each row whether all its indices are ``space``'s; None where it has none."""
-    low: Any
-    high: Any
-    if isinstance(space, gym.spaces.Discrete):
-        low, high = int(space.start), int(space.start) + int(space.n) - 1
-    elif isinstance(space, gym.spaces.MultiDiscrete):
-        low = space.start.astype(np.int64)
-        high = low + space.nvec - 1
-    elif isinstance(space, gym.spaces.MultiBinary):
-        low, high = 0, 1
-    else:
+    limits = _limits(space)
+    if limits is None:
         return None
-    inside = (values >= low) & (values <= high)
+    inside = (values >= limits[0]) & (values <= limits[1])
     return np.asarray(inside.all(tuple(range(1, inside.ndim))))
 
 
-def _fitted(space: gym.Space[Any], value: Any, part: str) -> Any:
-    """Return an observation whose arrays have the types of ``space``, or refuse it.
+def _limits(space: gym.Space[Any]) -> tuple[Any, Any] | None:
+    """Return the lowest and the highest index of a space that holds indices."""
+    if isinstance(space, gym.spaces.Discrete):
+        return int(space.start), int(space.start) + int(space.n) - 1
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        low = space.start.astype(np.int64)
+        return low, low + space.nvec - 1
+    return (0, 1) if isinstance(space, gym.spaces.MultiBinary) else None
 
-    ``part`` is where in the observation this is: ``"['image']"``.
+
+class Flattener:
+    """Turns observations, one at a time, into members of :func:`reported_space`.
+
+    What it asks of ``space`` is asked once: a step should not pay for it.
     """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.space = reported_space(space)
+        self._read = _reader(space, "") if space is self.space else None
+        self._write = None if self._read else _writer(space, "", 0)[0]
+
+    def __call__(self, observation: Any) -> npt.NDArray[Any]:
+        """Return ``observation`` flattened; see :func:`flatten_observation`."""
+        if self._read:
+            return self._read(observation)
+        flat = np.zeros(self.space.shape or (), self.space.dtype)
+        if self._write:
+            self._write(observation, flat)
+        return flat
+
+
+_Read: TypeAlias = Callable[[Any], npt.NDArray[Any]]
+_Write: TypeAlias = Callable[[Any, npt.NDArray[Any]], None]
+
+
+def _reader(space: gym.Space[Any], part: str) -> _Read:
+    """Return what makes an array of ``space`` out of one part of an observation, or refuses it.
+
+    ``part`` says which part, for messages: ``"['image']"``.
+    """
+    dtype, shape, limits = np.dtype(space.dtype), space.shape, _limits(space)
+    name = f"an observation{part}"
+
+    def read(value: Any) -> npt.NDArray[Any]:
+        array = np.asarray(value)
+        if array.dtype is not dtype:
+            array = fit(array, dtype, name)
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, observation_space{part} has {shape}")
+        if limits and not ((array >= limits[0]) & (array <= limits[1])).all():
+            raise ValueError(f"{name} is {array}, outside {space}")
+        return array
+
+    return read
+
+
+def _writer(space: gym.Space[Any], part: str, first: int) -> tuple[_Write, int]:
+    """Return what writes a part of an observation from index ``first`` on, and where it ends."""
     if isinstance(space, gym.spaces.Dict):
-        if not isinstance(value, Mapping) or value.keys() != space.spaces.keys():
+        return _writer_of_parts(dict(space.spaces), True, part, first)
+    if isinstance(space, gym.spaces.Tuple):
+        return _writer_of_parts(dict(enumerate(space.spaces)), False, part, first)
+    stop = first + flatdim(space)
+    if not isinstance(space, _ARRAYS):
+
+        def write_other(value: Any, flat: npt.NDArray[Any]) -> None:
+            if not space.contains(value):
+                raise ValueError(f"an observation{part} is {value!r}, outside {space}")
+            flat[first:stop] = flatten(space, value)
+
+        return write_other, stop
+    read = _reader(space, part)
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        widths = np.ravel(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec)
+        zeros = first + np.cumsum(widths, dtype=np.int64) - widths - np.ravel(space.start)
+
+        def write_one_hot(value: Any, flat: npt.NDArray[Any]) -> None:
+            flat[zeros + np.asarray(read(value), np.int64).reshape(-1)] = 1
+
+        return write_one_hot, stop
+
+    def write(value: Any, flat: npt.NDArray[Any]) -> None:
+        flat[first:stop] = read(value).reshape(-1)
+
+    return write, stop
+
+
+def _writer_of_parts(
+    parts: Mapping[Any, gym.Space[Any]], named: bool, part: str, first: int
+) -> tuple[_Write, int]:
+    """Return the same for a Dict (``named``) or a Tuple of ``parts``."""
+    writers = []
+    for key, inner in parts.items():
+        write, first = _writer(inner, f"{part}[{key!r}]", first)
+        writers.append((key, write))
+    keys = parts.keys()
+
+    def write_parts(value: Any, flat: npt.NDArray[Any]) -> None:
+        if named and (not isinstance(value, Mapping) or value.keys() != keys):
             got = f"the keys {list(value)}" if isinstance(value, Mapping) else "no keys"
             raise ValueError(
-                f"an observation{part} has {got}, observation_space{part} has {list(space.spaces)}"
+                f"an observation{part} has {got}, observation_space{part} has {list(keys)}"
             )
-        return {k: _fitted(s, value[k], f"{part}[{k!r}]") for k, s in space.spaces.items()}
-    if isinstance(space, gym.spaces.Tuple):
-        if len(value) != len(space.spaces):
+        if not named and len(value) != len(keys):
             raise ValueError(
                 f"an observation{part} has {len(value)} parts, "
-                f"observation_space{part} has {len(space.spaces)}"
+                f"observation_space{part} has {len(keys)}"
             )
-        return tuple(_fitted(s, value[i], f"{part}[{i}]") for i, s in enumerate(space.spaces))
-    if isinstance(space, gym.spaces.OneOf):
-        index, chosen = value
-        among = gym.spaces.Discrete(len(space.spaces))
-        require_indices(among, np.array([index]), f"an observation{part}[0]")
-        return index, _fitted(space.spaces[index], chosen, f"{part}[1]")
-    if not isinstance(space, _ARRAYS):
-        return value
-    array = fit(value, space.dtype, f"an observation{part}")
-    if array.shape != space.shape:
-        raise ValueError(
-            f"an observation{part} has shape {array.shape}, "
-            f"observation_space{part} has {space.shape}"
-        )
-    require_indices(space, array[None], f"an observation{part}")
-    return array
+        for key, write in writers:
+            write(value[key], flat)
+
+    return write_parts, first
 
 
 _ARRAYS = (

@@ -271,3 +271,63 @@ def test_what_a_killed_replacement_left_is_in_nobody_s_way(tmp_path):
     store.save(Checkpoint(1, 5, {"x": torch.ones(1)}, {}, None))
     assert store.load().tensors["x"].item() == 1
     assert not aside.exists()
+
+
+def round_trip(space):
+    return space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False)))
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "uint8", "int32", "int64", "uint64", "float16", "float32", "float64"]
+)
+def test_any_box_comes_back_exactly(dtype):
+    """Bounds of every size, the type's first and last number among them."""
+    rng, kind = np.random.default_rng(0), np.dtype(dtype)
+    limits = np.finfo(dtype) if kind.kind == "f" else None if kind.kind == "b" else np.iinfo(dtype)
+    for trial in range(20):
+        shape = tuple(rng.integers(1, 4, rng.integers(0, 3)).tolist())
+        if limits is None:
+            low, high = np.zeros(shape, bool), np.ones(shape, bool)
+        elif kind.kind == "f":
+            low, high = np.sort(rng.normal(0, 10.0 ** rng.integers(-3, 4), (2, *shape)), 0)
+            low = np.where(rng.random(shape) < 0.3, -np.inf, low)
+            high = np.where(rng.random(shape) < 0.3, np.inf, high)
+        else:
+            numbers = rng.integers(limits.min, limits.max, (2, *shape), dtype, endpoint=True)
+            low, high = np.sort(numbers, 0)
+        if limits is not None:
+            low = np.where(rng.random(shape) < 0.3, limits.min, low).astype(dtype)
+            high = np.where(rng.random(shape) < 0.3, limits.max, high).astype(dtype)
+        space = gym.spaces.Box(low, high, shape, kind.type)
+        again = round_trip(space)
+        assert again.dtype == space.dtype and again.shape == space.shape, trial
+        assert np.array_equal(again.low, space.low) and np.array_equal(again.high, space.high)
+        assert np.array_equal(again.bounded_above, space.bounded_above)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.int8])
+def test_an_integer_box_without_an_end_comes_back(dtype):
+    space = gym.spaces.Box(0, np.inf, (1,), dtype)
+    assert np.array_equal(round_trip(space).high, space.high)
+
+
+def test_any_discrete_space_comes_back():
+    spaces = [
+        gym.spaces.Discrete(n, start=start) for n in (1, 20_000) for start in (-(2**40), 0, 7)
+    ]
+    spaces.append(gym.spaces.Discrete(100, start=-50, dtype=np.int8))
+    for space in spaces:
+        again = round_trip(space)
+        assert again == space and again.dtype == space.dtype
+
+
+def test_an_integer_box_that_was_written_as_floats_is_still_read():
+    saved = {"type": "Box", "low": [0.0], "high": [255.0], "shape": [2, 2], "dtype": "uint8"}
+    assert space_from_json(saved) == gym.spaces.Box(0, 255, (2, 2), np.uint8)
+
+
+@pytest.mark.parametrize("high", [[2.0**63], [0.5], [None], [1e400], [float("nan")]], ids=str)
+def test_a_bound_that_its_type_cannot_hold_is_refused(high):
+    saved = {"type": "Box", "low": [0], "high": high, "shape": [1], "dtype": "int64"}
+    with pytest.raises(UserError, match="accepted: what space_to_json returns"):
+        space_from_json(saved)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from fakes import CounterTasks, StubAgent, counter_task
 from fragile import Fragile, fragile
+from gymnasium.envs.registration import EnvSpec
 
 import metarl
 from metarl.envs.half_cheetah import HalfCheetahVelocity
@@ -148,6 +150,72 @@ def test_worker_loads_no_torch_and_one_blas_thread():
 
     envs = Spy().make_vec(2, num_workers=1)
     envs.close()
+
+
+def registered(monkeypatch, name, **changes):
+    """Register ``name`` until the test ends; by default it makes a CartPole."""
+    own = {"entry_point": "gymnasium.envs.classic_control:CartPoleEnv"}
+    spec = EnvSpec(name, **own | changes)
+    monkeypatch.setitem(gym.registry, name, spec)
+    return spec
+
+
+class Wrapped(gym.Wrapper):
+    def __init__(self):
+        super().__init__(gym.make("CartPole-v1"))
+
+
+def test_a_worker_knows_the_ids_that_this_process_has_registered(monkeypatch):
+    registered(monkeypatch, "OwnClass-v0", entry_point=Wrapped, max_episode_steps=7)
+    registered(monkeypatch, "OwnFunction-v0", entry_point=lambda: Wrapped())
+    registered(monkeypatch, "OfGymnasium-v0", kwargs={"sutton_barto_reward": True})
+    registered(monkeypatch, "CartPole-v1", max_episode_steps=9)  # not the package's own any more
+    registered(monkeypatch, "Unsendable-v0", kwargs={"lock": threading.Lock()})
+
+    def look(params):
+        limits = {name: gym.spec(name).max_episode_steps for name in ("OwnClass-v0", "CartPole-v1")}
+        assert limits == {"OwnClass-v0": 7, "CartPole-v1": 9}
+        gym.make("OwnFunction-v0").close()
+        assert gym.make("OfGymnasium-v0").unwrapped._sutton_barto_reward
+        return gym.make("OwnClass-v0")
+
+    tasks = metarl.FunctionTasks(look, {"mass": metarl.Choice(1, 2)})
+    slots = tasks.sample(np.random.default_rng(0), 1, "train")
+    with contextlib.closing(tasks.make_vec(1, num_workers=1)) as envs:
+        envs.reset(seed=0, options={"tasks": slots})
+        assert envs.step(np.array([0]))[1].tolist() == [1.0]
+
+
+def test_a_worker_has_this_process_s_arguments_variables_and_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--iterations", "3", "\udcff"])
+    monkeypatch.setenv("METARL_TEST", "set in code")
+    monkeypatch.chdir(tmp_path)
+
+    class Spy(Fragile):
+        def make(self, task=None):
+            assert sys.argv == ["train.py", "--iterations", "3", "\udcff"]
+            assert os.environ["METARL_TEST"] == "set in code"
+            assert Path.cwd() == tmp_path
+            return super().make(task)
+
+    Spy().make_vec(1, num_workers=1).close()
+
+
+def test_a_worker_whose_parent_leaves_before_it_has_begun_says_nothing(tmp_path):
+    here, there = socket.socketpair()
+    here.close()
+    with (tmp_path / "views").open("wb") as file:
+        numbers = there.fileno(), file.fileno()
+        command = "from metarl.workers import work; work({}, {})".format(*numbers)
+        done = subprocess.run(
+            [sys.executable, "-c", command],
+            capture_output=True,
+            text=True,
+            pass_fds=numbers,
+            env=os.environ | {"PYTHONPATH": str(Path(metarl.__file__).parents[1])},
+        )
+    there.close()
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 FAULTS = {
