@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl import seeding
-from metarl.effects import NUM_EPISODES, shared_tasks, without_effect
+from metarl.effects import NUM_EPISODES, effects, shared_tasks
 from metarl.errors import EnvError
 from metarl.spaces import flatten_observation
 from metarl.tasks import SPLITS, Task, TaskDistribution
@@ -69,7 +69,8 @@ def check_task_distribution(
 
 
 def _check_effects(tasks: TaskDistribution, allow_no_effect: Collection[str]) -> None:
-    silent = [name for name in without_effect(tasks) if name not in allow_no_effect]
+    changes = effects(tasks)
+    silent = [name for name, seen in changes.items() if not seen and name not in allow_no_effect]
     names = ", ".join(f"`{name}`" for name in silent)
     assert not silent, (
         f"{names} changed nothing in {NUM_EPISODES} episodes of random actions from one end to "

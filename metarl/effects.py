@@ -20,60 +20,59 @@ NUM_EPISODES = 6
 """Episodes in which a parameter may show its effect."""
 
 
-def without_effect(
+def effects(
     tasks: TaskDistribution,
     *,
     num_episodes: int = NUM_EPISODES,
     seconds: float = math.inf,
     vec_options: Mapping[str, Any] | None = None,
-) -> list[str]:
-    """Return the parameters that changed nothing when they went from one end to the other.
+) -> dict[str, bool | None]:
+    """Return for each parameter whether going from one end to the other changed anything.
 
     Two slots hold tasks that differ in one parameter (:meth:`TaskDistribution.ends`) and get the
-    same seeds and the same random actions. A parameter is returned where observations, rewards,
+    same seeds and the same random actions. A parameter has no effect where observations, rewards,
     ends of episodes and ``info_keys`` were the same bits in ``num_episodes`` episodes. Random
     actions may never reach the place where a parameter matters, so this is a sign, not a proof.
 
     Args:
         tasks: whose parameters.
         num_episodes: for every parameter.
-        seconds: time to spend in all; what was not seen until then is not returned.
+        seconds: time to spend in all; a parameter that showed nothing until then has None.
         vec_options: for ``tasks.make_vec``; by default both slots are stepped in this process.
     """
     ends = tasks.ends()
     if not ends:
-        return []
-    found = []
+        return {}
     with closing(tasks.make_vec(2, **(vec_options or {"num_workers": 0}))) as envs:
         deadline = time.monotonic() + seconds
-        for number, (name, pair) in enumerate(ends.items()):
-            if _equal_episodes(envs, pair, number, num_episodes, deadline):
-                found.append(name)
-    return found
+        return {
+            name: _differ(envs, pair, number, num_episodes, deadline)
+            for number, (name, pair) in enumerate(ends.items())
+        }
 
 
-def _equal_episodes(
+def _differ(
     envs: SlotVectorEnv, pair: tuple[Task, Task], number: int, num_episodes: int, deadline: float
-) -> bool:
-    """Return whether both tasks gave the same bits in all episodes, before the deadline."""
+) -> bool | None:
+    """Return whether two tasks gave different bits in any episode; None if the time ran out."""
     for episode in range(num_episodes):
         seed = seeding.derive(0, number, episode)
         observation, _ = envs.reset(
             seed=cast(Any, np.array([seed, seed], np.uint64)), options={"tasks": list(pair)}
         )
         if not _same(observation):
-            return False
+            return True
         # every other episode keeps each action for a while, which leads further away
         actions = _actions(envs, int(seed % 2**31), keep=8 if episode % 2 else 1)
         ended = False
         while not ended:
             if time.monotonic() >= deadline:
-                return False
+                return None
             observation, reward, terminated, truncated, info = envs.step(next(actions))
             if not all(map(_same, (observation, reward, terminated, truncated, *info.values()))):
-                return False
+                return True
             ended = bool((terminated | truncated)[0])
-    return True
+    return False
 
 
 def _actions(envs: SlotVectorEnv, seed: int, keep: int) -> Iterator[Any]:
@@ -121,9 +120,17 @@ def warn_of_tasks(
     """
     for line in shared_tasks(tasks):
         warnings.warn(f"{tasks.name}: {line}", stacklevel=2)
-    for name in without_effect(tasks, seconds=seconds, vec_options=vec_options):
-        warnings.warn(
-            f"{tasks.name}: `{name}` changed nothing in {NUM_EPISODES} episodes of random actions "
-            "from one end to the other: it may have no effect (--no-check leaves this out)",
-            stacklevel=2,
-        )
+    for name, changes in effects(tasks, seconds=seconds, vec_options=vec_options).items():
+        if changes is None:
+            warnings.warn(
+                f"{tasks.name}: whether `{name}` changes anything was not seen within {seconds:g} "
+                "s (metarl.check_task_distribution takes the time it needs)",
+                stacklevel=2,
+            )
+        elif not changes:
+            warnings.warn(
+                f"{tasks.name}: `{name}` changed nothing in {NUM_EPISODES} episodes of random "
+                "actions from one end to the other: it may have no effect (--no-check leaves this "
+                "out)",
+                stacklevel=2,
+            )

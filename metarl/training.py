@@ -176,6 +176,7 @@ def meta_train(
         saver = _Saver(config, directory, log)
         saver.save(last)
         mark = time.perf_counter()
+        leapt = False
         try:
             envs = stack.enter_context(closing(tasks.make_vec(slots, **config.vec_options())))
             while last.iteration < total:
@@ -199,7 +200,9 @@ def meta_train(
                 except DivergenceError as error:
                     error.cause = large_observations(agent, trial)
                     raise
-                _warn_of_leap(new.iteration, metrics, agent, trial)
+                if not leapt and metrics.get("kl", 0.0) > LARGE_KL:
+                    leapt = True  # the metrics tell of further ones
+                    _warn_of_leap(new.iteration, metrics["kl"], agent, trial)
                 ended = new.iteration == total
                 metrics = {f"update/{name}": value for name, value in metrics.items()}
                 took = finished - started
@@ -323,16 +326,14 @@ def large_observations(agent: Agent, trial: Trial) -> str:
     return f"observations reach {largest:.3g}, which is large for a network: {advice}"
 
 
-def _warn_of_leap(iteration: int, metrics: Metrics, agent: Agent, trial: Trial) -> None:
-    """Warn where one update has moved the policy further than any that learns would."""
-    divergence = metrics.get("kl", 0.0)
-    if divergence > LARGE_KL:
-        cause = large_observations(agent, trial) or "a smaller learning rate may help"
-        warnings.warn(
-            f"iteration {iteration}: update/kl is {divergence:.3g}, so that the policy is another "
-            f"one after this update; {cause}",
-            stacklevel=2,
-        )
+def _warn_of_leap(iteration: int, divergence: float, agent: Agent, trial: Trial) -> None:
+    """Warn that one update has moved the policy further than any that learns would."""
+    cause = large_observations(agent, trial) or "a smaller learning rate may help"
+    warnings.warn(
+        f"iteration {iteration}: update/kl is {divergence:.3g}, so that the policy is another one "
+        f"after this update; {cause}",
+        stacklevel=2,
+    )
 
 
 def training_slots(agent: Agent, tasks: TaskDistribution) -> int:

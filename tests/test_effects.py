@@ -5,7 +5,7 @@ import pytest
 from fakes import CounterTasks
 
 from metarl.commandline import run_train
-from metarl.effects import without_effect
+from metarl.effects import effects, warn_of_tasks
 from metarl.tasks import Task
 
 INERT = """
@@ -61,12 +61,14 @@ class Weighed(CounterTasks):
         }
 
 
-def test_only_what_changes_nothing_is_named():
-    assert without_effect(Weighed()) == ["colour"]
+def test_what_changes_something_is_told_from_what_does_not():
+    assert effects(Weighed()) == {"weight": True, "colour": False}
 
 
-def test_what_was_not_seen_in_time_is_not_named():
-    assert without_effect(Weighed(), seconds=0.0) == []
+def test_what_was_not_seen_in_time_is_left_open():
+    assert effects(Weighed(), seconds=0.0) == {"weight": None, "colour": None}
+    with pytest.warns(UserWarning, match="whether `weight` changes anything was not seen within 0"):
+        warn_of_tasks(Weighed(), seconds=0.0)
 
 
 def test_by_default_the_ends_are_the_extremes_of_training_tasks():
