@@ -27,6 +27,7 @@ from rich.table import Table
 
 from metarl.checkpoints import write_whole
 from metarl.errors import UserError
+from metarl.tasks import SPLIT_NAMES
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -249,7 +250,7 @@ def ticker(title: str, total: int, *, unit: str, done: int = 0) -> Iterator[Tick
 
 def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
     """Print the adaptation table: one row a point, an untrained agent's mean beside it."""
-    kind = {"test": "held-out", "train": "training"}[summary["split"]]
+    kind = SPLIT_NAMES[summary["split"]]
     shared = ", the same tasks as in training" if summary["shared_split"] else ""
     console.print(
         f"{summary['agent']} on {summary['num_tasks']:,} {kind} tasks of "

@@ -23,6 +23,9 @@ Split: TypeAlias = Literal["train", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 
+SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "held-out"}
+"""What tables and pictures call the tasks of a split."""
+
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...]"
 
 # An environment or an array of any library: Gymnasium's own type parameters say nothing here.
@@ -97,6 +100,8 @@ class TaskDistribution(ABC):
     """Episodes an agent gets with one task, where the benchmark prescribes it."""
     info_keys: tuple[str, ...] = ()
     """Scalars that every step's ``info`` carries, such as ``"success"``."""
+    success_key: str = "success"
+    """Which of info_keys tells success; it is reported as `success` whatever its name."""
     shared_split: bool = False
     """True where train and test tasks are the same few: said wherever numbers are shown."""
     group: str | None = None
@@ -105,6 +110,11 @@ class TaskDistribution(ABC):
     """Environments stepped at once where nobody says how many: less where one is large."""
     array_functions: ClassVar[bool] = False
     """True where the dynamics are array code: any number of slots costs little more than one."""
+
+    @property
+    def reported_keys(self) -> tuple[str, ...]:
+        """The names under which ``info_keys`` are reported, in the same order."""
+        return tuple("success" if key == self.success_key else key for key in self.info_keys)
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:

@@ -118,7 +118,7 @@ class TrainConfig:
 
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
         """Return the same with the number of iterations written out."""
-        if self.best_by == "success_after" and "success" not in tasks.info_keys:
+        if self.best_by == "success_after" and "success" not in tasks.reported_keys:
             accepted = f"return_after, trial_return ({tasks.name} reports no success)"
             raise bad_option("--best-by", self.best_by, accepted)
         adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
