@@ -257,8 +257,7 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
         f"{summary['env']}{shared} ({summary['actions']} actions, {summary['checkpoint']} "
         f"checkpoint, iteration {summary['iteration']})"
     )
-    metrics = ["return"] + (["success"] if summary["success"] is not None else [])
-    for metric in metrics:
+    for metric in metric_names(summary):
         _print_points(metric, summary, untrained)
         if summary["groups"] and len(summary["groups"]) > 1:
             _print_groups(metric, summary, untrained)
@@ -276,21 +275,38 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
         )
 
 
+def metric_names(summary: Mapping[str, Any]) -> list[str]:
+    """Return what an evaluation has measured: the return, success if reported, other values."""
+    success = ["success"] if summary["success"] is not None else []
+    return ["return", *success, *summary.get("info", {})]
+
+
+def metric_of(summary: Mapping[str, Any], metric: str) -> dict[str, list[float]]:
+    """Return the numbers of a metric of :func:`metric_names`, one a point."""
+    found: dict[str, list[float]] = {**summary, **summary.get("info", {})}[metric]
+    return found
+
+
 def _print_points(metric: str, summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
     table = Table()
     table.add_column("episodes of\nexperience", justify="right")
     over = "seeds, tasks" if isinstance(summary.get("seed"), list) else "tasks"
-    for column in (f"{metric},\nmean", f"95% interval\nover {over}", "IQM", "untrained,\nmean"):
+    values, other = metric_of(summary, metric), metric_of(untrained, metric)
+    columns = [f"{metric},\nmean", f"95% interval\nover {over}", "untrained,\nmean"]
+    if metric == "return":
+        columns.insert(2, "IQM")
+    for column in columns:
         table.add_column(column, justify="right")
-    values = summary[metric]
     for i, episodes in enumerate(summary["episodes"]):
-        table.add_row(
+        row = [
             str(episodes),
             f"{values['mean'][i]:.3f}",
             f"{values['low'][i]:.3f} to {values['high'][i]:.3f}",
-            f"{values['iqm'][i]:.3f}",
-            f"{untrained[metric]['mean'][i]:.3f}",
-        )
+            f"{other['mean'][i]:.3f}",
+        ]
+        if metric == "return":  # it has none where a return takes two values at most
+            row.insert(3, f"{values['iqm'][i]:.3f}" if values.get("iqm") else "")
+        table.add_row(*row)
     console.print(table)
 
 
@@ -302,8 +318,8 @@ def _print_groups(metric: str, summary: Mapping[str, Any], untrained: Mapping[st
     for column in ("tasks", f"{metric},\n{first} episodes", f"{last} episodes", "untrained"):
         table.add_column(column, justify="right")
     for label, group in summary["groups"].items():
-        means = group[metric]["mean"]
+        means = metric_of(group, metric)["mean"]
         other = (untrained["groups"] or {}).get(label)
-        beside = "" if other is None else f"{other[metric]['mean'][-1]:.3f}"
+        beside = "" if other is None else f"{metric_of(other, metric)['mean'][-1]:.3f}"
         table.add_row(label, str(group["num_tasks"]), f"{means[0]:.3f}", f"{means[-1]:.3f}", beside)
     console.print(table)

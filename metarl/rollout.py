@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl import seeding
-from metarl.errors import DivergenceError, UserError
+from metarl.errors import DivergenceError, UserError, bad_option
 from metarl.seeding import Component, LaneGenerator, Phase
 from metarl.spaces import ActionCodec, flatten_observations
 from metarl.tasks import Task
@@ -361,6 +361,7 @@ def run_trial(
         rounds.append(episodes)
         require_finite("an observation", episodes.observation, tasks)
         require_finite("a reward", episodes.reward, tasks)
+        require_finite_metrics(episodes, tasks)
         if k < num_adaptations:
             context = agent.adapt(context, episodes, torch_generator(keys(k).adaptation))
         for part in pytree.tree_leaves(context):
@@ -378,6 +379,16 @@ def require_finite(where: str, values: Shaped[Tensor, "task ..."], tasks: Sequen
         if values.is_floating_point() and not values.isfinite().all():
             bad = ~values.isfinite().reshape(len(values), -1).all(1)
             raise DivergenceError(where, tasks[int(bad.nonzero()[0])])
+
+
+def require_finite_metrics(episodes: Episodes, tasks: Sequence[Task]) -> None:
+    """Refuse to go on where what an environment reports is not finite: nothing could show it.
+
+    Raises:
+        DivergenceError: it names the first such key of ``info``, and the task.
+    """
+    for name, values in episodes.metrics.items():
+        require_finite(f"info's {name!r}", values, tasks)
 
 
 def trial_rounds(agent: Agent, episodes_per_trial: int | None) -> tuple[int, int]:
@@ -623,6 +634,9 @@ def episodes_of(fields: dict[str, Tensor], final_observation: Tensor) -> Episode
     reward, valid = fields["reward"], fields["valid"]
     length = valid.sum(-1)
     metrics = {"return": reward.sum(-1), "length": length.float()}
+    taken = [name for name in metrics if f"info.{name}" in fields]
+    if taken:
+        raise bad_option("info_keys", taken[0], "other names: an episode's own metric is called so")
     for name, value in fields.items():
         if name == "info.success":
             metrics["success"] = (value > 0).any(-1).float()

@@ -241,18 +241,40 @@ def test_table_says_which_tasks_and_shows_the_untrained_agent(capsys, split, sha
     assert "paired by task: 0.500 (0.400 to 0.600), untrained 0.500" in joined
 
 
+def cells(line):
+    return [cell.strip() for cell in line.strip("│ ").split("│")]
+
+
+def test_success_and_other_reported_values_have_tables_without_interquartile_means(capsys):
+    values = {"mean": [0.22, 0.96], "low": [0.1, 0.9], "high": [0.3, 1.0]}
+    shown = summary(success=values, info={"speed": {**values, "mean": [3.25, 3.5]}})
+    print_adaptation(shown, shown)
+    lines = capsys.readouterr().out.splitlines()
+    assert [name for name in ("return,", "success,", "speed,") if any(name in x for x in lines)]
+    rows = [cells(line) for line in lines if " 20 " in line]
+    assert rows == [
+        ["20", "0.750", "0.700 to 0.900", "0.800", "0.750"],
+        ["20", "0.960", "0.900 to 1.000", "0.960"],
+        ["20", "3.500", "0.900 to 1.000", "3.500"],
+    ]
+    assert sum("IQM" in line for line in lines) == 1
+
+
+def test_a_return_without_an_interquartile_mean_leaves_its_place_blank(capsys):
+    values = {"mean": [0.25, 0.75], "iqm": None, "low": [0.1, 0.7], "high": [0.3, 0.9]}
+    print_adaptation(summary(**{"return": values}), summary())
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if " 20 " in line)
+    assert cells(row)[-2:] == ["", "0.750"]
+
+
 def test_kinds_of_tasks_are_shown_for_themselves(capsys):
     def groups(factor):
         means = {"mean": [0.125 * factor, 0.875 * factor]}
-        group = {"num_tasks": 50, "return": means, "success": None}
+        group = {"num_tasks": 50, "return": means, "success": None, "info": {"speed": means}}
         return {"push": group, "reach": group}
 
-    print_adaptation(summary(groups=groups(1)), summary(groups=groups(0.5)))
-    (row,) = (line for line in capsys.readouterr().out.splitlines() if "push" in line)
-    assert [cell.strip() for cell in row.strip("│ ").split("│")] == [
-        "push",
-        "50",
-        "0.125",
-        "0.875",
-        "0.438",
-    ]
+    speed = {"mean": [0.5, 0.5], "low": [0, 0], "high": [1, 1]}
+    shown, other = (summary(groups=groups(x), info={"speed": speed}) for x in (1, 0.5))
+    print_adaptation(shown, other)
+    rows = [line for line in capsys.readouterr().out.splitlines() if "push" in line]
+    assert [cells(row) for row in rows] == [["push", "50", "0.125", "0.875", "0.438"]] * 2
