@@ -38,6 +38,10 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 class MetricsLog:
     """Writes a run's metrics: ``metrics.jsonl``, ``tensorboard/``, Weights & Biases if asked for.
 
+    TensorBoard and Weights & Biases draw all against environment steps, so that agents whose
+    iterations differ in length can be laid over each other; the iteration is a value beside them
+    (``time/iteration`` in TensorBoard).
+
     All are cut back to the iteration that a resumed run starts after. What cannot be written, to
     a full disk say, is kept and tried again with the next line; :meth:`flush` tells of it.
 
@@ -62,7 +66,7 @@ class MetricsLog:
         self._events_path = directory / "tensorboard"
         self._events: SummaryWriter | None = None
         self._unshown: list[tuple[int, Mapping[str, float]]] = []
-        """What TensorBoard's file may not hold yet, …"""
+        """Environment steps and metrics that TensorBoard's file may not hold yet, …"""
         self._handed = 0
         """… and how many of these its writer has been given."""
         self._wandb = None if wandb is None else _start_wandb(wandb, directory)
@@ -71,7 +75,7 @@ class MetricsLog:
         """Record ``metrics`` after ``iteration`` meta-updates."""
         line = {"iteration": iteration, "env_steps": env_steps, **metrics}
         self._unwritten += json.dumps(line).encode() + b"\n"
-        self._unshown.append((iteration, metrics))
+        self._unshown.append((env_steps, {**metrics, "time/iteration": iteration}))
         with contextlib.suppress(OSError):  # flush() tells
             self._append()
             self._show()
@@ -114,9 +118,9 @@ class MetricsLog:
                 self._handed = 0
                 first = self._unshown[0][0]  # from there on, what a run cut off has left is void
                 self._events = self._make_events(str(self._events_path), purge_step=first)
-            for iteration, metrics in self._unshown[self._handed :]:
+            for env_steps, metrics in self._unshown[self._handed :]:
                 for name, value in metrics.items():
-                    self._events.add_scalar(name, value, iteration)
+                    self._events.add_scalar(name, value, env_steps)
                 self._handed += 1
         except OSError:
             self._close_events()
@@ -170,7 +174,7 @@ def _start_wandb(project: str, directory: Path) -> Any:
         )
     except Exception as error:  # its own, of many classes
         raise UserError(f"--wandb: {error}") from error
-    run.define_metric("*", step_metric="iteration")  # a resumed run says some of them again
+    run.define_metric("*", step_metric="env_steps")  # a resumed run says some of them again
     return run
 
 

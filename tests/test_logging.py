@@ -66,13 +66,18 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, line, said):
     assert path.read_bytes() == before
 
 
-def test_tensorboard_has_the_scalars_a_resumed_run_left_standing(tmp_path):
+def test_tensorboard_has_what_a_resumed_run_left_standing_by_environment_steps(tmp_path):
     write(tmp_path, [1, 2, 3])
     time.sleep(1.1)  # TensorBoard reads its files in the order of their names: whole seconds
     write(tmp_path, [3], value=10.0, first=2)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("train/x")] == [(1, 1), (2, 2), (3, 30)]
+    assert [(e.step, e.value) for e in events.Scalars("train/x")] == [(100, 1), (200, 2), (300, 30)]
+    assert [(e.step, e.value) for e in events.Scalars("time/iteration")] == [
+        (100, 1),
+        (200, 2),
+        (300, 3),
+    ]
 
 
 # a full disk
@@ -111,7 +116,7 @@ def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, room):
         log.flush()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
-    assert scalars(tmp_path) == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert scalars(tmp_path) == [(100, 1), (200, 2), (300, 3), (400, 4)]
 
 
 def scalars(folder):
@@ -129,7 +134,7 @@ def test_events_that_tensorboard_lost_are_shown_again(tmp_path, monkeypatch):
             log.write(2, 200, {"train/x": 2.0})
         log.write(3, 300, {"train/x": 3.0})
         log.flush()
-    assert scalars(tmp_path) == [(1, 1), (2, 2), (3, 3)]
+    assert scalars(tmp_path) == [(100, 1), (200, 2), (300, 3)]
 
 
 def fail(*args, **kwargs):
@@ -171,7 +176,7 @@ def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
     assert (options["project"], options["id"], options["resume"]) == ("mine", "1234", "allow")
     assert options["config"] == config
     line = {"iteration": 1, "env_steps": 100, "train/x": 1.0}
-    assert rest == [("*", "iteration"), line, 1]
+    assert rest == [("*", "env_steps"), line, 1]
 
 
 def test_weights_and_biases_that_is_not_installed_is_said_to_be(tmp_path, monkeypatch):
