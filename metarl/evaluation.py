@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,7 +22,9 @@ from metarl.errors import UserError, bad_option
 from metarl.rollout import (
     Agent,
     Context,
+    Episodes,
     Keys,
+    Metrics,
     Timestep,
     Trial,
     collect,
@@ -65,6 +67,9 @@ class AdaptationCurve:
     """``[point, task]``."""
     success: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     """``[point, task]``, where the environment reports success."""
+    info: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    """``[point, task]`` by name: what the environment reports beside success, averaged over an
+    episode's steps."""
     trial_return: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     """``[task]``: the total over all episodes; None where probes were taken instead."""
     groups: npt.NDArray[Any] | None = field(default=None, repr=False)
@@ -92,14 +97,18 @@ class AdaptationCurve:
             "episodes": list(self.episodes),
             "num_tasks": self.returns.shape[1],
             "seconds": self.seconds,
-            "return": summarize(self.returns),
-            "success": None if self.success is None else summarize(self.success),
-            "gain": first_row(summarize(self.returns[-1:] - self.returns[:1])),
+            **summarize_metrics(self.metrics),
             "trial_return": None
             if self.trial_return is None
-            else first_row(summarize(self.trial_return[None])),
+            else first_row(summarize_returns(self.trial_return[None])),
             "groups": self._group_summaries(),
         }
+
+    @property
+    def metrics(self) -> dict[str, npt.NDArray[np.float32]]:
+        """All that was measured, by name: ``[point, task]`` each."""
+        success = {} if self.success is None else {"success": self.success}
+        return {"return": self.returns, **success, **self.info}
 
     def _group_summaries(self) -> dict[str, dict[str, Any]] | None:
         if self.groups is None:
@@ -107,8 +116,7 @@ class AdaptationCurve:
         return {
             label: {
                 "num_tasks": int(own.sum()),
-                "return": summarize(self.returns[:, own]),
-                "success": None if self.success is None else summarize(self.success[:, own]),
+                **summarize_metrics({k: x[:, own] for k, x in self.metrics.items()}),
             }
             for label in dict.fromkeys(self.groups.tolist())
             for own in [self.groups == label]
@@ -118,6 +126,7 @@ class AdaptationCurve:
         """Write ``name.json`` and, with the values of each task, ``name.npz``."""
         directory.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, npt.NDArray[Any]] = {"return": self.returns}
+        arrays |= {f"info.{key}": values for key, values in self.info.items()}
         optional = {
             "success": self.success,
             "trial_return": self.trial_return,
@@ -132,8 +141,58 @@ class AdaptationCurve:
         write_json(directory / f"{name}.json", self.summary())
 
 
-def summarize(values: npt.NDArray[np.floating[Any]]) -> dict[str, list[float]]:
-    """Return mean, interquartile mean and the mean's 95% interval over tasks, per point.
+Summary: TypeAlias = dict[str, list[float]]
+"""The mean of each point and the bounds of its 95% interval: ``mean``, ``low``, ``high``."""
+
+
+def summarize_metrics(
+    metrics: Mapping[str, npt.NDArray[np.floating[Any]]],
+    summarized: Callable[[npt.NDArray[np.floating[Any]]], Summary] | None = None,
+) -> dict[str, Any]:
+    """Return what summaries of evaluations say of ``metrics``: the fields they all share.
+
+    Args:
+        metrics: ``return``, ``success`` where it is reported, and other values by name,
+            ``[point, task]`` each, or with an axis of seeds between the two.
+        summarized: gives means and intervals of such an array, by default :func:`summarize`.
+    """
+    of = summarized or summarize
+    returns = summarize_returns(metrics["return"], of)
+    difference = metrics["return"][-1:] - metrics["return"][:1]
+    gain = {**of(difference), "iqm": returns["iqm"] and _iqm(difference)}
+    return {
+        "return": returns,
+        "success": of(metrics["success"]) if "success" in metrics else None,
+        "info": {k: of(x) for k, x in metrics.items() if k not in ("return", "success")},
+        "gain": first_row(gain),
+    }
+
+
+def summarize_returns(
+    values: npt.NDArray[np.floating[Any]],
+    summarized: Callable[[npt.NDArray[np.floating[Any]]], Summary] | None = None,
+) -> dict[str, list[float] | None]:
+    """Return mean, interval and, as ``iqm``, the interquartile mean of each point.
+
+    The latter is None where there are two different values at most, as in the pulls of a bandit:
+    the middle half of zeros and ones is next to always all zeros or all ones.
+
+    Args:
+        values: as those of ``return`` in :func:`summarize_metrics`.
+        summarized: as there.
+    """
+    binary = len(np.unique(values)) <= 2
+    return {**(summarized or summarize)(values), "iqm": None if binary else _iqm(values)}
+
+
+def _iqm(values: npt.NDArray[np.floating[Any]]) -> list[float]:
+    """Return the mean of the middle half of each point's values."""
+    flat = np.asarray(values, np.float64).reshape(len(values), -1)
+    return [float(x) for x in np.atleast_1d(stats.trim_mean(flat, 0.25, axis=1))]
+
+
+def summarize(values: npt.NDArray[np.floating[Any]]) -> Summary:
+    """Return the mean and its 95% interval over tasks, per point.
 
     The interval is SciPy's percentile bootstrap up to 1000 tasks, and the normal
     approximation it converges to above.
@@ -162,15 +221,14 @@ def summarize(values: npt.NDArray[np.floating[Any]]) -> dict[str, list[float]]:
         low, high = mean - half, mean + half
     return {
         "mean": mean.tolist(),
-        "iqm": stats.trim_mean(values, 0.25, axis=1).tolist(),
         "low": np.asarray(low).tolist(),
         "high": np.asarray(high).tolist(),
     }
 
 
-def first_row(summary: Mapping[str, list[float]]) -> dict[str, float]:
-    """Return the numbers of the only point of :func:`summarize`'s result."""
-    return {name: values[0] for name, values in summary.items()}
+def first_row(summary: Mapping[str, list[float] | None]) -> dict[str, float | None]:
+    """Return the numbers of the only point of a summary."""
+    return {name: None if x is None else x[0] for name, x in summary.items()}
 
 
 def evaluate_adaptation(
@@ -260,6 +318,7 @@ def evaluate_adaptation(
     finally:
         if given is None:
             envs.close()
+    metrics = {name: _stack([part.metrics[name] for part in parts]) for name in parts[0].metrics}
     return AdaptationCurve(
         env=tasks.name,
         agent=agent_name or type(agent).__name__,
@@ -269,10 +328,9 @@ def evaluate_adaptation(
         measure=measure,
         greedy=greedy,
         episodes=parts[0].episodes,
-        returns=_stack([part.returns for part in parts]),
-        success=None
-        if parts[0].success is None
-        else _stack([part.success for part in parts if part.success is not None]),
+        returns=metrics.pop("return"),
+        success=metrics.pop("success", None),
+        info=metrics,
         trial_return=None
         if parts[0].total is None
         else np.concatenate([p.total.numpy() for p in parts if p.total is not None]),
@@ -284,33 +342,43 @@ def evaluate_adaptation(
 @dataclass(frozen=True)
 class _Points:
     episodes: tuple[int, ...]
-    returns: Tensor
-    """``[task, point]``."""
-    success: Tensor | None
+    metrics: dict[str, Tensor]
+    """``return``, and what the environment reports: ``[task, point]`` each."""
     total: Tensor | None
-    """``[task]``."""
+    """The sum of all returns, ``[task]``."""
 
 
 def adaptation_points(agent: Agent, trial: Trial) -> _Points:
     """Return a trial's points: a round's mean each, or an episode each in a single round."""
-    returns = [episodes.metrics["return"] for episodes in trial.rounds]
-    success = [e.metrics["success"] for e in trial.rounds if "success" in e.metrics]
-    total = torch.stack([r.sum(1) for r in returns]).sum(0)
+    rounds = [_measured(episodes) for episodes in trial.rounds]
+    total = torch.stack([r["return"].sum(1) for r in rounds]).sum(0)
     if agent.episodes_per_adaptation is None:
-        count = sum(r.shape[1] for r in returns)
-        return _Points(
-            tuple(range(count)),
-            torch.cat(returns, 1),
-            torch.cat(success, 1) if success else None,
-            total,
-        )
-    at = tuple(k * agent.episodes_per_adaptation for k in range(len(returns)))
-    return _Points(
-        at,
-        torch.stack([r.mean(1) for r in returns], 1),
-        torch.stack([s.mean(1) for s in success], 1) if success else None,
-        total,
-    )
+        count = sum(r["return"].shape[1] for r in rounds)
+        joined = {name: torch.cat([r[name] for r in rounds], 1) for name in rounds[0]}
+        return _Points(tuple(range(count)), joined, total)
+    at = tuple(k * agent.episodes_per_adaptation for k in range(len(rounds)))
+    means = {name: torch.stack([r[name].mean(1) for r in rounds], 1) for name in rounds[0]}
+    return _Points(at, means, total)
+
+
+def _measured(episodes: Episodes) -> dict[str, Tensor]:
+    """Return the metrics that curves are made of, ``[task, episode]``."""
+    return {name: x for name, x in episodes.metrics.items() if name != "length"}
+
+
+def point_metrics(kind: str, means: Mapping[str, Sequence[float]], total: float) -> Metrics:
+    """Return what is logged of a curve: each metric before and after adaptation, and the total.
+
+    Args:
+        kind: ``train`` or ``validation``, which the names begin with.
+        means: over tasks, one a point, by the metric's name.
+        total: sum of the points' returns, mean over tasks.
+    """
+    logged = {f"{kind}/trial_return": total}
+    for name, points in means.items():
+        logged[f"{kind}/{name}_before"] = float(points[0])
+        logged[f"{kind}/{name}_after"] = float(points[-1])
+    return logged
 
 
 def _probe(
@@ -329,14 +397,12 @@ def _probe(
     count = per_round if agent.episodes_per_adaptation is None else adaptations + 1
     context: Context = agent.begin(len(tasks))
     timestep: Timestep | None = None
-    returns, success = [], []
+    probes = []
     for k in range(count):
         probe, _, _ = collect(
             agent, envs, tasks, context, timestep, num_episodes=1, keys=keys(1), greedy=True
         )
-        returns.append(probe.metrics["return"][:, 0])
-        if "success" in probe.metrics:
-            success.append(probe.metrics["success"][:, 0])
+        probes.append(_measured(probe))
         if k + 1 < count:
             own = keys(2 * (k + 1))
             episodes, timestep, context = collect(
@@ -346,8 +412,7 @@ def _probe(
                 context = agent.adapt(context, episodes, torch_generator(own.adaptation))
     return _Points(
         tuple(k * stride for k in range(count)),
-        torch.stack(returns, 1),
-        torch.stack(success, 1) if success else None,
+        {name: torch.stack([p[name][:, 0] for p in probes], 1) for name in probes[0]},
         None,
     )
 

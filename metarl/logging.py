@@ -27,6 +27,7 @@ from rich.table import Table
 
 from metarl.checkpoints import write_whole
 from metarl.errors import UserError
+from metarl.tasks import SPLIT_NAMES
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -36,6 +37,10 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 class MetricsLog:
     """Writes a run's metrics: ``metrics.jsonl``, ``tensorboard/``, Weights & Biases if asked for.
+
+    TensorBoard and Weights & Biases draw all against environment steps, so that agents whose
+    iterations differ in length can be laid over each other; the iteration is a value beside them
+    (``time/iteration`` in TensorBoard).
 
     All are cut back to the iteration that a resumed run starts after. What cannot be written, to
     a full disk say, is kept and tried again with the next line; :meth:`flush` tells of it.
@@ -61,7 +66,7 @@ class MetricsLog:
         self._events_path = directory / "tensorboard"
         self._events: SummaryWriter | None = None
         self._unshown: list[tuple[int, Mapping[str, float]]] = []
-        """What TensorBoard's file may not hold yet, …"""
+        """Environment steps and metrics that TensorBoard's file may not hold yet, …"""
         self._handed = 0
         """… and how many of these its writer has been given."""
         self._wandb = None if wandb is None else _start_wandb(wandb, directory)
@@ -70,7 +75,7 @@ class MetricsLog:
         """Record ``metrics`` after ``iteration`` meta-updates."""
         line = {"iteration": iteration, "env_steps": env_steps, **metrics}
         self._unwritten += json.dumps(line).encode() + b"\n"
-        self._unshown.append((iteration, metrics))
+        self._unshown.append((env_steps, {**metrics, "time/iteration": iteration}))
         with contextlib.suppress(OSError):  # flush() tells
             self._append()
             self._show()
@@ -113,9 +118,9 @@ class MetricsLog:
                 self._handed = 0
                 first = self._unshown[0][0]  # from there on, what a run cut off has left is void
                 self._events = self._make_events(str(self._events_path), purge_step=first)
-            for iteration, metrics in self._unshown[self._handed :]:
+            for env_steps, metrics in self._unshown[self._handed :]:
                 for name, value in metrics.items():
-                    self._events.add_scalar(name, value, iteration)
+                    self._events.add_scalar(name, value, env_steps)
                 self._handed += 1
         except OSError:
             self._close_events()
@@ -169,7 +174,7 @@ def _start_wandb(project: str, directory: Path) -> Any:
         )
     except Exception as error:  # its own, of many classes
         raise UserError(f"--wandb: {error}") from error
-    run.define_metric("*", step_metric="iteration")  # a resumed run says some of them again
+    run.define_metric("*", step_metric="env_steps")  # a resumed run says some of them again
     return run
 
 
@@ -249,15 +254,14 @@ def ticker(title: str, total: int, *, unit: str, done: int = 0) -> Iterator[Tick
 
 def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
     """Print the adaptation table: one row a point, an untrained agent's mean beside it."""
-    kind = {"test": "held-out", "train": "training"}[summary["split"]]
+    kind = SPLIT_NAMES[summary["split"]]
     shared = ", the same tasks as in training" if summary["shared_split"] else ""
     console.print(
         f"{summary['agent']} on {summary['num_tasks']:,} {kind} tasks of "
         f"{summary['env']}{shared} ({summary['actions']} actions, {summary['checkpoint']} "
         f"checkpoint, iteration {summary['iteration']})"
     )
-    metrics = ["return"] + (["success"] if summary["success"] is not None else [])
-    for metric in metrics:
+    for metric in metric_names(summary):
         _print_points(metric, summary, untrained)
         if summary["groups"] and len(summary["groups"]) > 1:
             _print_groups(metric, summary, untrained)
@@ -275,21 +279,38 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
         )
 
 
+def metric_names(summary: Mapping[str, Any]) -> list[str]:
+    """Return what an evaluation has measured: the return, success if reported, other values."""
+    success = ["success"] if summary["success"] is not None else []
+    return ["return", *success, *summary.get("info", {})]
+
+
+def metric_of(summary: Mapping[str, Any], metric: str) -> dict[str, list[float]]:
+    """Return the numbers of a metric of :func:`metric_names`, one a point."""
+    found: dict[str, list[float]] = {**summary, **summary.get("info", {})}[metric]
+    return found
+
+
 def _print_points(metric: str, summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
     table = Table()
     table.add_column("episodes of\nexperience", justify="right")
     over = "seeds, tasks" if isinstance(summary.get("seed"), list) else "tasks"
-    for column in (f"{metric},\nmean", f"95% interval\nover {over}", "IQM", "untrained,\nmean"):
+    values, other = metric_of(summary, metric), metric_of(untrained, metric)
+    columns = [f"{metric},\nmean", f"95% interval\nover {over}", "untrained,\nmean"]
+    if metric == "return":
+        columns.insert(2, "IQM")
+    for column in columns:
         table.add_column(column, justify="right")
-    values = summary[metric]
     for i, episodes in enumerate(summary["episodes"]):
-        table.add_row(
+        row = [
             str(episodes),
             f"{values['mean'][i]:.3f}",
             f"{values['low'][i]:.3f} to {values['high'][i]:.3f}",
-            f"{values['iqm'][i]:.3f}",
-            f"{untrained[metric]['mean'][i]:.3f}",
-        )
+            f"{other['mean'][i]:.3f}",
+        ]
+        if metric == "return":  # it has none where a return takes two values at most
+            row.insert(3, f"{values['iqm'][i]:.3f}" if values.get("iqm") else "")
+        table.add_row(*row)
     console.print(table)
 
 
@@ -301,8 +322,8 @@ def _print_groups(metric: str, summary: Mapping[str, Any], untrained: Mapping[st
     for column in ("tasks", f"{metric},\n{first} episodes", f"{last} episodes", "untrained"):
         table.add_column(column, justify="right")
     for label, group in summary["groups"].items():
-        means = group[metric]["mean"]
+        means = metric_of(group, metric)["mean"]
         other = (untrained["groups"] or {}).get(label)
-        beside = "" if other is None else f"{other[metric]['mean'][-1]:.3f}"
+        beside = "" if other is None else f"{metric_of(other, metric)['mean'][-1]:.3f}"
         table.add_row(label, str(group["num_tasks"]), f"{means[0]:.3f}", f"{means[-1]:.3f}", beside)
     console.print(table)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl import seeding
-from metarl.errors import DivergenceError, UserError
+from metarl.errors import DivergenceError, UserError, bad_option
 from metarl.seeding import Component, LaneGenerator, Phase
 from metarl.spaces import ActionCodec, flatten_observations, reported_space
 from metarl.tasks import Task
@@ -677,6 +677,9 @@ def episodes_of(fields: dict[str, Tensor], final_observation: Tensor) -> Episode
     reward, valid = fields["reward"], fields["valid"]
     length = valid.sum(-1)
     metrics = {"return": reward.sum(-1), "length": length.float()}
+    taken = [name for name in metrics if f"info.{name}" in fields]
+    if taken:
+        raise bad_option("info_keys", taken[0], "other names: an episode's own metric is called so")
     for name, value in fields.items():
         if name == "info.success":
             metrics["success"] = (value > 0).any(-1).float()

@@ -50,7 +50,7 @@ from metarl.settings import (
     settings,
 )
 from metarl.spaces import reported_space
-from metarl.tasks import Split, TaskDistribution
+from metarl.tasks import SPLIT_NAMES, Split, TaskDistribution
 from metarl.training import TrainConfig, meta_train
 from metarl.video import check_can_record, record_adaptation
 from metarl.workers import usable_cores
@@ -627,7 +627,7 @@ def _plot_paths(
                 paths.append(torch.cat([moves, last]).numpy())
             panels.append(Paths(task["goal"], paths))
         rows.append(panels)
-    kind = {"test": "held-out", "train": "training"}[split]
+    kind = SPLIT_NAMES[split]
     plot_paths(
         rows,
         [f"after {count} episodes" if count else "before adaptation" for count in stages],

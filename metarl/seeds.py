@@ -17,12 +17,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from metarl import registry
 from metarl.checkpoints import write_json
 from metarl.errors import SeedsError, UserError
-from metarl.evaluation import read_summary
+from metarl.evaluation import (
+    Summary,
+    first_row,
+    read_summary,
+    summarize_metrics,
+    summarize_returns,
+)
 from metarl.logging import console, print_adaptation
 from metarl.plotting import Line, plot_adaptation
 from metarl.runs import Plan, Run
@@ -123,8 +128,8 @@ def _say_how_to_go_on(folder: Path, named: Sequence[str], options: Sequence[str]
 def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dict[str, Any]:
     """Write ``evaluation/test.json`` of several runs in ``folder``, and return it.
 
-    Every run has met the same tasks. Means are over seeds and tasks, so is the interquartile
-    mean; intervals are 95% of a bootstrap that draws seeds and, independently, tasks.
+    Every run has met the same tasks. Means and interquartile means are over seeds and tasks;
+    intervals are 95% of a bootstrap that draws seeds and, independently, tasks.
     """
     files = [folder / str(seed) / "evaluation" / f"test{suffix}" for seed in seeds]
     summaries = [read_summary(file.with_suffix(".json")) for file in files]
@@ -138,25 +143,21 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
                 )
         try:
             with np.load(file.with_suffix(".npz"), allow_pickle=False) as arrays:
-                for name in ("return", "success", "trial_return"):
-                    if name in arrays:
+                for name in arrays:
+                    if name != "group":
                         values.setdefault(name, []).append(np.atleast_2d(arrays[name]))
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(f"{file}.npz: cannot be read: {error}") from error
-    stacked = {name: np.stack(parts, 1) for name, parts in values.items()}
-    total = stacked.pop("trial_return", None)
-    whole = {name: summarize_over_seeds(array) for name, array in stacked.items()}
-    gain = summarize_over_seeds(stacked["return"][-1:] - stacked["return"][:1])
+    total = values.pop("trial_return", None)
+    stacked = {k.removeprefix("info."): np.stack(parts, 1) for k, parts in values.items()}
     result = {
         **summaries[0],
         "seed": list(seeds),
         "seconds": sum(s["seconds"] for s in summaries),
-        "success": None,
-        **whole,
-        "gain": {name: numbers[0] for name, numbers in gain.items()},
+        **summarize_metrics(stacked, summarize_over_seeds),
         "trial_return": None
         if total is None
-        else {name: numbers[0] for name, numbers in summarize_over_seeds(total).items()},
+        else first_row(summarize_returns(np.stack(total, 1), summarize_over_seeds)),
         "groups": None,
         "by_seed": {str(k): s["return"]["mean"] for k, s in zip(seeds, summaries, strict=True)},
     }
@@ -165,8 +166,8 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
     return result
 
 
-def summarize_over_seeds(values: npt.NDArray[np.floating[Any]]) -> dict[str, list[float]]:
-    """Return mean, interquartile mean and the mean's 95% interval over seeds and tasks, per point.
+def summarize_over_seeds(values: npt.NDArray[np.floating[Any]]) -> Summary:
+    """Return the mean and its 95% interval over seeds and tasks, per point.
 
     Args:
         values: ``[point, seed, task]``, the same tasks with every seed.
@@ -181,10 +182,8 @@ def summarize_over_seeds(values: npt.NDArray[np.floating[Any]]) -> dict[str, lis
         by_task = rng.multinomial(tasks, np.full(tasks, 1 / tasks), 100) / tasks
         means[:, part] = np.einsum("pst,bs,bt->pb", values, by_seed[part], by_task, optimize=True)
     low, high = np.quantile(means, (0.025, 0.975), axis=1)
-    flat = values.reshape(points, -1)
     return {
-        "mean": flat.mean(1).tolist(),
-        "iqm": stats.trim_mean(flat, 0.25, axis=1).tolist(),
+        "mean": values.reshape(points, -1).mean(1).tolist(),
         "low": low.tolist(),
         "high": high.tolist(),
     }

@@ -28,6 +28,9 @@ are looked at once, when everything is chosen."""
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
+SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "held-out"}
+"""What tables and pictures call the tasks of a split."""
+
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...]"
 
 # An environment or an array of any library: Gymnasium's own type parameters say nothing here.

@@ -18,7 +18,12 @@ import torch
 from metarl import seeding
 from metarl.checkpoints import Checkpoint, CheckpointStore
 from metarl.errors import DivergenceError, SaveError, Stopped, bad_option
-from metarl.evaluation import adaptation_points, default_slots, evaluate_adaptation
+from metarl.evaluation import (
+    adaptation_points,
+    default_slots,
+    evaluate_adaptation,
+    point_metrics,
+)
 from metarl.logging import MetricsLog, ticker
 from metarl.rollout import (
     Agent,
@@ -364,15 +369,8 @@ def training_trial(
 
 def _trial_metrics(agent: Agent, trial: Trial) -> Metrics:
     points = adaptation_points(agent, trial)
-    metrics = {
-        "train/return_before": float(points.returns[:, 0].mean()),
-        "train/return_after": float(points.returns[:, -1].mean()),
-        "train/trial_return": float(points.returns.sum(1).mean()),
-    }
-    if points.success is not None:
-        metrics["train/success_before"] = float(points.success[:, 0].mean())
-        metrics["train/success_after"] = float(points.success[:, -1].mean())
-    return metrics
+    means = {k: [float(x[:, i].mean()) for i in (0, -1)] for k, x in points.metrics.items()}
+    return point_metrics("train", means, float(points.metrics["return"].sum(1).mean()))
 
 
 def _validate(
@@ -393,16 +391,8 @@ def _validate(
         iteration=iteration,
         envs=envs,
     )
-    means = curve.returns.mean(1)
-    metrics = {
-        "validation/return_before": float(means[0]),
-        "validation/return_after": float(means[-1]),
-        "validation/trial_return": float(means.sum()),
-    }
-    if curve.success is not None:
-        metrics["validation/success_before"] = float(curve.success[0].mean())
-        metrics["validation/success_after"] = float(curve.success[-1].mean())
-    return metrics
+    means = {name: values.mean(1).tolist() for name, values in curve.metrics.items()}
+    return point_metrics("validation", means, float(curve.returns.mean(1).sum()))
 
 
 def _note(metrics: Metrics, env_steps: int) -> str:

@@ -11,8 +11,14 @@ import metarl
 from metarl import evaluation
 from metarl.adaptation import adapt
 from metarl.agents.rl2 import RL2, RL2Config
-from metarl.errors import UserError
-from metarl.evaluation import evaluate_adaptation, read_summary, summarize
+from metarl.errors import DivergenceError, UserError
+from metarl.evaluation import (
+    evaluate_adaptation,
+    read_summary,
+    summarize,
+    summarize_metrics,
+    summarize_returns,
+)
 from metarl.tasks import ArrayTaskDistribution, NoiseSpec, Task, Transition
 
 BANDIT = metarl.make("bandit/n4-k3")
@@ -33,6 +39,7 @@ FIELDS = {
     "seconds",
     "return",
     "success",
+    "info",
     "gain",
     "trial_return",
     "groups",
@@ -78,6 +85,16 @@ class PaysItsParameter(Echo):
 
     def transition(self, state, action, noise):
         return super().transition(state, action, noise)._replace(reward=state["x"])
+
+
+class Reports(Echo):
+    """Says how fast it was in each step: 1 more than the action."""
+
+    info_keys = ("success", "speed")
+
+    def transition(self, state, action, noise):
+        now = super().transition(state, action, noise)
+        return now._replace(info=now.info | {"speed": now.reward + 1})
 
 
 class Kinds(PaysItsParameter):
@@ -287,7 +304,7 @@ def test_less_than_a_round_is_refused():
 
 
 def test_summary_of_hand_typed_numbers():
-    result = summarize(np.array([[1.0, 2, 3, 4, 100], [7, 7, 7, 7, 7]]))
+    result = summarize_returns(np.array([[1.0, 2, 3, 4, 100], [7, 7, 7, 7, 7]]))
     assert result["mean"] == [22, 7]
     assert result["iqm"] == [3, 7]  # of the middle half: 2, 3, 4
     assert result["low"][0] < 22 < result["high"][0]
@@ -295,7 +312,31 @@ def test_summary_of_hand_typed_numbers():
 
 
 def test_interval_of_one_task_is_its_value():
-    assert summarize(np.array([[3.0]])) == {"mean": [3], "iqm": [3], "low": [3], "high": [3]}
+    assert summarize(np.array([[3.0]])) == {"mean": [3], "low": [3], "high": [3]}
+
+
+@pytest.mark.parametrize("successes", [22, 96])
+def test_single_outcomes_of_two_values_have_no_interquartile_mean(successes):
+    """It would be 0 for 22 of 100 successes, and 1 for 96."""
+    outcomes = (np.arange(100) < successes).astype(float)
+    paid = np.stack([np.zeros(100), outcomes])
+    assert summarize_returns(paid)["iqm"] is None
+    summary = summarize_metrics({"return": paid, "success": paid, "speed": 3 * paid})
+    assert summary["gain"]["mean"] == successes / 100
+    assert summary["gain"]["iqm"] is summary["return"]["iqm"] is None
+    assert summary["success"].keys() == summary["info"]["speed"].keys() == {"mean", "low", "high"}
+
+
+def test_pulls_of_a_bandit_have_no_interquartile_mean_but_their_total_has():
+    summary = evaluate(rl2()).summary()
+    assert summary["return"]["iqm"] is summary["gain"]["iqm"] is None
+    assert 0 < summary["trial_return"]["iqm"] < 4
+
+
+def test_success_of_a_kind_of_task_has_no_interquartile_mean():
+    summary = evaluate(Counter(), Kinds()).summary()
+    assert summary["groups"]["0"]["success"].keys() == {"mean", "low", "high"}
+    assert summary["groups"]["0"]["return"]["iqm"] is not None
 
 
 @pytest.mark.parametrize(("n", "tolerance"), [(200, 0.1), (1000, 0.1), (1001, 1e-6), (5000, 1e-6)])
@@ -323,7 +364,8 @@ def test_files_have_the_fields_of_the_design(tmp_path, tasks, measure):
     assert (summary["measure"], summary["actions"]) == (measure, "greedy")
     assert summary["episodes"] == [0, 1, 2, 3]
     assert summary["return"].keys() == {"mean", "iqm", "low", "high"}
-    assert all(len(values) == 4 for values in summary["return"].values())
+    assert all(len(summary["return"][name]) == 4 for name in ("mean", "low", "high"))
+    assert (summary["return"]["iqm"] is None) == (tasks is BANDIT)
     assert (summary["success"] is None) == (tasks is BANDIT)
     with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["return"], curve.returns)
@@ -334,6 +376,51 @@ def test_files_have_the_fields_of_the_design(tmp_path, tasks, measure):
     assert summary["gain"]["low"] >= paired.min() and summary["gain"]["high"] <= paired.max()
     if measure == "experience":
         assert summary["trial_return"]["mean"] == pytest.approx(curve.trial_return.mean())
+
+
+@pytest.mark.parametrize("measure", ["experience", "probe"])
+@pytest.mark.parametrize("adapts_every", [None, 3])
+def test_what_an_environment_reports_is_shown_as_its_success_is(tmp_path, measure, adapts_every):
+    curve = evaluate(Counter(adapts_every), Reports(), measure=measure, num_episodes=9)
+    curve.save(tmp_path, "test")
+    points = len(curve.episodes)
+    summary = read_summary(tmp_path / "test.json")
+    assert summary["info"].keys() == {"speed"}  # the mean over an episode's steps
+    assert summary["info"]["speed"]["mean"] == [1.0 + k for k in range(points)]
+    with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["info.speed"], np.tile(1.0 + np.arange(points)[:, None], 12))
+
+
+def test_what_an_environment_reports_is_shown_by_kind_of_task():
+    class ReportingKinds(Kinds, Reports):
+        info_keys = Reports.info_keys
+
+    groups = evaluate(Counter(), ReportingKinds(), num_tasks=7).summary()["groups"]
+    assert groups["2"]["info"]["speed"].keys() == {"mean", "low", "high"}
+
+
+@pytest.mark.parametrize("name", ["return", "length"])
+def test_a_reported_value_does_not_replace_an_episode_s_own(name):
+    class Hides(Reports):
+        info_keys = (name,)
+
+        def transition(self, state, action, noise):
+            now = super().transition(state, action, noise)
+            return now._replace(info={name: now.info["speed"]})
+
+    with pytest.raises(UserError, match=f"info_keys: got '{name}'; accepted: other names"):
+        evaluate(Counter(), Hides())
+
+
+@pytest.mark.parametrize("measure", ["experience", "probe"])
+def test_a_reported_value_that_is_not_finite_is_named(measure):
+    class Unsure(Reports):
+        def transition(self, state, action, noise):
+            now = super().transition(state, action, noise)
+            return now._replace(info=now.info | {"speed": np.full(len(now.reward), np.nan)})
+
+    with pytest.raises(DivergenceError, match="info's 'speed' is not finite, of echo"):
+        evaluate(Counter(), Unsure(), measure=measure)
 
 
 def test_json_is_strict(tmp_path):

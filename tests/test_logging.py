@@ -66,13 +66,18 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, line, said):
     assert path.read_bytes() == before
 
 
-def test_tensorboard_has_the_scalars_a_resumed_run_left_standing(tmp_path):
+def test_tensorboard_has_what_a_resumed_run_left_standing_by_environment_steps(tmp_path):
     write(tmp_path, [1, 2, 3])
     time.sleep(1.1)  # TensorBoard reads its files in the order of their names: whole seconds
     write(tmp_path, [3], value=10.0, first=2)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("train/x")] == [(1, 1), (2, 2), (3, 30)]
+    assert [(e.step, e.value) for e in events.Scalars("train/x")] == [(100, 1), (200, 2), (300, 30)]
+    assert [(e.step, e.value) for e in events.Scalars("time/iteration")] == [
+        (100, 1),
+        (200, 2),
+        (300, 3),
+    ]
 
 
 # a full disk
@@ -111,7 +116,7 @@ def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, room):
         log.flush()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
-    assert scalars(tmp_path) == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert scalars(tmp_path) == [(100, 1), (200, 2), (300, 3), (400, 4)]
 
 
 def scalars(folder):
@@ -129,7 +134,7 @@ def test_events_that_tensorboard_lost_are_shown_again(tmp_path, monkeypatch):
             log.write(2, 200, {"train/x": 2.0})
         log.write(3, 300, {"train/x": 3.0})
         log.flush()
-    assert scalars(tmp_path) == [(1, 1), (2, 2), (3, 3)]
+    assert scalars(tmp_path) == [(100, 1), (200, 2), (300, 3)]
 
 
 def fail(*args, **kwargs):
@@ -171,7 +176,7 @@ def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
     assert (options["project"], options["id"], options["resume"]) == ("mine", "1234", "allow")
     assert options["config"] == config
     line = {"iteration": 1, "env_steps": 100, "train/x": 1.0}
-    assert rest == [("*", "iteration"), line, 1]
+    assert rest == [("*", "env_steps"), line, 1]
 
 
 def test_weights_and_biases_that_is_not_installed_is_said_to_be(tmp_path, monkeypatch):
@@ -241,18 +246,40 @@ def test_table_says_which_tasks_and_shows_the_untrained_agent(capsys, split, sha
     assert "paired by task: 0.500 (0.400 to 0.600), untrained 0.500" in joined
 
 
+def cells(line):
+    return [cell.strip() for cell in line.strip("│ ").split("│")]
+
+
+def test_success_and_other_reported_values_have_tables_without_interquartile_means(capsys):
+    values = {"mean": [0.22, 0.96], "low": [0.1, 0.9], "high": [0.3, 1.0]}
+    shown = summary(success=values, info={"speed": {**values, "mean": [3.25, 3.5]}})
+    print_adaptation(shown, shown)
+    lines = capsys.readouterr().out.splitlines()
+    assert [name for name in ("return,", "success,", "speed,") if any(name in x for x in lines)]
+    rows = [cells(line) for line in lines if " 20 " in line]
+    assert rows == [
+        ["20", "0.750", "0.700 to 0.900", "0.800", "0.750"],
+        ["20", "0.960", "0.900 to 1.000", "0.960"],
+        ["20", "3.500", "0.900 to 1.000", "3.500"],
+    ]
+    assert sum("IQM" in line for line in lines) == 1
+
+
+def test_a_return_without_an_interquartile_mean_leaves_its_place_blank(capsys):
+    values = {"mean": [0.25, 0.75], "iqm": None, "low": [0.1, 0.7], "high": [0.3, 0.9]}
+    print_adaptation(summary(**{"return": values}), summary())
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if " 20 " in line)
+    assert cells(row)[-2:] == ["", "0.750"]
+
+
 def test_kinds_of_tasks_are_shown_for_themselves(capsys):
     def groups(factor):
         means = {"mean": [0.125 * factor, 0.875 * factor]}
-        group = {"num_tasks": 50, "return": means, "success": None}
+        group = {"num_tasks": 50, "return": means, "success": None, "info": {"speed": means}}
         return {"push": group, "reach": group}
 
-    print_adaptation(summary(groups=groups(1)), summary(groups=groups(0.5)))
-    (row,) = (line for line in capsys.readouterr().out.splitlines() if "push" in line)
-    assert [cell.strip() for cell in row.strip("│ ").split("│")] == [
-        "push",
-        "50",
-        "0.125",
-        "0.875",
-        "0.438",
-    ]
+    speed = {"mean": [0.5, 0.5], "low": [0, 0], "high": [1, 1]}
+    shown, other = (summary(groups=groups(x), info={"speed": speed}) for x in (1, 0.5))
+    print_adaptation(shown, other)
+    rows = [line for line in capsys.readouterr().out.splitlines() if "push" in line]
+    assert [cells(row) for row in rows] == [["push", "50", "0.125", "0.875", "0.438"]] * 2

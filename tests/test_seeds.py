@@ -18,6 +18,7 @@ from metarl.agents.rl2 import RL2Config
 from metarl.benchmarks import summarize_runs
 from metarl.commandline import parse_train, run_train
 from metarl.errors import SeedsError, UserError
+from metarl.evaluation import AdaptationCurve
 from metarl.runs import Run, plot, train
 from metarl.seeds import summarize_over_seeds, summarize_seeds, train_seeds
 from metarl.training import TrainConfig
@@ -133,6 +134,24 @@ def test_intervals_hold_the_spread_over_seeds_and_over_tasks():
         assert summary["mean"][0] == pytest.approx(values.mean())
         width = (summary["high"][0] - summary["low"][0]) / (2 * 1.96)
         assert width == pytest.approx(spread, rel=0.35)
+
+
+def test_what_environments_report_is_taken_together_too(tmp_path):
+    for seed, speed in ((0, 1.0), (3, 5.0)):
+        zeros = np.zeros((2, 30), np.float32)
+        AdaptationCurve(
+            *("x", "rl2", 0, "test", False, "experience", False, (0, 1)),
+            returns=zeros + np.float32(np.arange(30) % 2),
+            success=zeros + np.float32(np.arange(30) < 29),
+            info={"speed": zeros + speed},
+            seconds=1.0,
+        ).save(tmp_path / str(seed) / "evaluation", "test")
+    summary = summarize_seeds(tmp_path, (0, 3))
+    assert summary["info"]["speed"]["mean"] == [3, 3]
+    assert summary["success"]["mean"] == pytest.approx([29 / 30] * 2)
+    for values in (summary["success"], summary["info"]["speed"]):
+        assert values.keys() == {"mean", "low", "high"}  # no interquartile mean of outcomes
+    assert summary["return"]["iqm"] is None
 
 
 def test_a_group_s_folder_is_not_written_into_twice(group):

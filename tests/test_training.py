@@ -404,3 +404,19 @@ def test_shares_of_time_add_up(tmp_path):
         assert all(share > 0 for share in parts.values())
         assert parts["collect"] + parts["update"] == pytest.approx(1)
         assert parts["step"] + parts["act"] < parts["collect"]
+
+
+# metrics
+
+
+def test_what_an_environment_reports_is_logged_before_and_after_adaptation(tmp_path):
+    from fakes import ArrayCounterTasks, StubAgent
+
+    config = dataclasses.replace(CONFIG, iterations=1)
+    meta_train(StubAgent(sequential=False), ArrayCounterTasks(), config, tmp_path)
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
+    for kind in ("train", "validation"):
+        for name in ("return", "success", "clock"):
+            assert {f"{kind}/{name}_before", f"{kind}/{name}_after"} <= line.keys()
+        assert 0 < line[f"{kind}/success_before"] <= 1
+        assert line[f"{kind}/clock_before"] >= 1  # 1 to 6 in turn, averaged over the steps
