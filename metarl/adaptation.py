@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl import seeding
-from metarl.errors import UserError, bad_option
+from metarl.errors import UserError, bad_option, require_seed
 from metarl.rollout import (
     Agent,
     Context,
@@ -81,13 +81,14 @@ class AdaptedPolicy:
         flat, batched = _flat(self._space, observation)
         if batched:
             raise bad_option("observation", f"{len(flat)} at once", "one (predict takes several)")
-        state = self._state
+        context, before = self._state
+        before = before._replace(boundary=before.boundary | boundary)
         if reward is not None:
             paid = torch.tensor([[reward]], dtype=torch.float32)
-            state = state._replace(timestep=state.timestep._replace(previous_reward=paid))
+            before = before._replace(previous_reward=paid)
         keys = seeding.fold(self._act_key, np.full(1, self._num_acts))
         self._num_acts += 1
-        actions, self._state = self._step(state, flat, np.array([boundary]), keys, greedy)
+        actions, self._state = self._step(PolicyState(context, before), flat, keys, greedy)
         return actions[0]
 
     def predict(
@@ -100,14 +101,15 @@ class AdaptedPolicy:
         """Act as Stable-Baselines3's models do, in one environment or in several at once.
 
         What the policy knows stays what adaptation has taught it; what a step adds is in the
-        state that is returned. Rewards do not reach the agent: it sees 0 instead, so that one
-        that learns while it acts (RL²) learns more by :meth:`act`.
+        state that is returned. Rewards do not reach the agent, which sees 0 instead. One that
+        learns while it acts (RL²) would take wrong knowledge along from episode to episode, so
+        that every episode starts from what adaptation left; :meth:`act` goes on learning.
 
         Args:
             observation: one, or those of n environments, ``[n, *shape]`` (each part of a Dict
                 or Tuple); the shape tells which.
-            state: what the last call returned for the same environments. None starts all of
-                them from what adaptation left.
+            state: what the last call returned for the same environments; without it, every
+                one of them is at the start of an episode.
             episode_start: True where an episode begins, one boolean or ``[n]``.
             deterministic: take the most likely actions; otherwise every call draws new ones.
 
@@ -119,32 +121,32 @@ class AdaptedPolicy:
         """
         flat, batched = _flat(self._space, observation)
         n = len(flat)
-        before = self._adapted_rows(n) if state is None else state
-        accepted = f"None, or what predict returned for {n} of them"
-        if not isinstance(before, PolicyState):
-            raise UserError(f"state: got a {type(state).__name__}; accepted: {accepted}")
-        if (rows := before.timestep.active.numel()) != n:
-            raise UserError(f"state: got that of {rows} environments; accepted: {accepted}")
         start = np.asarray(episode_start is not None and episode_start, np.bool_)
         if start.shape not in ((), (n,)):
             raise UserError(f"episode_start: got shape {start.shape}; accepted: ({n},) or ()")
+        before = self._adapted_rows(n)
+        if state is not None:
+            accepted = f"None, or what predict returned for {n} of them"
+            if not isinstance(state, PolicyState):
+                raise UserError(f"state: got a {type(state).__name__}; accepted: {accepted}")
+            if (rows := state.timestep.active.numel()) != n:
+                raise UserError(f"state: got that of {rows} environments; accepted: {accepted}")
+            before = self._where(np.broadcast_to(start, n), before, state)
         drawn = seeding.fold(self._predict_key, np.full(n, self._num_predictions))
         self._num_predictions += 1
         keys = seeding.fold(drawn, np.arange(n))
-        actions, after = self._step(before, flat, np.broadcast_to(start, n), keys, deterministic)
+        actions, after = self._step(before, flat, keys, deterministic)
         return (actions if batched else actions[0]), after
 
     def _step(
         self,
         state: PolicyState,
         flat: npt.NDArray[np.float32],
-        start: npt.NDArray[np.bool_],
         keys: seeding.KeyArray,
         greedy: bool,
     ) -> tuple[npt.NDArray[Any], PolicyState]:
         """Return an action for every row, in the environment's units, and the state after it."""
-        before = state.timestep
-        boundary = before.boundary | self._lanes(start)
+        before, boundary = state.timestep, state.timestep.boundary
         # Only sequential agents are shown what came before the episode.
         fresh = torch.zeros_like(boundary) if self._agent.sequential else boundary
         each = fresh.reshape(*fresh.shape, *[1] * (before.previous_action.ndim - 2))
@@ -179,6 +181,25 @@ class AdaptedPolicy:
             context = pytree.tree_map(lambda x: x.repeat_interleave(n, 0), context)
         axis = 0 if self._agent.sequential else 1
         return PolicyState(context, Timestep(*(x.repeat_interleave(n, axis) for x in timestep)))
+
+    def _where(
+        self, start: npt.NDArray[np.bool_], then: PolicyState, otherwise: PolicyState
+    ) -> PolicyState:
+        """Return ``then`` in the rows that ``start``, and ``otherwise`` in the others."""
+        rows = self._lanes(start)
+
+        def choose(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(rows.reshape(*rows.shape, *[1] * (a.ndim - 2)).to(a.device), a, b)
+
+        def choose_task(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(rows.reshape(-1, *[1] * (a.ndim - 1)).to(a.device), a, b)
+
+        last = otherwise.timestep
+        first = then.timestep._replace(observation=last.observation)  # a step brings its own
+        context = otherwise.context
+        if self._agent.sequential:
+            context = pytree.tree_map(choose_task, then.context, context)
+        return PolicyState(context, Timestep(*map(choose, first, last)))
 
 
 def _flat(space: gym.Space[Any], observation: Any) -> tuple[npt.NDArray[np.float32], bool]:
@@ -278,8 +299,7 @@ def adapt(
     each = agent.episodes_per_adaptation or 1
     if episodes < 0 or episodes % each:
         raise bad_option("episodes", episodes, f"a multiple of {each}, 0 or more")
-    if not 0 <= seed < 2**63:
-        raise bad_option("seed", seed, "0 to 2**63 - 1")
+    require_seed("seed", seed)
     horizon = getattr(agent, "horizon", None) if max_steps is None else max_steps
     if horizon is None:
         horizon = time_limit(env)

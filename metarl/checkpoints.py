@@ -12,8 +12,11 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+import psutil
 import safetensors.torch
 from torch import Tensor
 
@@ -30,6 +34,9 @@ from metarl.spaces import fit
 
 FORMAT = 2
 """Of ``checkpoint.json``; 1 held no score and a checksum of the tensors alone."""
+
+_PARTIAL = ".partial"
+"""How the names of files that are being written end."""
 
 Which: TypeAlias = Literal["final", "best"]
 
@@ -222,14 +229,76 @@ def write_json(path: Path, content: object) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that ``path`` holds either the old content or the new."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
+    """Write a file so that ``path`` holds either the old content or the new.
+
+    Of several processes that write it at once, the last one's content is there, unmixed.
+    """
+    with replacing(path) as temporary:
         _write_synced(temporary, data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name to write ``path``'s new content under; afterwards it is in its place, whole.
+
+    Where the body fails ``path`` keeps what it held, and nothing else is left.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def create_json(path: Path, content: object) -> None:
+    """Write JSON to ``path``, where nothing may be: of several processes that try, one succeeds.
+
+    Raises:
+        FileExistsError: where there is something.
+        OSError: where it cannot be written; nothing is left of it then.
+    """
+    data, temporary = json.dumps(content, indent=1).encode(), _temporary(path)
+    try:
+        _write_synced(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # the file system has no hard links
+            _create(path, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name to write ``path``'s content under that nobody else writes."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_PARTIAL}")
+
+
+def is_leftover(path: Path) -> bool:
+    """Return whether :func:`write_whole` or :func:`create_json` named ``path``, as temporary."""
+    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the files in ``directory`` that killed processes had begun to write."""
+    for path in directory.glob(f".*{_PARTIAL}"):
+        writer = path.name.removesuffix(_PARTIAL).rpartition(".")[2].partition("-")[0]
+        if path.is_file() and not (writer.isdigit() and psutil.pid_exists(int(writer))):
+            path.unlink(missing_ok=True)
 
 
 def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:

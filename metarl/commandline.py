@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import tyro
 
 from metarl import registry
-from metarl.errors import UserError, bad_option
+from metarl.errors import UserError, bad_option, require_seed
 from metarl.logging import console
 from metarl.presets import PRESETS, preset
 from metarl.runs import Plan, Run, train
@@ -75,7 +75,47 @@ class TrainRequest:
 
 def parse(kind: Any, description: str) -> Any:
     """Parse the command line into a dataclass whose fields' docstrings are its help."""
-    return tyro.cli(kind, description=description, config=_TYRO)
+    arguments = plain_flags(sys.argv[1:], kind)
+    return tyro.cli(kind, description=description, config=_TYRO, args=arguments)
+
+
+_TRUTH = {"true": True, "false": False, "1": True, "0": False}
+
+
+def plain_flags(arguments: Sequence[str], *kinds: Any) -> list[str]:
+    """Return the arguments with ``--x=true`` as ``--x`` and ``--x=false`` as ``--no-x``.
+
+    Sweeps send values for every option; ``--x True`` and ``--x False`` are read too.
+
+    Args:
+        arguments: of a command line.
+        kinds: dataclasses, or unions of them, whose fields of type bool are the flags.
+
+    Raises:
+        UserError: for a flag with another value.
+    """
+    flags = set().union(*map(_flags, kinds))
+    words, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and name[2:].replace("_", "-") in flags:
+            if not equals and rest and rest[0].lower() in ("true", "false"):
+                equals, value = "=", rest.pop(0)
+            if equals and value.lower() not in _TRUTH:
+                raise bad_option(name, value, "true or false")
+            if equals:
+                word = name if _TRUTH[value.lower()] else f"--no-{name[2:]}"
+        words.append(word)
+    return words
+
+
+def _flags(kind: Any) -> set[str]:
+    """Return the names of the fields of type bool, as options are typed."""
+    if dataclasses.is_dataclass(kind):
+        fields = dataclasses.fields(kind)
+        return {f.name.replace("_", "-") for f in fields if f.type in (bool, "bool")}
+    return set().union(*map(_flags, get_args(kind)))
 
 
 def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -107,8 +147,8 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
         raise bad_option(f"--{sources[0]}", given, f"no --{sources[1]} beside it")
     if early.seeds and (early.resume is not None or len(set(early.seeds)) < len(early.seeds)):
         raise bad_option("--seeds", early.seeds, "seeds that differ, and no --resume beside them")
-    if min(early.seeds, default=0) < 0:
-        raise bad_option("--seeds", early.seeds, "0 or more")
+    for seed in early.seeds:
+        require_seed("--seeds", seed)
     if early.seeds and any(a.split("=")[0] == "--seed" for a in rest):
         raise bad_option("--seeds", early.seeds, "no --seed beside it")
 
@@ -147,7 +187,7 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
         options,
         prog="train.py",
         description=f"{_TRAIN_HELP}\n\nThe options below are those of {agent}.",
-        args=rest,
+        args=plain_flags(rest, TrainConfig, type(agent_config)),
         default=options(**shallow, agent=agent_config),
         config=_TYRO,
     )

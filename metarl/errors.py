@@ -31,6 +31,12 @@ def require(config: object, name: str, holds: bool, accepted: str) -> None:
         raise bad_option(f"--{name.replace('_', '-')}", getattr(config, name), accepted)
 
 
+def require_seed(name: str, seed: int) -> None:
+    """Refuse a seed that a generator cannot take; ``name`` is the option's."""
+    if not 0 <= seed < 2**63:
+        raise bad_option(name, seed, "0 to 2**63 - 1")
+
+
 class EnvError(Exception):
     """An environment raised, returned what its spaces forbid, hung, or took its process along.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metarl import seeding
 from metarl.checkpoints import read_object, write_json, write_whole
-from metarl.errors import UserError, bad_option
+from metarl.errors import UserError, bad_option, require_seed
 from metarl.rollout import (
     Agent,
     Context,
@@ -282,8 +282,7 @@ def evaluate_adaptation(
         raise bad_option("--num-tasks", num_tasks, "at least 1")
     if num_slots is not None and num_slots < 1:
         raise bad_option("--num-slots", num_slots, "at least 1")
-    if seed < 0:
-        raise bad_option("--seed", seed, "0 or more")
+    require_seed("--seed", seed)
     started = time.perf_counter()
     adaptations, per_round = _rounds(agent, tasks, num_episodes)
     slots = num_slots or default_slots(tasks, num_tasks)
@@ -324,7 +323,7 @@ def evaluate_adaptation(
         agent=agent_name or type(agent).__name__,
         seed=seed,
         split=split,
-        shared_split=tasks.shared_split,
+        shared_split=tasks.shared_split or (split == "validation" and tasks.shared_validation),
         measure=measure,
         greedy=greedy,
         episodes=parts[0].episodes,
@@ -415,6 +414,12 @@ def _probe(
         {name: torch.stack([p[name][:, 0] for p in probes], 1) for name in probes[0]},
         None,
     )
+
+
+def trial_episodes(agent: Agent, tasks: TaskDistribution, num_episodes: int | None) -> int:
+    """Return the episodes of a whole trial of an evaluation that is asked for ``num_episodes``."""
+    adaptations, per_round = _rounds(agent, tasks, num_episodes)
+    return (adaptations + 1) * per_round
 
 
 def _rounds(agent: Agent, tasks: TaskDistribution, num_episodes: int | None) -> tuple[int, int]:

@@ -30,6 +30,7 @@ def exits(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def wrapped() -> None:
+        _leave_script_folder()
         warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
         try:
             with _stopped_by_signals():
@@ -50,6 +51,16 @@ def exits(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(1)
 
     return wrapped
+
+
+def _leave_script_folder() -> None:
+    """Take the scripts' folder, which Python puts first, off the places of modules.
+
+    A user's own module called ``train`` would not be found behind ``scripts/train.py``.
+    """
+    scripts = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "scripts")
+    if sys.path and os.path.realpath(sys.path[0] or ".") == scripts:
+        del sys.path[0]
 
 
 @contextmanager

@@ -13,7 +13,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from metarl.checkpoints import replacing
+from metarl.tasks import SPLIT_NAMES
 
 
 class Line(NamedTuple):
@@ -27,37 +31,48 @@ class Line(NamedTuple):
 
 
 def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -> None:
-    """Draw mean and 95% interval over tasks against episodes of experience."""
+    """Draw mean and 95% interval over tasks against episodes of experience.
+
+    What all evaluations have in common (kind of tasks, actions, measure, checkpoint) is said once;
+    where they differ each line says what it is, and its reference has its colour.
+    """
+    kinds = [_kind(line.summary) for line in lines]
+    differ = [name for name in kinds[0] if len({kind[name] for kind in kinds}) > 1]
     figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
     colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    drawn, referred = 0, False
-    for line in lines:
+    drawn, named = 0, set()
+    for line, kind in zip(lines, kinds, strict=True):
         values, x = line.summary[metric], line.summary["episodes"]
         if line.reference:
-            style: dict[str, Any] = {"color": "0.45", "linestyle": "--", "linewidth": 1.4}
+            color = colors[(drawn - 1) % len(colors)] if differ and drawn else "0.45"
+            style: dict[str, Any] = {"color": color, "linestyle": "--", "linewidth": 1.4}
         else:
             style = {"color": colors[drawn % len(colors)], "linewidth": 2}
             drawn += 1
         if len(x) <= 30:
             style |= {"marker": "o", "markersize": 4}
+        label = line.label
+        own = [kind[n] for n in differ if not (line.reference and n == "checkpoint")]
+        label += f" ({', '.join(filter(None, own))})" if any(own) else ""
         # several references look alike: one entry of the legend says what they are
-        label = "_" + line.label if line.reference and referred else line.label
-        referred = referred or line.reference
+        hidden = line.reference and label in named
+        named.add(label)
+        label = "_" + label if hidden else label
         axes.plot(x, values["mean"], label=label, **style)
         axes.fill_between(
             x, values["low"], values["high"], color=style["color"], alpha=0.2, linewidth=0
         )
-    first = lines[0].summary
     envs = sorted({line.summary["env"] for line in lines})
     counts = sorted({line.summary["num_tasks"] for line in lines if not line.reference})
     number = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
-    axes.set_title(f"{', '.join(envs)}\n{number} {_tasks(first)}", fontsize=11)
+    tasks = kinds[0]["tasks"] if "tasks" not in differ else "tasks (which: see the legend)"
+    axes.set_title(f"{', '.join(envs)}\n{number} {tasks}, mean and 95% interval", fontsize=11)
     axes.set_xlabel("episodes of experience with the task")
-    axes.set_ylabel(f"{metric} of an episode ({first['actions']} actions)")
+    common = {name: kinds[0][name] for name in ("actions", "measure") if name not in differ}
+    said = [common.get("actions", "actions: see the legend"), common.get("measure", "")]
+    axes.set_ylabel(f"{metric} of an episode ({', '.join(filter(None, said))})")
     _finish(axes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path, 130)
 
 
 def plot_learning(
@@ -89,9 +104,7 @@ def plot_learning(
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of an episode")
     _finish(axes, integers=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path, 130)
 
 
 class Paths(NamedTuple):
@@ -127,15 +140,34 @@ def plot_paths(
     for axes, text in zip(grid[0], titles, strict=True):
         axes.set_title(text, fontsize=10)
     figure.suptitle(title, fontsize=11)
+    _save(figure, path, 110)
+
+
+def _kind(summary: dict[str, Any]) -> dict[str, str]:
+    """Return what an evaluation is, in words that a picture shows."""
+    checkpoint = summary.get("checkpoint", "final")
+    probe = summary.get("measure", "experience") == "probe"
+    return {
+        "tasks": _tasks(summary),
+        "actions": f"{summary['actions']} actions",
+        "measure": "probes" if probe else "",
+        "checkpoint": f"{checkpoint} checkpoint",
+    }
+
+
+def _save(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a picture whole or not at all, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, format=path.suffix[1:])
+    finally:
+        plt.close(figure)
 
 
 def _tasks(summary: dict[str, Any]) -> str:
-    kind = {"test": "held-out", "train": "training"}[summary["split"]]
     shared = " (the same tasks as in training)" if summary["shared_split"] else ""
-    return f"{kind} tasks{shared}, mean and 95% interval"
+    return f"{SPLIT_NAMES[summary['split']]} tasks{shared}"
 
 
 def _finish(axes: Axes, integers: bool = True) -> None:

@@ -9,11 +9,11 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 
@@ -22,12 +22,14 @@ from metarl.checkpoints import (
     Checkpoint,
     CheckpointStore,
     Which,
+    create_json,
+    remove_leftovers,
     space_from_json,
     space_to_json,
     write_json,
 )
 from metarl.effects import warn_of_tasks
-from metarl.errors import DivergenceError, UserError, bad_option
+from metarl.errors import DivergenceError, EnvError, UserError, bad_option
 from metarl.evaluation import (
     AdaptationCurve,
     Measure,
@@ -35,19 +37,29 @@ from metarl.evaluation import (
     evaluate_adaptation,
     evaluation_tasks,
     read_summary,
+    trial_episodes,
 )
 from metarl.logging import console, import_wandb, print_adaptation, read_metrics, ticker
-from metarl.official import can_be_official, evaluate_officially, official_steps
+from metarl.official import (
+    OfficialResult,
+    can_be_official,
+    evaluate_officially,
+    official_steps,
+)
 from metarl.plotting import Line, Paths, plot_adaptation, plot_learning, plot_paths
-from metarl.rollout import Agent, Keys, require_spaces, run_trial, trial_rounds
+from metarl.rollout import Agent, Keys, one_thread, require_spaces, run_trial, trial_rounds
 from metarl.seeding import Phase
 from metarl.settings import (
+    NewFolder,
+    claim_file,
     dataclass_of,
     default_directory,
+    evaluation_name,
     members,
     read_settings,
     refuse_used,
     settings,
+    used,
 )
 from metarl.spaces import reported_space
 from metarl.tasks import SPLIT_NAMES, Split, TaskDistribution
@@ -69,6 +81,8 @@ class Run:
     config: dict[str, Any]
     named_agent: str | None = None
     """An agent's ``package.module:Name`` that the user has given, not a file."""
+    folder: NewFolder | None = None
+    """What this process has made for it, where it began it."""
 
     @staticmethod
     def create(
@@ -79,11 +93,22 @@ class Run:
         derived: Sequence[str] = (),
     ) -> Run:
         """Make the directory; one that exists and is not empty is never written into."""
+        return Run.draft(config, agent, agent_config, tasks, derived).begin()
+
+    @staticmethod
+    def draft(
+        config: TrainConfig,
+        agent: str,
+        agent_config: Any,
+        tasks: TaskDistribution,
+        derived: Sequence[str] = (),
+    ) -> Run:
+        """Describe a run, of which nothing is on the disk before :meth:`begin`."""
         directory = config.run_dir or default_directory(config, agent, str(config.seed))
-        refuse_used(directory)
         content = {
             **settings(config, agent, agent_config, derived),
             "id": secrets.token_hex(4),
+            "tasks": tasks.name,
             "spaces": {
                 "observation": space_to_json(reported_space(tasks.observation_space)),
                 "action": space_to_json(tasks.action_space),
@@ -95,13 +120,45 @@ class Run:
             "packages": {name: metadata.version(name) for name in _PACKAGES},
             "device": device_name(config.device),
         }
-        content["train_config"]["run_dir"] = str(directory)
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            write_json(directory / "config.json", content)
-        except OSError as error:
-            raise bad_option("--run-dir", str(directory), f"a writable place ({error})") from error
+        if config.run_dir is not None:
+            content["train_config"]["run_dir"] = str(directory)
         return Run(directory, content, agent)
+
+    def begin(self) -> Run:
+        """Make the directory of a draft and write ``config.json``, each as the only process.
+
+        Raises:
+            UserError: where the directory that was named holds something, or another process
+                has begun a run there at the same time.
+        """
+        given = self.config["train_config"]["run_dir"]
+        folder = NewFolder.claim(None if given is None else self.directory, self.directory)
+        train_config = {**self.config["train_config"], "run_dir": str(folder.path)}
+        content = {**self.config, "train_config": train_config}
+        try:
+            create_json(folder.path / "config.json", content)
+        except FileExistsError:
+            raise used(folder.path) from None
+        except OSError as error:
+            folder.abandon()
+            raise bad_option(
+                "--run-dir", str(folder.path), f"a writable place ({error})"
+            ) from error
+        remove_leftovers(folder.path)
+        return Run(folder.path, content, self.named_agent, folder)
+
+    def remove_unless_begun(self) -> bool:
+        """Remove all of a run that this process made and that has trained and saved nothing.
+
+        Returns:
+            Whether there is nothing to go on with.
+        """
+        metrics = self.directory / "metrics.jsonl"
+        if self.checkpoints.iterations() or (metrics.exists() and metrics.stat().st_size):
+            return False
+        if self.folder is not None:
+            self.folder.remove()
+        return True
 
     @staticmethod
     def open(directory: Path, agent: str | None = None) -> Run:
@@ -339,6 +396,7 @@ class Plan:
         return settings(self.config, self.agent, self.agent_config, self.derived)
 
 
+@one_thread()  # the meta-update alone may use more
 def train(
     config: TrainConfig, agent_name: str, agent_config: Any, resume: Run | None = None
 ) -> Run:
@@ -347,13 +405,15 @@ def train(
     Raises:
         UserError: for anything that cannot work, before any work is done.
     """
-    torch.set_num_threads(1)  # the meta-update alone may use more
     plan = Plan.of(config, agent_name, agent_config)
     config, tasks = plan.config, plan.tasks
     if resume is None:
+        if config.run_dir is not None:
+            refuse_used(config.run_dir)  # before anything that takes time
+        draft = Run.draft(config, agent_name, plan.agent_config, tasks, plan.derived)
+        agent = draft.make_agent(config.device)  # what cannot be made leaves no directory
         plan.check()
-        run = Run.create(config, agent_name, plan.agent_config, tasks, plan.derived)
-        agent = run.make_agent(config.device)
+        run = draft.begin()
         iteration = env_steps = 0
         console.print(f"{agent_name} on {tasks.name}, seed {config.seed}: {run.directory}")
     else:
@@ -374,6 +434,7 @@ def train(
             read_metrics(metrics)  # refuses damage before anything is written
         console.print(f"{run.directory}: goes on after iteration {iteration}")
         run.record(config)
+        remove_leftovers(run.directory)
         if iteration == config.iterations:
             console.print("this run is finished: nothing is left to train")
             if run.evaluated(iteration):
@@ -387,7 +448,9 @@ def train(
             console.print(f"trained in {time.perf_counter() - started:.0f} s")
         _evaluate_at_the_end(run, tasks, config)
     except BaseException as error:
-        _say_how_to_go_on(run, error)
+        failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
+        if not failed_at_once:
+            _say_how_to_go_on(run, error)
         raise
     return run
 
@@ -423,6 +486,7 @@ def _say_how_to_go_on(run: Run, error: BaseException) -> None:
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
+@one_thread()
 def evaluate(
     run: Run,
     *,
@@ -441,13 +505,22 @@ def evaluate(
     device: str = "cpu",
     official: bool = False,
     video: int = 0,
+    output: Path | None = None,
 ) -> AdaptationCurve:
     """Evaluate a run's agent beside an untrained one; write table, picture, JSON and arrays.
 
-    The untrained agent is the same one before its first update, on the first of the same
-    tasks (1000 at most). Its files are ``<split>-untrained``. ``tasks``, or their name, are the
-    run's own where they are not given. With ``official`` Meta-World's own evaluation follows
-    (``<split>-official.json``), with ``video`` mp4 files of so many tasks.
+    The files of the run's own evaluation (its tasks, their number, and the other arguments'
+    defaults) are ``<split>.json``, ``.npz`` and ``.png``; any other one has a name that says what
+    differs (:func:`evaluation_name`), so that it replaces nothing else. The untrained agent is the
+    same one before its first update, on the first of the same tasks (1000 at most); its files
+    end with ``-untrained``. ``tasks``, or their name, are the run's own where they are not given.
+    With ``official`` Meta-World's own evaluation follows (``…-official.json``), with ``video`` mp4
+    files of so many tasks. ``output`` is the folder for all files, by default the run's
+    ``evaluation``.
+
+    Raises:
+        UserError: for anything that cannot work, before any work is done.
+        OSError: where the files cannot be written; the table is printed all the same.
     """
     check_device(device)
     if isinstance(tasks, str):
@@ -460,15 +533,28 @@ def evaluate(
     own = {f"{k}_space": space_from_json(space) for k, space in run.config["spaces"].items()}
     spaces = tasks.observation_space, tasks.action_space
     require_spaces(SimpleNamespace(**own), *spaces, f"--env: {tasks.name}")
-    if num_tasks is None:
-        num_tasks = default_tasks(tasks, split)
-    torch.set_num_threads(1)
+    own_tasks = run.train_config.evaluation_tasks or default_tasks(tasks, split)
+    num_tasks = own_tasks if num_tasks is None else num_tasks
     agent, saved = run.load_agent(checkpoint, device)
-    folder = run.directory / "evaluation"
+    own_episodes, episodes = (
+        trial_episodes(agent, tasks, number) for number in (None, num_episodes)
+    )
+    label = evaluation_name(
+        split,
+        env=None if tasks.name == run.config.get("tasks", run.env) else tasks.name,
+        tasks=None if num_tasks == own_tasks else num_tasks,
+        episodes=None if episodes == own_episodes else episodes,
+        seed=seed,
+        greedy=greedy,
+        probe=measure == "probe",
+        best=checkpoint == "best",
+    )
+    folder = output or run.directory / "evaluation"
+    writing = _Writing(folder)
     curves = []
     for name, subject, at, count in (
-        (split, agent, saved.iteration, num_tasks),
-        (f"{split}-untrained", run.make_agent(device), 0, min(num_tasks, 1000)),
+        (label, agent, saved.iteration, num_tasks),
+        (f"{label}-untrained", run.make_agent(device), 0, min(num_tasks, 1000)),
     ):
         title = "evaluating" if subject is agent else "untrained agent"
         with ticker(title, count, unit="tasks") as progress:
@@ -496,25 +582,57 @@ def evaluate(
             env_steps=saved.env_steps if at else 0,
             checkpoint=checkpoint,
         )
-        curve.save(folder, name)
+        with writing:
+            curve.save(folder, name)
         curves.append(curve)
     trained, untrained = (curve.summary() for curve in curves)
-    picture = folder / f"{split}.png"
-    plot_adaptation(
-        [Line(run.agent_name, trained), Line("untrained", untrained, reference=True)], picture
-    )
     print_adaptation(trained, untrained)
-    console.print(f"picture: {picture}")
+    picture = folder / f"{label}.png"
+    lines = [Line(run.agent_name, trained), Line("untrained", untrained, reference=True)]
+    with writing:
+        plot_adaptation(lines, picture)
+        console.print(f"picture: {picture}")
     if video:
         episodes = curves[0].episodes[-1]
         shown = evaluation_tasks(tasks, split=split, num_tasks=video, seed=seed)
-        for path in record_adaptation(
-            agent, tasks, shown, folder, name=f"{split}-video", episodes=episodes, seed=seed
-        ):
-            console.print(f"video: {path}")
+        with writing:
+            for path in record_adaptation(
+                agent, tasks, shown, folder, name=f"{label}-video", episodes=episodes, seed=seed
+            ):
+                console.print(f"video: {path}")
     if official:
-        _evaluate_officially(agent, tasks, split, seed, trained, folder / f"{split}-official.json")
+        result = _evaluate_officially(agent, tasks, split, seed, trained)
+        with writing:
+            write_json(folder / f"{label}-official.json", result.summary())
+    writing.check()
     return curves[0]
+
+
+class _Writing:
+    """Lets an evaluation go on to its table where its files cannot be written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._error: OSError | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        self._error = self._error or error
+        return True
+
+    def check(self) -> None:
+        """Raise an OSError, which says what to do, where anything could not be written."""
+        if self._error is not None:
+            raise OSError(
+                f"{self._folder}: the evaluation cannot be written there ({self._error}); "
+                "--output FOLDER takes another place"
+            ) from self._error
 
 
 def _evaluate_officially(
@@ -523,14 +641,12 @@ def _evaluate_officially(
     split: Split,
     seed: int,
     summary: Mapping[str, Any],
-    path: Path,
-) -> None:
+) -> OfficialResult:
     """Run Meta-World's own evaluation, and say how its figures differ from the ones above."""
     steps = official_steps(tasks, split)
     console.print(f"official evaluation: up to {steps:,} steps of the official environments")
     with ticker("official evaluation", steps, unit="steps") as progress:
         result = evaluate_officially(agent, tasks, split=split, seed=seed, advance=progress.advance)
-    write_json(path, result.summary())
     success = summary["success"]["mean"]
     console.print(
         f"per-goal: success {success[0]:.3f} before and {success[-1]:.3f} after "
@@ -540,51 +656,95 @@ def _evaluate_officially(
         "count more than once\nofficial, by class: "
         + ", ".join(f"{name} {rate:.3f}" for name, rate in result.by_class.items())
     )
+    return result
 
 
 def plot(
-    directories: Sequence[Path],
+    paths: Sequence[Path],
     kind: Literal["adaptation", "learning", "paths"],
-    output: Path,
+    output: Path | None = None,
     *,
     metric: str = "return",
     split: Split = "test",
     env: str | None = None,
     agent: str | None = None,
-) -> None:
+) -> Path:
     """Draw the evaluations or the training of several runs into one picture.
 
-    ``env`` and ``agent`` are those of the run, where they are modules of yours: paths are
-    walked anew.
+    Args:
+        paths: run directories and, for adaptation curves, files of evaluations: an ``.json``
+            whose untrained agent's lies beside it.
+        kind: what is drawn.
+        output: the picture, by default ``comparison.png`` or the next free name like it.
+        metric: of adaptation curves.
+        split: whose evaluation of a run is drawn.
+        env: the run's tasks, where they are a module of yours (paths are walked anew).
+        agent: the run's agent, where it is a module of yours.
+
+    Returns:
+        Where the picture is.
 
     Raises:
-        UserError: where a directory is no run, or has not what is to be drawn.
+        UserError: where a path is no run, or has not what is to be drawn.
     """
-    if not directories:
+    if not paths:
         raise bad_option("RUNS", [], "one run directory or more")
-    if output.suffix not in (".png", ".pdf", ".svg"):
+    if output is not None and output.suffix not in (".png", ".pdf", ".svg"):
         raise bad_option("--output", str(output), "a name that ends with .png, .pdf or .svg")
-    runs = [Run.open(each, agent) for directory in directories for each in members(directory)]
-    envs = sorted({run.env for run in runs})
-    labels = _labels(runs)
-    if kind == "paths":
-        if len(runs) > 1:
-            raise bad_option("RUNS", [str(d) for d in directories], "one run for --kind paths")
-        _plot_paths(runs[0], registry.make(env) if env else runs[0].make_tasks(), output, split)
-    elif kind == "learning":
+    files = [path for path in paths if path.suffix == ".json" and path.is_file()]
+    if files and kind != "adaptation":
+        raise bad_option("RUNS", str(files[0]), f"run directories for --kind {kind}")
+    if kind == "adaptation":
+        lines = _adaptation_lines(paths, metric, split, agent)
+        return _draw(output, lambda target: plot_adaptation(lines, target, metric))
+    runs = [Run.open(each, agent) for path in paths for each in members(path)]
+    if kind == "learning":
         curves = [read_metrics(run.directory / "metrics.jsonl") for run in runs]
-        plot_learning(list(zip(labels, curves, strict=True)), output, ", ".join(envs))
-    else:
-        lines = []
-        for run, label in zip(runs, labels, strict=True):
-            folder = run.directory / "evaluation"
-            lines.append(Line(label, read_summary(folder / f"{split}.json")))
-            untrained = read_summary(folder / f"{split}-untrained.json")
-            lines.append(Line("untrained", untrained, reference=True))
-            if lines[-2].summary.get(metric) is None:
-                raise bad_option("--metric", metric, f"return (no success in {run.directory})")
-        plot_adaptation(lines, output, metric)
+        named = list(zip(_labels([_source(run) for run in runs]), curves, strict=True))
+        envs = ", ".join(sorted({run.env for run in runs}))
+        return _draw(output, lambda target: plot_learning(named, target, envs))
+    if len(runs) > 1:
+        raise bad_option("RUNS", [str(path) for path in paths], "one run for --kind paths")
+    tasks = registry.make(env) if env else runs[0].make_tasks()
+    return _draw(output, lambda target: _plot_paths(runs[0], tasks, target, split))
+
+
+def _draw(output: Path | None, draw: Callable[[Path], None]) -> Path:
+    """Draw into ``output``, or into a file that no other process draws into."""
+    claimed = None
+    if output is None:
+        output = claimed = claim_file(Path("comparison.png"))
+    try:
+        draw(output)
+    except BaseException:
+        if claimed is not None:
+            claimed.unlink(missing_ok=True)
+        raise
     console.print(f"picture: {output}")
+    return output
+
+
+def _adaptation_lines(
+    paths: Sequence[Path], metric: str, split: Split, agent: str | None
+) -> list[Line]:
+    """Read the evaluations that are to be drawn, each with its untrained agent's."""
+    sources, files = [], []
+    for path in paths:
+        if path.suffix == ".json" and path.is_file():
+            files.append(path)
+            sources.append(_source_of_file(path, agent))
+            continue
+        for directory in members(path):
+            files.append(directory / "evaluation" / f"{split}.json")
+            sources.append(_source(Run.open(directory, agent)))
+    lines = []
+    for file, label in zip(files, _labels(sources), strict=True):
+        summary = read_summary(file)
+        if summary.get(metric) is None:
+            raise bad_option("--metric", metric, f"return (no success in {file})")
+        untrained = read_summary(file.with_name(f"{file.stem}-untrained.json"))
+        lines += [Line(label, summary), Line("untrained", untrained, reference=True)]
+    return lines
 
 
 def _plot_paths(
@@ -636,13 +796,37 @@ def _plot_paths(
     )
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """Name each run by what tells it apart: agent, then environment, seed, folder."""
-    parts = [(r.agent_name, r.env, f"seed {r.train_config.seed}", r.directory.name) for r in runs]
-    used = [i for i in range(4) if i == 0 or (i < 3 and len({p[i] for p in parts}) > 1)]
-    labels = [", ".join(p[i] for i in used) for p in parts]
+class _Source(NamedTuple):
+    """What can tell one line of a picture from another."""
+
+    agent: str
+    env: str
+    seed: str
+    name: str
+    path: Path
+
+
+def _source(run: Run) -> _Source:
+    seed = f"seed {run.train_config.seed}"
+    return _Source(run.agent_name, run.env, seed, run.directory.name, run.directory)
+
+
+def _source_of_file(file: Path, agent: str | None) -> _Source:
+    """Return the source of an evaluation's file, which may lie in its run's directory or not."""
+    directory = file.parent.parent
+    if file.parent.name == "evaluation" and (directory / "config.json").is_file():
+        run = _source(Run.open(directory, agent))
+        return run._replace(name=f"{run.name}/{file.stem}", path=file)
+    summary = read_summary(file)
+    return _Source(summary["agent"], summary["env"], "", file.stem, file)
+
+
+def _labels(sources: Sequence[_Source]) -> list[str]:
+    """Name each source by what tells it apart: agent, then environment, seed, name, path."""
+    used = [i for i in range(3) if i == 0 or len({source[i] for source in sources}) > 1]
+    labels = [", ".join((str(source[i]) for i in used if source[i])) for source in sources]
     if len(set(labels)) < len(labels):
-        labels = [f"{label}, {p[3]}" for label, p in zip(labels, parts, strict=True)]
+        labels = [f"{label}, {x.name}" for label, x in zip(labels, sources, strict=True)]
     if len(set(labels)) < len(labels):
-        labels = [f"{label} ({r.directory})" for label, r in zip(labels, runs, strict=True)]
+        labels = [f"{label} ({x.path})" for label, x in zip(labels, sources, strict=True)]
     return labels

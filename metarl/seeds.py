@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl import registry
-from metarl.checkpoints import write_json
+from metarl.checkpoints import create_json, write_json
 from metarl.errors import SeedsError, UserError
 from metarl.evaluation import (
     Summary,
@@ -31,7 +31,7 @@ from metarl.evaluation import (
 from metarl.logging import console, print_adaptation
 from metarl.plotting import Line, plot_adaptation
 from metarl.runs import Plan, Run
-from metarl.settings import default_directory, read_settings, refuse_used
+from metarl.settings import NewFolder, default_directory, read_settings, refuse_used, used
 from metarl.training import TrainConfig
 from metarl.workers import usable_cores
 
@@ -61,22 +61,37 @@ def train_seeds(
     """
     plan = Plan.of(config, agent, agent_config)
     label = "seeds-" + "-".join(map(str, seeds))
-    folder = config.run_dir or default_directory(config, agent, label)
-    refuse_used(folder)
+    if config.run_dir is not None:
+        refuse_used(config.run_dir)  # before anything that takes time
     plan.check()
-    for seed in seeds:
-        own = dataclasses.replace(plan.config, seed=seed, run_dir=folder / str(seed))
-        Run.create(own, agent, plan.agent_config, plan.tasks, plan.derived)
-    write_json(folder / "config.json", {**plan.settings(), "seeds": list(seeds)})
-    return resume_seeds(folder)
+    folder = NewFolder.claim(config.run_dir, default_directory(config, agent, label))
+    runs: list[Run] = []
+    try:
+        for seed in seeds:
+            own = dataclasses.replace(plan.config, seed=seed, run_dir=folder.path / str(seed))
+            runs.append(Run.create(own, agent, plan.agent_config, plan.tasks, plan.derived))
+        content = {**plan.settings(), "seeds": list(seeds)}
+        create_json(folder.path / "config.json", content)
+    except BaseException as error:
+        for run in runs:
+            run.remove_unless_begun()
+        folder.abandon()
+        if isinstance(error, FileExistsError):  # another process was faster
+            raise used(folder.path) from None
+        raise
+    return resume_seeds(folder.path, new=folder)
 
 
-def resume_seeds(folder: Path, options: Sequence[str] = ()) -> dict[str, Any]:
+def resume_seeds(
+    folder: Path, options: Sequence[str] = (), new: NewFolder | None = None
+) -> dict[str, Any]:
     """Go on with every run in ``folder`` that is not finished, and evaluate all.
 
     Args:
         folder: of several seeds.
         options: of every run's command line.
+        new: the folder where this process has made it: it is removed where every run fails
+            before its first checkpoint, and not by a signal.
     """
     content = read_settings(folder / "config.json")
     seeds, config = content["seeds"], Run(folder, content).train_config
@@ -107,7 +122,11 @@ def resume_seeds(folder: Path, options: Sequence[str] = ()) -> dict[str, Any]:
         raise
     failed = [child.seed for child in children if child.process.returncode != 0]
     if failed:
-        _say_how_to_go_on(folder, named, given)
+        wrong = all(child.process.returncode in (1, 2) for child in children)
+        if new and wrong and not any(folder.glob("*/checkpoints/*")):
+            new.remove()
+        else:
+            _say_how_to_go_on(folder, named, given)
         raise SeedsError(f"seeds {', '.join(map(str, failed))} did not come to an end: see above")
     summary, untrained = (summarize_seeds(folder, seeds, x) for x in ("", "-untrained"))
     lines = [Line(name, summary), Line("untrained", untrained, reference=True)]

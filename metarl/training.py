@@ -17,7 +17,7 @@ import torch
 
 from metarl import seeding
 from metarl.checkpoints import Checkpoint, CheckpointStore
-from metarl.errors import DivergenceError, SaveError, Stopped, bad_option
+from metarl.errors import DivergenceError, SaveError, Stopped, bad_option, require_seed
 from metarl.evaluation import (
     adaptation_points,
     default_slots,
@@ -119,7 +119,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise bad_option(f"--{name.replace('_', '-')}", value, "at least 1")
-        for name in ("seed", "num_workers", "env_restarts"):
+        require_seed("--seed", self.seed)
+        for name in ("num_workers", "env_restarts"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise bad_option(f"--{name.replace('_', '-')}", value, "0 or more")
@@ -178,12 +179,13 @@ def meta_train(
         MetricsLog(directory, iteration, config.wandb) as log,
         ticker("training", total, unit="iterations", done=iteration) as progress,
     ):
+        envs = stack.enter_context(closing(tasks.make_vec(slots, **config.vec_options())))
+        # Save only now: a run whose environments cannot be made leaves nothing to go on with.
         saver = _Saver(config, directory, log)
         saver.save(last)
         mark = time.perf_counter()
         leapt = False
         try:
-            envs = stack.enter_context(closing(tasks.make_vec(slots, **config.vec_options())))
             while last.iteration < total:
                 Stopped.refuse()
                 started = time.perf_counter()

@@ -22,7 +22,8 @@ class Options:
     split: Split = "test"
     """Which tasks: held-out ones, those that choose checkpoints and settings, or training's."""
     num_tasks: int | None = None
-    """How many tasks; by default 1000, or each once where they are finite and at least 50."""
+    """How many tasks; by default as in the run's own evaluation, or 1000, or each once where they
+    are finite and at least 50."""
     num_episodes: int | None = None
     """Episodes of a trial; by default as in training, or four rounds of adaptation's."""
     seed: int = 0
@@ -51,6 +52,8 @@ class Options:
     """How many times a killed or hung worker is started again, its episodes replayed."""
     device: str = "cpu"
     """Where the agent runs: `cpu` or `cuda`."""
+    output: Path | None = None
+    """Folder for the files; by default the run's own folder of evaluations."""
 
 
 @exits

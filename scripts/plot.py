@@ -17,7 +17,7 @@ class Options:
     """What to draw."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run directories."""
+    """Run directories; for adaptation curves also the .json files of evaluations."""
     kind: Literal["adaptation", "learning", "paths"] = "adaptation"
     """Return against episodes of experience, or against training's environment steps; or, of
     one run on tasks with a goal in the plane, the paths of a few before and after adaptation."""
@@ -29,8 +29,8 @@ class Options:
     """The run's tasks again, where they are a module of yours (for paths)."""
     agent: str | None = None
     """The run's agent again, where it is a module of yours (for paths)."""
-    output: Path = Path("comparison.png")
-    """The picture."""
+    output: Path | None = None
+    """The picture; by default comparison.png in the current folder, or the next free name."""
 
 
 @exits

@@ -328,10 +328,8 @@ def test_stable_baselines3_evaluates_a_policy_as_our_own_loop_does(cls, kind, nu
             policy, vector, n_eval_episodes=3, return_episode_rewards=True, warn=False
         )
     env, expected = make(), []
-    own = copy.deepcopy(policy)
     for _ in range(3):
-        if num_envs is not None:  # every environment is the first episode of its own
-            own = copy.deepcopy(policy)
+        own = copy.deepcopy(policy)  # every episode starts from what adaptation left
         observation, _ = env.reset()
         total, ended, boundary = 0.0, False, True
         while not ended:
@@ -408,16 +406,47 @@ def test_a_state_holds_what_a_step_leaves_and_episode_start_marks_boundaries():
     actions, state = policy.predict(batch, state, np.array([False, True]))
     first, second, third = agent.seen[-3:]
     assert isinstance(state, PolicyState) and actions.tolist() == [1, 1]
-    assert state.context["steps"].tolist() == [[9.0], [9.0]]  # six of adaptation
+    assert state.context["steps"].tolist() == [[9.0], [7.0]]  # six of adaptation
     assert first.boundary.tolist() == [[True], [True]] and not first.trial_start.any()
     assert first.previous_action.tolist() == [[1], [1]]
     assert first.previous_reward.unique().numel() == 1 and first.previous_reward.all()
     assert second.boundary.tolist() == [[False], [False]]
     assert third.boundary.tolist() == [[False], [True]]
-    for step in (second, third):  # nobody tells the rewards
-        assert step.previous_reward.tolist() == [[0.0], [0.0]]
-        assert step.previous_action.tolist() == [[1], [1]]
+    assert second.previous_reward.tolist() == [[0.0], [0.0]]  # nobody tells
+    assert third.previous_reward.tolist() == [[0.0], first.previous_reward[1].tolist()]
+    assert second.previous_action.tolist() == third.previous_action.tolist() == [[1], [1]]
     assert third.observation.tolist() == [[[1, 0, 1, 2]], [[0, 1, 3, 4]]]  # the odd one-hot first
+
+
+def test_rewards_that_stable_baselines3_keeps_to_itself_do_not_count_as_zeros():
+    """An arm that pays is pulled again until it does not: RL² as it is at its simplest."""
+
+    class PullsWhatPaid(Recorder):
+        def begin(self, num_tasks):
+            return torch.zeros(num_tasks, 1, dtype=torch.int64)
+
+        def act(self, context, timestep, generator, greedy=False):
+            lost = (timestep.previous_reward == 0) & ~timestep.trial_start
+            context = (context + lost) % 2
+            return context, {}, context
+
+    class SecondPays(gym.Env):
+        observation_space, action_space = gym.spaces.Discrete(1), gym.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return 0, {}
+
+        def step(self, action):
+            return 0, float(action), True, False, {}
+
+    policy = adapt(PullsWhatPaid(), SecondPays(), episodes=3, max_steps=1)
+    assert evaluate_policy(policy, SecondPays(), n_eval_episodes=6, warn=False)[0] == 1
+    observation, reward, total = 0, None, 0.0
+    for _ in range(6):
+        action = policy.act(observation, reward, boundary=True)
+        observation, reward, *_ = SecondPays().step(action)
+        total += reward
+    assert total == 6
 
 
 def test_a_policy_that_did_not_learn_while_acting_sees_nothing_before_an_episode():
