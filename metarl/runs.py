@@ -824,7 +824,7 @@ def _source_of_file(file: Path, agent: str | None) -> _Source:
 def _labels(sources: Sequence[_Source]) -> list[str]:
     """Name each source by what tells it apart: agent, then environment, seed, name, path."""
     used = [i for i in range(3) if i == 0 or len({source[i] for source in sources}) > 1]
-    labels = [", ".join((str(source[i]) for i in used if source[i])) for source in sources]
+    labels = [", ".join(str(source[i]) for i in used if source[i]) for source in sources]
     if len(set(labels)) < len(labels):
         labels = [f"{label}, {x.name}" for label, x in zip(labels, sources, strict=True)]
     if len(set(labels)) < len(labels):

@@ -5,12 +5,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from metarl.checkpoints import Which
 from metarl.commandline import parse
-from metarl.evaluation import Measure
 from metarl.exits import exits
-from metarl.runs import Run, evaluate
-from metarl.tasks import Split
+from metarl.runs import Measure, Run, Split, Which, evaluate
 
 
 @dataclass(frozen=True)
@@ -20,10 +17,9 @@ class Options:
     run: Positional[Path]
     """A run directory."""
     split: Split = "test"
-    """Which tasks: held-out ones, those that choose checkpoints and settings, or training's."""
+    """Held-out tasks, validation tasks, or those of training."""
     num_tasks: int | None = None
-    """How many tasks; by default as in the run's own evaluation, or 1000, or each once where they
-    are finite and at least 50."""
+    """How many tasks; by default as many as the run's own evaluation has."""
     num_episodes: int | None = None
     """Episodes of a trial; by default as in training, or four rounds of adaptation's."""
     seed: int = 0

@@ -11,7 +11,7 @@ import pytest
 
 from metarl import registry
 from metarl.agents.rl2 import RL2Config
-from metarl.commandline import parse_train
+from metarl.commandline import parse_train, plain_flags
 from metarl.errors import UserError
 from metarl.presets import PRESETS
 from metarl.rollout import trial_rounds
@@ -73,7 +73,7 @@ OURS = [
     ("train", "--device cuda:99", "--device: got 'cuda:99'", "cpu"),
     ("train", "--iterations 0", "--iterations: got 0", "at least 1"),
     ("train", "--iterations 3 --env-steps 10", "--env-steps: got 10", "--iterations"),
-    ("train", "--seed -1", "--seed: got -1", "0 or more"),
+    ("train", "--seed -1", "--seed: got -1", "0 to 2**63 - 1"),
     ("train", "--env half-cheetah/velocity", "--episodes-per-trial: got None", "number"),
     ("train", "--run-dir RUN", "--run-dir: got", "empty"),
     ("train", "--run-dir /proc/none/run", "--run-dir: got", "writable"),
@@ -84,7 +84,7 @@ OURS = [
     ("train", "--resume RUN --config x.json", "--config: got 'x.json'", "--resume"),
     ("train", "--config nowhere.json", "nowhere.json: cannot be read", ""),
     ("train", "--seeds 1 1", "--seeds: got [1, 1]", "differ"),
-    ("train", "--seeds -1", "--seeds: got [-1]", "0 or more"),
+    ("train", "--seeds -1", "--seeds: got -1", "0 to 2**63 - 1"),
     ("train", "--seeds 1 2 --seed 3", "--seeds: got [1, 2]", "no --seed"),
     ("train", "--seeds 1 --resume RUN", "--seeds: got [1]", "--resume"),
     ("train", "--seeds 1 2 --run-dir RUN", "--run-dir: got", "empty"),
@@ -98,7 +98,7 @@ OURS = [
     ("evaluate", "RUN --num-tasks 0", "--num-tasks: got 0", "at least 1"),
     ("evaluate", "RUN --num-episodes 0", "--num-episodes: got 0", "at least 1"),
     ("evaluate", "RUN --num-slots -1", "--num-slots: got -1", "at least 1"),
-    ("evaluate", "RUN --seed -1", "--seed: got -1", "0 or more"),
+    ("evaluate", "RUN --seed -1", "--seed: got -1", "0 to 2**63 - 1"),
     ("evaluate", "RUN --device tpu", "--device: got 'tpu'", "cpu"),
     ("evaluate", "RUN --env bandit/n3", "--env", "bandit"),
     ("evaluate", "RUN --env half-cheetah/velocity", "space", ""),
@@ -410,3 +410,42 @@ def test_an_unknown_name_beside_a_preset_is_the_first_thing_said():
     (name, *_) = PRESETS
     with pytest.raises(UserError, match="unknown agent 'maml'"):
         parse_train(["maml", "--preset", name])
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ("--normalize-observations=True", "--normalize-observations"),
+        ("--normalize_observations=false", "--no-normalize_observations"),
+        ("--normalize-observations 1", "--normalize-observations 1"),  # a positional of its own
+        ("--normalize-observations=0 --seed=1", "--no-normalize-observations --seed=1"),
+        ("--check False --seed 1", "--no-check --seed 1"),
+        ("--normalize-observations --check", "--normalize-observations --check"),
+        ("--env=true", "--env=true"),  # no flag
+    ],
+)
+def test_flags_take_the_values_that_sweeps_send(given, plain):
+    assert plain_flags(given.split(), TrainConfig, RL2Config) == plain.split()
+
+
+def test_a_sweep_s_boolean_reaches_the_agent():
+    for given, expected in (("=True", True), ("=False", False)):
+        request = parse_train(["rl2", f"--normalize-observations{given}"])
+        assert request.agent_config.normalize_observations is expected
+
+
+def test_a_flag_s_other_values_are_refused():
+    with pytest.raises(UserError, match="--check: got 'maybe'; accepted: true or false"):
+        parse_train(["rl2", "--check=maybe"])
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "plot", "benchmark"])
+def test_a_module_called_like_a_script_is_the_user_s(name, write_module):
+    write_module(name, "import metarl\n\n\ndef tasks():\n    return metarl.make('bandit/n3-k2')\n")
+    script = Path(__file__).parent.parent / "scripts" / "train.py"
+    options = f"rl2 --env {name}:tasks --print-config"
+    done = subprocess.run(
+        [sys.executable, str(script), *options.split()], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["train_config"]["env"] == f"{name}:tasks"

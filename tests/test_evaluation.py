@@ -11,7 +11,7 @@ import metarl
 from metarl import evaluation
 from metarl.adaptation import adapt
 from metarl.agents.rl2 import RL2, RL2Config
-from metarl.errors import DivergenceError, UserError
+from metarl.errors import EnvError, UserError
 from metarl.evaluation import (
     evaluate_adaptation,
     read_summary,
@@ -419,7 +419,7 @@ def test_a_reported_value_that_is_not_finite_is_named(measure):
             now = super().transition(state, action, noise)
             return now._replace(info=now.info | {"speed": np.full(len(now.reward), np.nan)})
 
-    with pytest.raises(DivergenceError, match="info's 'speed' is not finite, of echo"):
+    with pytest.raises(EnvError, match=r"info\['speed'\] is nan; accepted: a finite number"):
         evaluate(Counter(), Unsure(), measure=measure)
 
 

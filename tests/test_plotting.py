@@ -2,16 +2,20 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import matplotlib.image
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.figure import Figure
 
 from metarl import runs
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.plotting import Line, plot_adaptation, plot_learning
+from metarl.settings import claim_file
 from metarl.training import TrainConfig
 
 AGENT = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2)
@@ -126,6 +130,75 @@ def test_labels_tell_runs_of_one_seed_apart(trained, tmp_path, axes, pair):
         chosen = [trained[i] for i in pair]
     runs.plot(chosen, "learning", tmp_path / "plot.png")
     assert len(set(labels(axes[0]))) == 4
+
+
+def test_lines_of_different_kinds_say_which_they_are(tmp_path, axes):
+    """What the first line is was said of all of them."""
+    greedy, best = summary(actions="greedy"), summary(checkpoint="best")
+    lines = [Line("a", greedy), Line("untrained", greedy, reference=True)]
+    lines += [Line("b", best), Line("untrained", best, reference=True)]
+    plot_adaptation(lines, tmp_path / "plot.png")
+    assert labels(axes[0]) == [
+        "a (greedy actions, final checkpoint)",
+        "untrained (greedy actions)",
+        "b (sampled actions, best checkpoint)",
+        "untrained (sampled actions)",
+    ]
+    assert axes[0].get_ylabel() == "return of an episode (actions: see the legend)"
+    pairs = zip(axes[0].lines[::2], axes[0].lines[1::2], strict=True)
+    assert all(line.get_color() == reference.get_color() for line, reference in pairs)
+
+
+def test_lines_of_one_kind_say_it_once(tmp_path, axes):
+    probes = summary(measure="probe", actions="greedy")
+    plot_adaptation([Line("a", probes), Line("b", probes)], tmp_path / "plot.png")
+    assert labels(axes[0]) == ["a", "b"]
+    assert axes[0].get_ylabel() == "return of an episode (greedy actions, probes)"
+
+
+def test_lines_of_different_splits_are_told_apart(tmp_path, axes):
+    lines = [Line("a", summary()), Line("a", summary(split="validation"))]
+    plot_adaptation(lines, tmp_path / "plot.png")
+    assert labels(axes[0]) == ["a (held-out tasks)", "a (validation tasks)"]
+    assert "which: see the legend" in axes[0].get_title()
+
+
+def test_evaluations_of_one_run_are_drawn_by_their_files(trained, tmp_path, axes):
+    run = runs.Run.open(trained[0])
+    runs.evaluate(run, greedy=True, output=tmp_path / "elsewhere")
+    axes.clear()
+    file = tmp_path / "elsewhere" / "test-greedy.json"
+    runs.plot([trained[0], trained[0] / "evaluation" / "test.json", file], "adaptation")
+    names = [name for name in labels(axes[0]) if "untrained" not in name]
+    assert len(set(names)) == 3 and "greedy" in names[2] and "sampled" in names[0]
+    with pytest.raises(UserError, match="accepted: run directories for --kind learning"):
+        runs.plot([file], "learning")
+
+
+def test_pictures_without_a_name_never_replace_each_other(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(lambda _: claim_file(Path("comparison.png")), range(8)))
+    assert len(set(claimed)) == 8
+    assert runs.plot(trained[:1], "adaptation") == Path("comparison-9.png")
+    assert is_picture("comparison-9.png")
+    with pytest.raises(UserError):
+        runs.plot(trained[:1], "paths")
+    assert not Path("comparison-10.png").exists()  # nothing was drawn
+
+
+def test_a_picture_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "plot.png"
+    path.write_bytes(b"before")
+
+    def fail(self, file, **options):
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="no space left"):
+        plot_adaptation([Line("a", summary())], path)
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 
 
 def test_one_run_is_named_by_its_agent(trained, tmp_path, axes):

@@ -5,6 +5,7 @@ import json
 import platform
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ import torch
 import metarl
 from metarl import registry, runs
 from metarl.agents.rl2 import RL2Config
-from metarl.errors import UserError
+from metarl.checkpoints import write_whole
+from metarl.envs.bandit import BernoulliBandit
+from metarl.errors import EnvError, UserError
 from metarl.logging import read_metrics
 from metarl.runs import Run
+from metarl.settings import NewFolder, default_directory
 from metarl.training import TrainConfig
 from metarl.workers import usable_cores
 
@@ -243,16 +247,73 @@ def test_a_module_named_on_the_command_line_is_imported(evil, tmp_path):
 def test_evaluation_is_written_beside_that_of_an_untrained_agent(run):
     curve = runs.evaluate(run, num_tasks=5, split="train", seed=3, greedy=True, checkpoint="best")
     folder = run.directory / "evaluation"
-    trained = json.loads((folder / "train.json").read_text())
-    untrained = json.loads((folder / "train-untrained.json").read_text())
+    name = "train-tasks-5-seed-3-greedy-best"
+    trained = json.loads((folder / f"{name}.json").read_text())
+    untrained = json.loads((folder / f"{name}-untrained.json").read_text())
     assert trained["return"]["mean"] == pytest.approx(curve.returns.mean(1).tolist())
-    for name, value in {"split": "train", "seed": 3, "actions": "greedy", "agent": "rl2"}.items():
-        assert trained[name] == untrained[name] == value
+    for key, value in {"split": "train", "seed": 3, "actions": "greedy", "agent": "rl2"}.items():
+        assert trained[key] == untrained[key] == value
     assert (trained["checkpoint"], trained["num_tasks"]) == ("best", 5)
     assert (untrained["iteration"], untrained["env_steps"]) == (0, 0)
     assert trained["env_steps"] == 12 * trained["iteration"]
-    with np.load(folder / "train.npz", allow_pickle=False) as arrays:
+    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
         assert arrays["return"].shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ({"num_tasks": 2}, "test-tasks-2"),
+        ({"num_episodes": 2}, "test-episodes-2"),
+        ({"tasks": "bandit/n6-k2"}, "test-bandit-n6-k2"),
+        ({"measure": "probe", "seed": 2}, "test-seed-2-probe"),
+        ({"checkpoint": "best"}, "test-best"),
+        ({"split": "validation"}, "validation"),
+    ],
+)
+def test_another_evaluation_never_replaces_the_run_s_own(run, asked, name):
+    folder = run.directory / "evaluation"
+    own = {file: file.read_bytes() for file in folder.iterdir()}
+    runs.evaluate(run, **asked)
+    new = {file for file in folder.iterdir() if file not in own}
+    kinds = (".json", ".npz", ".png", "-untrained.json", "-untrained.npz")
+    assert new == {folder / f"{name}{kind}" for kind in kinds}
+    assert all(file.read_bytes() == content for file, content in own.items())
+
+
+def test_the_run_s_own_evaluation_again_replaces_itself(run):
+    folder = run.directory / "evaluation"
+    files = set(folder.iterdir())
+    (folder / "test.json").write_text("{}")
+    curve = runs.evaluate(run, num_episodes=3)  # as many as it has anyway
+    assert set(folder.iterdir()) == files
+    written = json.loads((folder / "test.json").read_text())
+    assert written["return"]["mean"] == pytest.approx(curve.returns.mean(1).tolist())
+
+
+def test_an_evaluation_goes_where_it_is_told_to(run, tmp_path):
+    runs.evaluate(run, output=tmp_path / "deep" / "folder")
+    assert (tmp_path / "deep" / "folder" / "test.json").is_file()
+
+
+def test_the_table_is_printed_where_nothing_can_be_written(run, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file: the evaluation cannot be written.* --output FOLDER"):
+        runs.evaluate(run, output=tmp_path / "file")
+    assert "untrained," in capsys.readouterr().out
+
+
+def test_training_and_evaluation_leave_torch_s_threads_as_they_were(run, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        config = dataclasses.replace(run.train_config, run_dir=tmp_path / "other")
+        runs.train(config, "rl2", run.agent_config)
+        assert torch.get_num_threads() == 2
+        runs.evaluate(run, num_tasks=2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_evaluation_on_tasks_with_other_spaces_is_refused(run):
@@ -284,3 +345,95 @@ def test_a_finished_run_that_was_not_evaluated_is_evaluated_on_resume(run):
     after = json.loads(path.read_text())
     assert after["return"] == before["return"]
     assert run.checkpoints.iterations()[-1] == 2
+
+
+# folders that several processes want
+
+
+def claim(path):
+    return NewFolder.claim(None, path).path
+
+
+def test_folders_that_several_want_at_once_are_different_ones(tmp_path):
+    with ThreadPoolExecutor(16) as pool:
+        claimed = list(pool.map(claim, [tmp_path / "deep" / "0-now"] * 16))
+    assert len(set(claimed)) == 16
+    assert {path.parent for path in claimed} == {tmp_path / "deep"}
+
+
+def test_one_process_alone_begins_a_run_in_a_folder(tmp_path):
+    def begin(seed):
+        try:
+            config = tiny(tmp_path / "run", seed=seed)
+            return Run.create(config, "rl2", AGENT, metarl.make(config.env)).train_config.seed
+        except UserError as error:
+            assert "a new or empty directory" in str(error)
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        begun = [seed for seed in pool.map(begin, range(8)) if seed is not None]
+    assert len(begun) == 1
+    assert Run.open(tmp_path / "run").train_config.seed == begun[0]
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_files_that_several_write_at_once_never_mix(tmp_path):
+    texts = [str(i) * 200_000 for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: write_whole(tmp_path / "file", text.encode()), texts))
+    assert (tmp_path / "file").read_text() in texts
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_long_name_of_tasks_makes_a_folder_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"gym/Pendulum-v1:{'g=2..20,' * 60}m=0.5..{i}" for i in (1, 2)]
+    folders = [default_directory(tiny(None, env=name), "rl2", "0") for name in names]
+    assert folders[0].parent != folders[1].parent
+    for folder in folders:
+        assert claim(folder).is_dir()
+
+
+# a run that never began
+
+
+def broken(error):
+    class Broken(BernoulliBandit):
+        def make_vec(self, num_envs, **options):
+            raise error
+
+    return Broken(3, 2)
+
+
+@pytest.mark.parametrize("error", [UserError("bad"), EnvError(0, 1, None, "broke")])
+def test_a_run_whose_environments_cannot_be_made_leaves_nothing(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(registry, "make", lambda name: broken(error))
+    with pytest.raises(type(error)):
+        runs.train(tiny(tmp_path / "deep" / "run", check=False), "rl2", AGENT)
+    assert not (tmp_path / "deep").exists()
+    monkeypatch.undo()
+    runs.train(tiny(tmp_path / "deep" / "run"), "rl2", AGENT)  # the same command again
+
+
+def test_a_folder_that_was_there_stays(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(registry, "make", lambda name: broken(UserError("bad")))
+    with pytest.raises(UserError, match="bad"):
+        runs.train(tiny(tmp_path / "run", check=False), "rl2", AGENT)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_run_that_a_signal_stops_before_it_began_can_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "make", lambda name: broken(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(tiny(tmp_path / "run", check=False), "rl2", AGENT)
+    monkeypatch.undo()
+    run = Run.open(tmp_path / "run")
+    runs.train(run.train_config, "rl2", run.agent_config, resume=run)
+    assert run.evaluated(run.train_config.iterations)
+
+
+def test_an_agent_that_cannot_be_made_leaves_no_folder(tmp_path):
+    with pytest.raises((RuntimeError, TypeError)):
+        runs.train(tiny(tmp_path / "run"), "rl2", dataclasses.replace(AGENT, hidden_size=2**62))
+    assert not (tmp_path / "run").exists()

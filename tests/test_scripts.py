@@ -127,8 +127,10 @@ def test_train_evaluate_plot_and_record(call, env, more):
     for picture in ("two.png", "learning.svg", "run/evaluation/test.png"):
         assert Path(picture).stat().st_size > 5000
     evaluated = json.loads(Path("run/evaluation/test.json").read_text())
+    probed = json.loads(Path("run/evaluation/test-tasks-4-greedy-probe.json").read_text())
     (recorded,) = json.loads(Path("summary.json").read_text())["runs"]
-    assert (evaluated["num_tasks"], evaluated["env"]) == (4, registry.make(env).name)
+    assert (evaluated["num_tasks"], evaluated["env"]) == (3, registry.make(env).name)
+    assert (probed["num_tasks"], probed["measure"]) == (4, "probe")
     assert recorded["test"] == evaluated
 
 
