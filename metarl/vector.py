@@ -12,7 +12,6 @@ Both kinds follow one contract, that of ``gymnasium.vector.VectorEnv`` with auto
 from __future__ import annotations
 
 import contextlib
-import math
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -362,6 +361,7 @@ class ArrayVectorEnv(SlotVectorEnv):
     def __init__(self, tasks: ArrayTaskDistribution, num_envs: int) -> None:
         super().__init__(tasks, num_envs)
         self._params: dict[str, npt.NDArray[Any]] = {}
+        self._tasks: dict[int, Task] = {}
         self._state: State = {}
         self._elapsed = np.zeros(num_envs, np.int64)
         self._stepped: Step | None = None
@@ -379,6 +379,7 @@ class ArrayVectorEnv(SlotVectorEnv):
                 params = self.distribution.stack(tasks)
             _write(self._params, np.array(slots), params, self.num_envs)
             self._has_task[slots] = True
+            self._tasks.update(zip(slots, tasks, strict=True))
         index = np.flatnonzero(mask)
         self._seeds(seed, index)
         if index.size:
@@ -460,12 +461,11 @@ class ArrayVectorEnv(SlotVectorEnv):
     ) -> npt.NDArray[np.float64]:
         """Return one finite number for each of the slots ``index``."""
         rows = self._fit(index, values, np.float64, name)
-        if not math.isfinite(rows.sum()):
-            finite = np.isfinite(rows)
-            if not finite.all():
-                first = int(np.argmin(finite))
-                cause = f"{name} is {rows[first]}; accepted: a finite number"
-                raise self._failure(int(index[first]), cause)
+        finite = np.isfinite(rows)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            cause = f"{name} is {rows[first]}; accepted: a finite number"
+            raise self._failure(int(index[first]), cause)
         return rows
 
     def _fit(
@@ -488,7 +488,8 @@ class ArrayVectorEnv(SlotVectorEnv):
             raise self._failure(None, str(error)) from error
 
     def _failure(self, slot: int | None, cause: str) -> EnvError:
-        return EnvError(None, slot, None, f"ValueError: {cause}")
+        task = None if slot is None else self._tasks.get(slot)
+        return EnvError(None, slot, task, f"ValueError: {cause}")
 
     def _noise(self, index: npt.NDArray[np.intp], spec: NoiseSpec) -> Noise:
         """Draw each slot's numbers for its present step (0 is the reset)."""

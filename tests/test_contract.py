@@ -73,7 +73,7 @@ def test_an_index_outside_a_discrete_observation_is_refused(kind, value, start):
 
 def test_the_slot_whose_index_is_outside_is_named():
     message = refusal(ArrayScripted(gym.spaces.Discrete(5), np.array([4, -2])))
-    assert "slot 1: ValueError: an observation is -2, outside Discrete(5)" in message
+    assert "slot 1, task scripted(number=1): ValueError: an observation is -2, outside" in message
 
 
 def test_the_largest_and_the_smallest_index_are_inside(kind):
@@ -153,7 +153,10 @@ def test_a_whole_reward_is_a_float(reward):
     [
         (np.zeros((2, 2)), r"a reward has shape \(2, 2\), expected \(2,\)"),
         (np.array([1j, 0]), "a reward of complex128 does not fit the declared float64"),
-        (np.array([1.0, np.nan]), "slot 1: ValueError: a reward is nan; accepted: a finite number"),
+        (
+            np.array([1.0, np.nan]),
+            r"slot 1, task scripted\(.*\): ValueError: a reward is nan; accepted: a finite number",
+        ),
         (np.array([1.0, None]), "a reward of object does not fit"),
     ],
     ids=str,
@@ -206,7 +209,10 @@ def test_an_info_that_is_no_finite_number_is_refused_by_its_name(value):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.array([1.0, np.nan]), r"slot 1: ValueError: step's info\['success'\] is nan; accepted"),
+        (
+            np.array([1.0, np.nan]),
+            r"slot 1, task scripted\(.*\): ValueError: step's info\['success'\] is nan; accepted",
+        ),
         (np.array([None, 1.0]), r"step's info\['success'\] of object does not fit"),
         (np.zeros((2, 1)), r"step's info\['success'\] has shape \(2, 1\), expected \(2,\)"),
     ],

@@ -19,7 +19,7 @@ import metarl
 from metarl import checkpoints, runs, training
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
-from metarl.errors import DivergenceError, SaveError, UserError
+from metarl.errors import DivergenceError, EnvError, SaveError, UserError
 from metarl.logging import MetricsLog, read_metrics
 from metarl.runs import Run
 from metarl.training import TrainConfig
@@ -457,8 +457,18 @@ def test_parameters_that_are_not_finite_are_found_out(env, said):
         )
 
 
-@pytest.mark.parametrize("name", ["observation", "reward"])
-def test_an_array_environment_that_is_not_finite_is_found_out(monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("observation", DivergenceError, "observation is not finite, of .*goal"),
+        (
+            "reward",
+            EnvError,
+            "slot 1, task navigation.goal=.*: a reward is inf; accepted: a finite",
+        ),
+    ],
+)
+def test_an_array_environment_that_is_not_finite_is_found_out(monkeypatch, name, error, said):
     tasks = metarl.make("navigation")
     transition = tasks.transition
 
@@ -473,7 +483,7 @@ def test_an_array_environment_that_is_not_finite_is_found_out(monkeypatch, name)
         MAML, tasks.observation_space, tasks.action_space
     )
     envs = tasks.make_vec(3)
-    with pytest.raises(DivergenceError, match=f"{name} is not finite, of .*goal"):
+    with pytest.raises(error, match=said):
         training.training_trial(agent, envs, seed=0, iteration=0)
 
 
