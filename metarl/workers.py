@@ -9,6 +9,7 @@ end. A step costs one message to every worker and one back.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import mmap
 import os
@@ -397,6 +398,19 @@ def work(channel: int, file: int) -> None:
         slots.close()
 
 
+class _Later:
+    """A constructor that is unpickled when it is called.
+
+    Reading it at once would import its module, and whatever that imports, into every worker.
+    """
+
+    def __init__(self, constructor: Any) -> None:
+        self._data = cloudpickle.dumps(constructor)
+
+    def __call__(self, **arguments: Any) -> Any:
+        return pickle.loads(self._data)(**arguments)
+
+
 def _registered() -> list[bytes]:
     """Return Gymnasium's registry as this process knows it, but for what cannot be sent.
 
@@ -406,12 +420,18 @@ def _registered() -> list[bytes]:
     specs = []
     for spec in gym.registry.values():
         with contextlib.suppress(Exception):
-            specs.append(cloudpickle.dumps(spec))
+            sent = copy.copy(spec)
+            for name in ("entry_point", "vector_entry_point"):
+                if callable(getattr(spec, name)):
+                    setattr(sent, name, _Later(getattr(spec, name)))
+            specs.append(cloudpickle.dumps(sent))
     return specs
 
 
 def _register(specs: list[bytes]) -> None:
     """Make Gymnasium's registry the parent's, but for what cannot be read here."""
+    # a module that registers its ids when a worker imports it does so for the second time
+    warnings.filterwarnings("ignore", message=".*Overriding environment .* already in registry")
     for data in specs:
         with contextlib.suppress(Exception, SystemExit):
             spec = pickle.loads(data)

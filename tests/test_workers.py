@@ -21,6 +21,7 @@ from gymnasium.envs.registration import EnvSpec
 import metarl
 from metarl.envs.half_cheetah import HalfCheetahVelocity
 from metarl.errors import EnvError, UserError
+from metarl.registry import import_module
 from metarl.rollout import Keys, collect
 from metarl.seeding import Phase
 from metarl.workers import usable_cores
@@ -150,6 +151,39 @@ def test_worker_loads_no_torch_and_one_blas_thread():
 
     envs = Spy().make_vec(2, num_workers=1)
     envs.close()
+
+
+def test_an_id_whose_module_imports_torch_costs_other_tasks_nothing(write_module):
+    """A module that registers ids and loads torch is imported where its ids are used alone."""
+    write_module(
+        "heavy",
+        "import gymnasium as gym\nimport torch\n\n\nclass Heavy(gym.Env):\n    pass\n\n\n"
+        "gym.register('Heavy-v0', Heavy)\n",
+    )
+    import_module("heavy", "")
+    try:
+        test_worker_loads_no_torch_and_one_blas_thread()
+    finally:
+        del gym.registry["Heavy-v0"]
+
+
+def test_a_module_that_registers_again_in_a_worker_warns_of_nothing(write_module, capfd):
+    write_module(
+        "again",
+        "import gymnasium as gym\nfrom drift import Drift\n\n"
+        "gym.register('Again-v0', lambda drift: Drift(drift))\n\n\n"
+        "def make(params):\n    return gym.make('Again-v0', drift=params['drift'])\n",
+    )
+    module = import_module("again", "")
+    try:
+        params = {"drift": metarl.Uniform(0, 1)}
+        tasks = metarl.FunctionTasks(module.make, params, horizon=5)
+        drawn = tasks.sample(np.random.default_rng(0), 2, "train")
+        with contextlib.closing(tasks.make_vec(2, num_workers=1)) as envs:
+            envs.reset(seed=0, options={"tasks": drawn})
+        assert "Overriding" not in capfd.readouterr().err
+    finally:
+        del gym.registry["Again-v0"]
 
 
 def registered(monkeypatch, name, **changes):
