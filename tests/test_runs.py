@@ -1,9 +1,12 @@
 """The run directory: does it say what was done, and is it never taken for something else?"""
 
 import dataclasses
+import errno
 import json
+import os
 import platform
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 
 import metarl
-from metarl import registry, runs
+from metarl import checkpoints, registry, runs, settings
 from metarl.agents.rl2 import RL2Config
 from metarl.checkpoints import write_whole
 from metarl.envs.bandit import BernoulliBandit
@@ -392,6 +395,28 @@ def test_a_long_name_of_tasks_makes_a_folder_all_the_same(tmp_path, monkeypatch)
     assert folders[0].parent != folders[1].parent
     for folder in folders:
         assert claim(folder).is_dir()
+
+
+def test_a_directory_is_claimed_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.EOPNOTSUPP, "no links here")
+
+    monkeypatch.setattr(checkpoints.os, "link", refuse)
+    tasks = metarl.make("bandit/n3-k2")
+    Run.create(tiny(tmp_path / "run"), "rl2", AGENT, tasks)
+    with pytest.raises(FileExistsError):
+        checkpoints.create_json(tmp_path / "run" / "config.json", {})
+    assert Run.open(tmp_path / "run").agent_config == AGENT
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed_and_no_other(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for writer in (f"{dead.pid}-0123abcd.", "", f"{os.getpid()}-0123abcd."):
+        (tmp_path / f".config.json.{writer}partial").touch()
+    settings.refuse_used(tmp_path)
+    checkpoints.remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [f".config.json.{os.getpid()}-0123abcd.partial"]
 
 
 # a run that never began

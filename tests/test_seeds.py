@@ -173,6 +173,18 @@ tasks = metarl.FunctionTasks(
 """
 
 
+UNMADE = """
+import metarl
+from drift import Drift
+
+def fail(task=None):
+    raise RuntimeError("no licence for the simulator")
+
+tasks = metarl.FunctionTasks(lambda p: Drift(**p), {"drift": metarl.Uniform(-1, 1)}, horizon=3)
+tasks.make = fail
+"""
+
+
 def test_a_seed_that_fails_is_named(tmp_path, write_module, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     env = f"{write_module('breaks', BREAKS)}:tasks"
@@ -183,6 +195,40 @@ def test_a_seed_that_fails_is_named(tmp_path, write_module, monkeypatch, capsys)
     printed = capsys.readouterr().out
     assert "[seed 0] error: environment failed" in printed
     assert "joint 3 left its socket" in printed
+
+
+@pytest.mark.parametrize("taken", ["config.json", "3"])
+def test_a_group_in_whose_folder_another_begins_leaves_nothing(tmp_path, monkeypatch, taken):
+    """Of two groups that begin at once in one folder, the slower one undoes what it has made."""
+    folder, create = tmp_path / "new" / "group", Run.create
+
+    def slow(config, *rest):
+        if config.seed == 3:
+            other = replace(config, seed=7, run_dir=folder / taken)
+            if taken == "3":
+                create(other, *rest)
+            else:
+                (folder / "config.json").write_text("{}")
+        return create(config, *rest)
+
+    monkeypatch.setattr(Run, "create", slow)
+    with pytest.raises(UserError, match=r"--run-dir: got .*empty"):
+        train_seeds(config_of(folder), "rl2", AGENT, (0, 3))
+    assert [p.name for p in folder.iterdir()] == [taken]
+
+
+def test_a_group_whose_environments_cannot_be_made_leaves_nothing(
+    tmp_path, write_module, monkeypatch, capsys
+):
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
+    env = f"{write_module('unmade', UNMADE)}:tasks"
+    config = config_of(tmp_path / "deep" / "group", env=env, num_workers=0, check=False)
+    with pytest.raises(SeedsError, match="seeds 0 did not"):
+        train_seeds(config, "rl2", replace(AGENT, episodes_per_trial=1), (0,))
+    assert not (tmp_path / "deep").exists()
+    said = capsys.readouterr()
+    assert "no licence for the simulator" in said.out
+    assert "go on with" not in said.out + said.err
 
 
 def test_a_signal_reaches_every_run_once(tmp_path):
