@@ -34,7 +34,7 @@ from metarl.rollout import (
     trial_rounds,
 )
 from metarl.seeding import Component, Phase
-from metarl.tasks import Split, Task, TaskDistribution
+from metarl.tasks import Split, Task, TaskDistribution, close_quietly
 from metarl.vector import SlotVectorEnv
 
 FORMAT = 1
@@ -316,7 +316,7 @@ def evaluate_adaptation(
                 advance(len(numbers))
     finally:
         if given is None:
-            envs.close()
+            close_quietly(envs)
     metrics = {name: _stack([part.metrics[name] for part in parts]) for name in parts[0].metrics}
     return AdaptationCurve(
         env=tasks.name,

@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -36,7 +36,7 @@ from metarl.rollout import (
     trial_rounds,
 )
 from metarl.seeding import Component, Phase
-from metarl.tasks import TaskDistribution
+from metarl.tasks import TaskDistribution, close_quietly
 from metarl.vector import SlotVectorEnv
 
 LARGE_OBSERVATION = 100.0
@@ -179,7 +179,8 @@ def meta_train(
         MetricsLog(directory, iteration, config.wandb) as log,
         ticker("training", total, unit="iterations", done=iteration) as progress,
     ):
-        envs = stack.enter_context(closing(tasks.make_vec(slots, **config.vec_options())))
+        envs = tasks.make_vec(slots, **config.vec_options())
+        stack.callback(close_quietly, envs)  # what has been trained is worth more
         # Save only now: a run whose environments cannot be made leaves nothing to go on with.
         saver = _Saver(config, directory, log)
         saver.save(last)

@@ -462,3 +462,21 @@ def test_an_agent_that_cannot_be_made_leaves_no_folder(tmp_path):
     with pytest.raises((RuntimeError, TypeError)):
         runs.train(tiny(tmp_path / "run"), "rl2", dataclasses.replace(AGENT, hidden_size=2**62))
     assert not (tmp_path / "run").exists()
+
+
+class FailsToClose(BernoulliBandit):
+    def make_vec(self, num_envs, **options):
+        envs = super().make_vec(num_envs, **options)
+
+        def close():
+            raise RuntimeError("stuck")
+
+        envs.close = close
+        return envs
+
+
+def test_vector_environments_that_fail_to_close_take_no_results_along(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "make", lambda name: FailsToClose(3, 2))
+    with pytest.warns(UserWarning, match=r"close\(\) failed: RuntimeError: stuck"):
+        run = runs.train(tiny(tmp_path / "run", check=False), "rl2", AGENT)
+    assert run.evaluated(run.train_config.iterations)
