@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import mujoco
-import torch
 from gymnasium.vector import AsyncVectorEnv
 from gymnasium.vector.utils import batch_space
 from tyro.conf import Positional
@@ -25,7 +24,7 @@ from metarl.checkpoints import write_json
 from metarl.errors import UserError, bad_option, near_matches
 from metarl.evaluation import evaluate_adaptation, read_summary
 from metarl.logging import console, read_metrics
-from metarl.rollout import torch_generator
+from metarl.rollout import one_thread, torch_generator
 from metarl.runs import Run, check_device, commit, device_name
 from metarl.settings import members
 from metarl.tasks import Split, Task, TaskDistribution
@@ -40,6 +39,8 @@ class Summarize:
     """Run directories."""
     output: Path = Path("benchmarks/summary.json")
     """The file."""
+    evaluation: str = "test"
+    """Name of the evaluation's files: `test` for the runs' own, or one that evaluate.py made."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,18 @@ class Classes:
     """The file."""
 
 
-def summarize_runs(directories: Sequence[Path], output: Path, learning_points: int = 25) -> None:
+def summarize_runs(
+    directories: Sequence[Path],
+    output: Path,
+    evaluation: str = "test",
+    learning_points: int = 25,
+) -> None:
     """Write settings, times, evaluations and thinned learning curves of several runs.
 
     Args:
         directories: runs that have been evaluated.
         output: a JSON file.
+        evaluation: name of the evaluation's files.
         learning_points: of each learning curve.
     """
     if not directories:
@@ -130,8 +137,8 @@ def summarize_runs(directories: Sequence[Path], output: Path, learning_points: i
                 "agent_config": run.config["agent_config"],
                 "train_config": {**run.config["train_config"], "run_dir": None},
                 "train_seconds": sum(m["time/iteration_s"] for m in metrics),
-                "test": read_summary(folder / "test.json"),
-                "untrained": read_summary(folder / "test-untrained.json"),
+                "test": read_summary(folder / f"{evaluation}.json"),
+                "untrained": read_summary(folder / f"{evaluation}-untrained.json"),
                 "learning_curve": curve,
             }
         )
@@ -140,6 +147,7 @@ def summarize_runs(directories: Sequence[Path], output: Path, learning_points: i
     console.print(f"{len(entries)} runs: {output}")
 
 
+@one_thread()  # the meta-update alone may use more
 def measure_speed(
     env: str,
     agent: str,
@@ -170,7 +178,6 @@ def measure_speed(
         lookahead: parts of the slots that take turns.
     """
     check_device(device)
-    torch.set_num_threads(1)
     tasks = registry.make(env)
     kind = registry.agent_class(agent)
     agent_config = kind.Config(**_fields(kind.Config, config))

@@ -430,8 +430,9 @@ def _rounds(agent: Agent, tasks: TaskDistribution, num_episodes: int | None) -> 
     each = agent.episodes_per_adaptation
     if num_episodes is None:
         return 3, each  # as the MAML paper shows: before, and after one to three steps
-    if num_episodes < each:
-        raise bad_option("--num-episodes", num_episodes, f"at least {each}, a round of this agent")
+    if num_episodes < each or num_episodes % each:
+        accepted = f"a multiple of {each}, a round of this agent"
+        raise bad_option("--num-episodes", num_episodes, accepted)
     return num_episodes // each - 1, each
 
 

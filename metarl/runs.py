@@ -273,13 +273,19 @@ class Run:
         return agent, checkpoint
 
     def evaluated(self, iteration: int) -> bool:
-        """Whether the evaluation at the end, of ``iteration``, has been written whole."""
+        """Whether the evaluation at the end, of ``iteration``, has been written whole.
+
+        Another number of tasks than is asked for now makes it another evaluation.
+        """
         folder = self.directory / "evaluation"
         try:
             read_summary(folder / "test-untrained.json")  # the later of the two
-            return bool(read_summary(folder / "test.json").get("iteration") == iteration)
+            written = read_summary(folder / "test.json")
         except UserError:
             return False
+        asked = self.train_config.evaluation_tasks
+        as_asked = asked is None or written.get("num_tasks") == asked
+        return bool(written.get("iteration") == iteration and as_asked)
 
     def resume_command(self) -> str:
         """Return the command that goes on with this run; a user's own modules are named in it."""
@@ -691,6 +697,8 @@ def plot(
         raise bad_option("RUNS", [], "one run directory or more")
     if output is not None and output.suffix not in (".png", ".pdf", ".svg"):
         raise bad_option("--output", str(output), "a name that ends with .png, .pdf or .svg")
+    if metric != "return" and kind != "adaptation":
+        raise bad_option("--metric", metric, "return for --kind learning and paths")
     files = [path for path in paths if path.suffix == ".json" and path.is_file()]
     if files and kind != "adaptation":
         raise bad_option("RUNS", str(files[0]), f"run directories for --kind {kind}")

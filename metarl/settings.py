@@ -57,6 +57,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     for name in ("derived", "seeds"):
         if not isinstance(content.get(name, []), list):
             raise UserError(f"{path}: {name!r} is no list")
+    if not all(type(seed) is int for seed in content.get("seeds", [])):
+        raise UserError(f"{path}: 'seeds' holds {content['seeds']!r}, not whole numbers alone")
     return content
 
 

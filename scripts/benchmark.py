@@ -22,7 +22,7 @@ def main() -> None:
     """Record or time."""
     options = parse(Command, __doc__ or "")
     if isinstance(options, Summarize):
-        benchmarks.summarize_runs(options.runs, options.output)
+        benchmarks.summarize_runs(options.runs, options.output, options.evaluation)
     elif isinstance(options, Speed):
         benchmarks.measure_speed(**vars(options))
     elif isinstance(options, Stepping):

@@ -295,9 +295,11 @@ def test_numbers_that_make_no_evaluation_are_refused(changes, name):
         evaluate(Counter(), Echo(), **changes)
 
 
-def test_less_than_a_round_is_refused():
-    with pytest.raises(UserError, match="--num-episodes: got 2; accepted: at least 3"):
-        evaluate(Counter(3), Echo(), num_episodes=2)
+@pytest.mark.parametrize("num_episodes", [2, 4])
+def test_episodes_that_fill_no_round_are_refused(num_episodes):
+    said = f"--num-episodes: got {num_episodes}; accepted: a multiple of 3"
+    with pytest.raises(UserError, match=said):
+        evaluate(Counter(3), Echo(), num_episodes=num_episodes)
 
 
 # statistics

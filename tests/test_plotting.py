@@ -208,6 +208,8 @@ def test_one_run_is_named_by_its_agent(trained, tmp_path, axes):
 
 def test_what_cannot_be_drawn_is_refused(trained, tmp_path):
     output = tmp_path / "plot.png"
+    with pytest.raises(UserError, match="--metric: got 'success'; accepted: return for --kind"):
+        runs.plot(trained[:1], "learning", output, metric="success")
     with pytest.raises(UserError, match=r"--output: got .*txt"):
         runs.plot(trained[:1], "adaptation", tmp_path / "plot.txt")
     with pytest.raises(UserError, match="RUNS: got"):

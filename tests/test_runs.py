@@ -480,3 +480,17 @@ def test_vector_environments_that_fail_to_close_take_no_results_along(tmp_path, 
     with pytest.warns(UserWarning, match=r"close\(\) failed: RuntimeError: stuck"):
         run = runs.train(tiny(tmp_path / "run", check=False), "rl2", AGENT)
     assert run.evaluated(run.train_config.iterations)
+
+
+def test_another_number_of_evaluation_tasks_on_resume_is_evaluated(run):
+    config = dataclasses.replace(run.train_config, evaluation_tasks=4)
+    runs.train(config, "rl2", run.agent_config, resume=run)
+    written = json.loads((run.directory / "evaluation" / "test.json").read_text())
+    assert written["num_tasks"] == 4 and Run.open(run.directory).evaluated(2)
+
+
+@pytest.mark.parametrize("seeds", [["../x"], [1.5], [True]])
+def test_seeds_of_a_file_that_are_no_whole_numbers_are_refused(run, seeds):
+    edit(run, lambda content: content.update(seeds=seeds))
+    with pytest.raises(UserError, match="not whole numbers alone"):
+        Run.open(run.directory)
