@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -122,6 +124,12 @@ def linear_baseline(
     wanted = (target.double() * valid).flatten(1, 2).unsqueeze(-1)
     steps = episodes * length
     if 2 * observation.shape[-1] + 4 > steps:
+        warnings.warn(
+            f"the linear baseline has {2 * observation.shape[-1] + 4} features for {steps} steps a "
+            "task: it fits almost every return, so that little is left to learn from; gather more "
+            "episodes, or make observations smaller",
+            stacklevel=2,
+        )
         rows = [x.flatten(1, 2) for x in (observation, powers, valid.unsqueeze(-1))]
         tasks_at_once = max(1, KERNEL_NUMBERS // steps**2)
         parts = zip(*(torch.split(x, tasks_at_once) for x in (*rows, wanted)), strict=True)

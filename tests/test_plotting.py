@@ -168,7 +168,8 @@ def test_evaluations_of_one_run_are_drawn_by_their_files(trained, tmp_path, axes
     runs.evaluate(run, greedy=True, output=tmp_path / "elsewhere")
     axes.clear()
     file = tmp_path / "elsewhere" / "test-greedy.json"
-    runs.plot([trained[0], trained[0] / "evaluation" / "test.json", file], "adaptation")
+    chosen = [trained[0], trained[0] / "evaluation" / "test.json", file]
+    runs.plot(chosen, "adaptation", tmp_path / "plot.png")
     names = [name for name in labels(axes[0]) if "untrained" not in name]
     assert len(set(names)) == 3 and "greedy" in names[2] and "sampled" in names[0]
     with pytest.raises(UserError, match="accepted: run directories for --kind learning"):

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -293,3 +295,16 @@ def test_baseline_never_lays_out_all_features_of_large_observations(monkeypatch)
     valid = torch.ones(1, 2, 20, dtype=torch.bool)
     assert linear_baseline(observation, torch.randn(1, 2, 20), valid).isfinite().all()
     assert len(largest) == 4 and max(largest) <= 2 * returns.KERNEL_NUMBERS
+
+
+@pytest.mark.parametrize(("size", "warned"), [(10, True), (2, False)])
+def test_a_baseline_that_fits_every_return_is_warned_of(size, warned):
+    observation, target = torch.rand(2, 2, 6, size), torch.rand(2, 2, 6)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        linear_baseline(observation, target, torch.ones(2, 2, 6, dtype=torch.bool))
+    assert (
+        [w for w in caught if "24 features for 12 steps" in str(w.message)]
+        if warned
+        else not caught
+    )
