@@ -1,4 +1,4 @@
-"""Environments of ten packages that nobody here wrote keep the contract, in workers too.
+"""Environments of nine packages that nobody here wrote keep the contract, in workers too.
 
 `make thirdparty` installs them into an environment of their own.
 """
