@@ -17,17 +17,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from metarl import distributions
 from metarl.errors import DivergenceError, require
-from metarl.policies import ObservationScaler, Params, initial_params, mlp_policy
-from metarl.returns import (
-    discounted_returns,
-    explained_variance,
-    gae,
-    linear_baseline,
-    normalize,
-)
-from metarl.rollout import (
+from metarl.experience.data import (
     Context,
     Episodes,
     Metrics,
@@ -36,10 +27,20 @@ from metarl.rollout import (
     Trial,
     require_finite,
 )
+from metarl.learning import distributions
+from metarl.learning.networks import Params, initial_params, mlp_policy
+from metarl.learning.normalization import ObservationScaler
+from metarl.learning.returns import (
+    discounted_returns,
+    explained_variance,
+    gae,
+    linear_baseline,
+    normalize,
+)
+from metarl.learning.state import load_module, load_optimizer, module_tensors, optimizer_tensors
 from metarl.seeding import LaneGenerator
-from metarl.spaces import ActionCodec, observation_size
-from metarl.state import load_module, load_optimizer, module_tensors, optimizer_tensors
-from metarl.tasks import Task
+from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.task import Task
 
 Policy: TypeAlias = Callable[[Params, Tensor], distributions.Distribution]
 

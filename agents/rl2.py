@@ -19,19 +19,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from metarl import distributions
 from metarl.errors import DivergenceError, require
-from metarl.losses import approximate_kl, clip_fraction, clipped_surrogate, value_loss
-from metarl.policies import ActorCriticOutput, ObservationScaler, RecurrentActorCritic
-from metarl.returns import (
-    discounted_returns,
-    explained_variance,
-    gae,
-    linear_baseline,
-    masked_mean,
-    normalize,
-)
-from metarl.rollout import (
+from metarl.experience.data import (
     Context,
     Episodes,
     Metrics,
@@ -41,10 +30,22 @@ from metarl.rollout import (
     Trial,
     require_finite,
 )
+from metarl.learning import distributions
+from metarl.learning.cores import ActorCriticOutput, RecurrentActorCritic
+from metarl.learning.losses import approximate_kl, clip_fraction, clipped_surrogate, value_loss
+from metarl.learning.normalization import ObservationScaler
+from metarl.learning.returns import (
+    discounted_returns,
+    explained_variance,
+    gae,
+    linear_baseline,
+    masked_mean,
+    normalize,
+)
+from metarl.learning.state import load_module, load_optimizer, module_tensors, optimizer_tensors
 from metarl.seeding import LaneGenerator
-from metarl.spaces import ActionCodec, observation_size
-from metarl.state import load_module, load_optimizer, module_tensors, optimizer_tensors
-from metarl.tasks import Task
+from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.task import Task
 
 
 @dataclass(frozen=True)

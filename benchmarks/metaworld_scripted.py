@@ -12,8 +12,8 @@ from metaworld.policies import ENV_POLICY_MAP
 from tyro.conf import Positional
 
 import metarl
-from metarl.checkpoints import write_json
-from metarl.runs import commit
+from metarl.files import write_json
+from metarl.running.machine import commit
 
 
 @dataclass(frozen=True)

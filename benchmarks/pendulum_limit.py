@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from metarl.checkpoints import write_json
-from metarl.runs import commit
+from metarl.files import write_json
+from metarl.running.machine import commit
 
 HORIZON, DT, MAX_SPEED, MAX_TORQUE, MAX_START_SPEED = 200, 0.05, 8.0, 2.0, 1.0
 

@@ -16,7 +16,8 @@ import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 
 from metarl.errors import bad_option
-from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv, mark_split
+from metarl.task import Env, Split, Task, mark_split
+from metarl.tasks.distribution import TaskDistribution, TaskEnv
 
 CONTACT_WEIGHT = 5e-4
 

@@ -14,17 +14,8 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from metarl.errors import bad_option
-from metarl.tasks import (
-    Array,
-    ArrayTaskDistribution,
-    Noise,
-    NoiseSpec,
-    Split,
-    State,
-    Task,
-    Transition,
-    mark_split,
-)
+from metarl.task import Split, Task, mark_split
+from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, NoiseSpec, State, Transition
 
 
 class BernoulliBandit(ArrayTaskDistribution):

@@ -16,7 +16,8 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from metarl.errors import bad_option
-from metarl.tasks import Array, ArrayTaskDistribution, Noise, Split, State, Task, Transition
+from metarl.task import Split, Task
+from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, State, Transition
 
 SIZE = 5
 MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (0, 0))

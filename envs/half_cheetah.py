@@ -16,7 +16,8 @@ import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 
 from metarl.errors import bad_option
-from metarl.tasks import Env, Split, Task, TaskDistribution, TaskEnv, mark_split
+from metarl.task import Env, Split, Task, mark_split
+from metarl.tasks.distribution import TaskDistribution, TaskEnv
 
 CONTROL_WEIGHT = 0.05
 

@@ -17,17 +17,8 @@ from array_api_compat import array_namespace
 
 from metarl import seeding
 from metarl.errors import bad_option
-from metarl.tasks import (
-    Array,
-    ArrayTaskDistribution,
-    Noise,
-    NoiseSpec,
-    Split,
-    State,
-    Task,
-    Transition,
-    mark_split,
-)
+from metarl.task import Split, Task, mark_split
+from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, NoiseSpec, State, Transition
 
 STATES, ACTIONS, HORIZON = 10, 5, 10
 

@@ -20,9 +20,10 @@ import numpy.typing as npt
 from metaworld import env_dict
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
+from metarl.envs.metaworld_step import fast
 from metarl.errors import UserError, bad_option, near_matches
-from metarl.metaworld_step import fast
-from metarl.tasks import Env, Split, Task, TaskDistribution, require_task
+from metarl.task import Env, Split, Task, require_task
+from metarl.tasks.distribution import TaskDistribution
 
 NUM_GOALS = 50
 """Goals a class and split, as the benchmarks have."""

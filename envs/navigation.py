@@ -18,16 +18,8 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from metarl.errors import bad_option
-from metarl.tasks import (
-    Array,
-    ArrayTaskDistribution,
-    Noise,
-    Split,
-    State,
-    Task,
-    Transition,
-    mark_split,
-)
+from metarl.task import Split, Task, mark_split
+from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, State, Transition
 
 MAX_MOVE = 0.1
 GOAL_SIZE = 0.01

@@ -9,8 +9,8 @@ Gymnasium's Walker2d-v5 and Hopper-v5 (current MuJoCo).
 from __future__ import annotations
 
 from metarl.errors import bad_option
-from metarl.gym_tasks import GymTasks
-from metarl.parameters import LogUniform
+from metarl.tasks.gymnasium import GymTasks
+from metarl.tasks.ranges import LogUniform
 
 
 class _RandomDynamics(GymTasks):

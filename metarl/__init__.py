@@ -15,45 +15,51 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metarl.adaptation import AdaptedPolicy, adapt
-    from metarl.checks import check_agent, check_task_distribution
     from metarl.errors import EnvError, UserError
-    from metarl.evaluation import AdaptationCurve, evaluate_adaptation
-    from metarl.gym_tasks import GymTasks
-    from metarl.parameters import Choice, FunctionTasks, Integers, LogUniform, Uniform
+    from metarl.evaluation.curve import AdaptationCurve
+    from metarl.evaluation.evaluate import evaluate_adaptation
+    from metarl.experience.adaptation import AdaptedPolicy, adapt
+    from metarl.experience.agent import Agent
+    from metarl.experience.checks import check_agent
+    from metarl.experience.data import Episodes, Timestep, Trial
     from metarl.registry import make
-    from metarl.rollout import Agent, Episodes, Timestep, Trial
-    from metarl.runs import load
-    from metarl.tasks import ArrayTaskDistribution, Split, Task, TaskDistribution, TaskEnv
-    from metarl.vector import ArrayVectorEnv, TaskVectorEnv
+    from metarl.running.run import load
+    from metarl.stepping.vector import TaskVectorEnv
+    from metarl.task import Split, Task
+    from metarl.tasks.arrays import ArrayTaskDistribution, ArrayVectorEnv
+    from metarl.tasks.checks import check_task_distribution
+    from metarl.tasks.distribution import TaskDistribution, TaskEnv
+    from metarl.tasks.functions import FunctionTasks
+    from metarl.tasks.gymnasium import GymTasks
+    from metarl.tasks.ranges import Choice, Integers, LogUniform, Uniform
 
 _HOME = {
-    "AdaptationCurve": "evaluation",
-    "AdaptedPolicy": "adaptation",
-    "Agent": "rollout",
-    "ArrayTaskDistribution": "tasks",
-    "ArrayVectorEnv": "vector",
-    "Choice": "parameters",
+    "AdaptationCurve": "evaluation.curve",
+    "AdaptedPolicy": "experience.adaptation",
+    "Agent": "experience.agent",
+    "ArrayTaskDistribution": "tasks.arrays",
+    "ArrayVectorEnv": "tasks.arrays",
+    "Choice": "tasks.ranges",
     "EnvError": "errors",
-    "Episodes": "rollout",
-    "FunctionTasks": "parameters",
-    "GymTasks": "gym_tasks",
-    "Integers": "parameters",
-    "LogUniform": "parameters",
-    "Split": "tasks",
-    "Task": "tasks",
-    "TaskDistribution": "tasks",
-    "TaskEnv": "tasks",
-    "TaskVectorEnv": "vector",
-    "Timestep": "rollout",
-    "Trial": "rollout",
-    "Uniform": "parameters",
+    "Episodes": "experience.data",
+    "FunctionTasks": "tasks.functions",
+    "GymTasks": "tasks.gymnasium",
+    "Integers": "tasks.ranges",
+    "LogUniform": "tasks.ranges",
+    "Split": "task",
+    "Task": "task",
+    "TaskDistribution": "tasks.distribution",
+    "TaskEnv": "tasks.distribution",
+    "TaskVectorEnv": "stepping.vector",
+    "Timestep": "experience.data",
+    "Trial": "experience.data",
+    "Uniform": "tasks.ranges",
     "UserError": "errors",
-    "adapt": "adaptation",
-    "check_agent": "checks",
-    "check_task_distribution": "checks",
-    "evaluate_adaptation": "evaluation",
-    "load": "runs",
+    "adapt": "experience.adaptation",
+    "check_agent": "experience.checks",
+    "check_task_distribution": "tasks.checks",
+    "evaluate_adaptation": "evaluation.evaluate",
+    "load": "running.run",
     "make": "registry",
 }
 

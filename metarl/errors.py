@@ -8,6 +8,12 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 
+def described(error: BaseException) -> str:
+    """Return an exception's type and message."""
+    message = str(error)
+    return type(error).__name__ + (f": {message}" if message else "")
+
+
 class UserError(Exception):
     """Bad input. Scripts print ``error: <message>`` and exit with code 2."""
 

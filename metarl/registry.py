@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from metarl.errors import UserError, near_matches
-from metarl.tasks import TaskDistribution
+from metarl.imports import load_object, no_exit
+from metarl.tasks import gymnasium
+from metarl.tasks.distribution import TaskDistribution
 
 TASK_DISTRIBUTIONS: dict[str, str] = {
     "ant/direction": "metarl.envs.ant:AntDirection",
@@ -45,16 +41,20 @@ TASK_DISTRIBUTIONS: dict[str, str] = {
 """Pattern of a name -> ``module:Class``; ``<N>`` stands for an integer, given as ``n=``, and
 ``<task>`` for a name, given as ``task=``."""
 
+
 AGENTS: dict[str, str] = {
     "maml-ppo": "metarl.agents.maml_ppo:MAMLPPO",
     "rl2": "metarl.agents.rl2:RL2",
 }
 """Name -> ``module:Class``; the class has its config's dataclass as ``Config``."""
 
+
 ENTRY_POINTS = {"tasks": "metarl.task_distributions", "agents": "metarl.agents"}
 """Groups of other packages' entry points: a name as above = ``package.module:Class``."""
 
+
 _OBJECT = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+
 _GYM = re.compile(
     r"gym/(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:(?=[^:=]+(?::|$)))?"
     r"(?P<id>[^:]*)(?::(?P<text>.*))?"
@@ -77,54 +77,6 @@ def _entry_points(group: str) -> dict[str, str]:
     return {entry.name: entry.value for entry in metadata.entry_points(group=group)}
 
 
-def import_module(name: str, wanted_by: str) -> ModuleType:
-    """Import a module that the user named; the current folder is searched too.
-
-    Args:
-        name: ``package.module``.
-        wanted_by: what the user typed, for messages.
-
-    Raises:
-        UserError: if there is no such module, or it ends the program.
-    """
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        with _no_exit(wanted_by):
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = (error.name or name).partition(".")[0]
-        raise UserError(
-            f"{wanted_by}: {error}; accepted: a module of the current folder or an installed "
-            f"package (pip install {missing.replace('_', '-')})"
-        ) from error
-
-
-@contextmanager
-def _no_exit(name: str) -> Iterator[None]:
-    """Refuse code that ends the program where it should only make something."""
-    try:
-        yield
-    except SystemExit as error:
-        raise UserError(
-            f"{name}: its code called exit({error.code!r}); accepted: code that returns (put what "
-            "a script runs below if __name__ == '__main__')"
-        ) from error
-
-
-def load_object(path: str) -> Any:
-    """Import ``package.module:Name``; the current folder is searched too."""
-    module_name, _, attribute = path.partition(":")
-    module = import_module(module_name, path)
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        names = [n for n in vars(module) if not n.startswith("_")]
-        raise UserError(
-            f"{path}: module {module_name} has no {attribute!r}; {near_matches(attribute, names)}"
-        ) from None
-
-
 def make(name: str, **options: Any) -> TaskDistribution:
     """Make the task distribution ``name``.
 
@@ -141,7 +93,7 @@ def make(name: str, **options: Any) -> TaskDistribution:
     >>> make("bandit/n10-k5").episodes_per_trial
     10
     """
-    with _no_exit(f"--env: {name}"):
+    with no_exit(f"--env: {name}"):
         if _OBJECT.match(name):
             return _make_object(name, options)
         if name.startswith("gym/"):
@@ -151,8 +103,6 @@ def make(name: str, **options: Any) -> TaskDistribution:
 
 def _make_gym(name: str, options: dict[str, Any]) -> TaskDistribution:
     """Make what ``gym/[module:]Id[:text]`` says."""
-    from metarl import gym_tasks
-
     if options:
         raise UserError(f"--env: {name}: accepted: ranges in the name, or metarl.GymTasks")
     if "<" in name:
@@ -162,7 +112,7 @@ def _make_gym(name: str, options: dict[str, Any]) -> TaskDistribution:
         )
     found = _GYM.fullmatch(name)
     assert found is not None
-    return gym_tasks.parse((found["module"] or "") + found["id"], found["text"] or "")
+    return gymnasium.parse((found["module"] or "") + found["id"], found["text"] or "")
 
 
 def _make_family(name: str, options: dict[str, Any]) -> TaskDistribution:

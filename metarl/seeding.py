@@ -20,10 +20,14 @@ from scipy.special import ndtri
 
 KeyArray = npt.NDArray[np.uint64]
 
+
 # arrays, which NumPy works with sooner than with its scalars
 _GOLDEN = np.array(0x9E3779B97F4A7C15, np.uint64)
+
 _MIX_1 = np.array(0xBF58476D1CE4E5B9, np.uint64)
+
 _MIX_2 = np.array(0x94D049BB133111EB, np.uint64)
+
 _27, _30, _31 = (np.array(bits, np.uint64) for bits in (27, 30, 31))
 
 
@@ -90,16 +94,33 @@ def normal(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
     return np.asarray(ndtri(uniform(keys, num)), np.float64)
 
 
+_EPISODE = 2**62
+"""Folded into an episode's key for numbers that hold for all of it; no step is that late."""
+
+
 @dataclass(frozen=True)
 class LaneGenerator:
     """The random numbers of one step in every lane, whatever the number of lanes.
 
-    ``keys`` belong to the lane's task, episode and step; a call that draws twice in one
-    step must ask for all its values at once, since equal calls return equal values.
+    Equal calls return equal numbers: an agent that needs several numbers in one step asks for
+    all of them in one call and divides them.
     """
 
     keys: KeyArray
-    """``[task, lane]``."""
+    """One key for every lane's task, episode and step: ``[task, lane]``."""
+    episode_keys: KeyArray | None = None
+    """One key for every lane's task and episode, of the same shape."""
+
+    @property
+    def episode(self) -> LaneGenerator:
+        """The numbers of the whole episode: they are the same at each of its steps.
+
+        Raises:
+            ValueError: if the generator was made without ``episode_keys``.
+        """
+        if self.episode_keys is None:
+            raise ValueError("this generator was made without episode_keys")
+        return LaneGenerator(fold(self.episode_keys, _EPISODE))
 
     def uniform(self, num: int) -> npt.NDArray[np.float64]:
         """Return ``[task, lane, num]`` values in (0, 1)."""

@@ -1,13 +1,18 @@
 """Record runs, or time an agent or simulators, for `benchmarks/`."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import subcommand
 
-from metarl import benchmarks
-from metarl.benchmarks import Classes, Speed, Stepping, Summarize
-from metarl.commandline import parse
-from metarl.exits import exits
+from metarl.running.commandline import parse
+from metarl.running.exits import exits
+from metarl.running.record import Summarize, summarize_runs
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import measure  # measuring programs are no part of the library
+from measure import Classes, Speed, Stepping
 
 Command = (
     Annotated[Summarize, subcommand("summarize")]
@@ -22,13 +27,13 @@ def main() -> None:
     """Record or time."""
     options = parse(Command, __doc__ or "")
     if isinstance(options, Summarize):
-        benchmarks.summarize_runs(options.runs, options.output, options.evaluation)
+        summarize_runs(options.runs, options.output, options.evaluation)
     elif isinstance(options, Speed):
-        benchmarks.measure_speed(**vars(options))
+        measure.measure_speed(**vars(options))
     elif isinstance(options, Stepping):
-        benchmarks.measure_stepping(**vars(options))
+        measure.measure_stepping(**vars(options))
     else:
-        benchmarks.measure_classes(**vars(options))
+        measure.measure_classes(**vars(options))
 
 
 if __name__ == "__main__":

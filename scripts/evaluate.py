@@ -5,9 +5,13 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from metarl.commandline import parse
-from metarl.exits import exits
-from metarl.runs import Measure, Run, Split, Which, evaluate
+from metarl.evaluation.curve import Measure
+from metarl.running.checkpoints import Which
+from metarl.running.commandline import parse
+from metarl.running.evaluate import evaluate
+from metarl.running.exits import exits
+from metarl.running.run import Run
+from metarl.task import Split
 
 
 @dataclass(frozen=True)

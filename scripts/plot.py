@@ -6,10 +6,10 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from metarl.commandline import parse
-from metarl.exits import exits
-from metarl.runs import plot
-from metarl.tasks import Split
+from metarl.running.commandline import parse
+from metarl.running.exits import exits
+from metarl.running.plot import plot
+from metarl.task import Split
 
 
 @dataclass(frozen=True)

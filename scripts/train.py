@@ -2,13 +2,13 @@
 
 import sys
 
-from metarl.exits import exits
+from metarl.running.exits import exits
 
 
 @exits
 def main() -> None:
     """Train."""
-    from metarl.commandline import run_train  # seconds, in which a signal may come
+    from metarl.running.commandline import run_train
 
     run_train(sys.argv[1:])
 

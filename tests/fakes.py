@@ -4,8 +4,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from metarl.tasks import ArrayTaskDistribution, NoiseSpec, Task, TaskDistribution, TaskEnv
-from metarl.tasks import Transition as ArrayTransition
+from metarl.task import Task
+from metarl.tasks.arrays import ArrayTaskDistribution, NoiseSpec
+from metarl.tasks.arrays import Transition as ArrayTransition
+from metarl.tasks.distribution import TaskDistribution, TaskEnv
 
 LOW, HIGH = np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32)
 OBSERVATIONS = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)

@@ -8,7 +8,8 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
-from metarl.tasks import Task, TaskDistribution, TaskEnv
+from metarl.task import Task
+from metarl.tasks.distribution import TaskDistribution, TaskEnv
 
 
 class _Fragile(gym.Env):

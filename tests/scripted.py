@@ -3,7 +3,9 @@
 import gymnasium as gym
 import numpy as np
 
-from metarl.tasks import ArrayTaskDistribution, Task, TaskDistribution, TaskEnv, Transition
+from metarl.task import Task
+from metarl.tasks.arrays import ArrayTaskDistribution, Transition
+from metarl.tasks.distribution import TaskDistribution, TaskEnv
 
 TASK = Task.of("scripted", number=1)
 

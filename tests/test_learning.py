@@ -8,9 +8,11 @@ import metarl
 from metarl.agents.maml_ppo import MAMLPPO, MAMLPPOConfig
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.envs.navigation import Navigation
-from metarl.evaluation import evaluate_adaptation
-from metarl.tasks import ArrayTaskDistribution, Task, Transition
-from metarl.training import TrainConfig, meta_train
+from metarl.evaluation.evaluate import evaluate_adaptation
+from metarl.running.settings import TrainConfig
+from metarl.running.training import meta_train
+from metarl.task import Task
+from metarl.tasks.arrays import ArrayTaskDistribution, Transition
 
 pytestmark = pytest.mark.learning
 

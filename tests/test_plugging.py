@@ -14,13 +14,17 @@ from drift import Drift
 from minigrid.wrappers import ImgObsWrapper
 
 import metarl
-from metarl import commandline, registry, runs
+from metarl import registry
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
-from metarl.parameters import Choice, FunctionTasks, Uniform
-from metarl.runs import Run
-from metarl.tasks import Task
-from metarl.training import TrainConfig
+from metarl.running import commandline
+from metarl.running.evaluate import evaluate
+from metarl.running.run import Run
+from metarl.running.settings import TrainConfig
+from metarl.running.train import train
+from metarl.task import Task
+from metarl.tasks.functions import FunctionTasks
+from metarl.tasks.ranges import Choice, Uniform
 
 ROOT = Path(__file__).parents[1]
 SMALL = RL2Config(tasks_per_update=3, num_minibatches=1, hidden_size=4, episodes_per_trial=2)
@@ -93,7 +97,7 @@ def test_dict_observations_reach_training_evaluation_and_adaptation(agent, tmp_p
     config = TrainConfig(
         env="drift", iterations=1, evaluation_tasks=2, run_dir=tmp_path / "run", num_workers=1
     )
-    run = runs.train(config, agent, small)
+    run = train(config, agent, small)
     loaded = metarl.load(run.directory)
     policy = metarl.adapt(loaded, Drift(0.5), episodes=0)
     env = gym.wrappers.TimeLimit(Drift(0.5), 6)
@@ -182,7 +186,7 @@ def own_run(own, tmp_path):
     """A run of an agent that is a module of the user's."""
     words = [f"{own}:Mine", "--run-dir", str(tmp_path / "run"), *small_options()]
     request = commandline.parse_train(words)
-    run = runs.train(request.config, request.agent, request.agent_config)
+    run = train(request.config, request.agent, request.agent_config)
     sys.modules.pop(own)
     return run.directory
 
@@ -190,7 +194,7 @@ def own_run(own, tmp_path):
 def test_an_agent_named_by_a_file_is_not_imported(own, own_run):
     for use in (
         lambda: metarl.load(own_run),
-        lambda: runs.evaluate(Run.open(own_run), num_tasks=2),
+        lambda: evaluate(Run.open(own_run), num_tasks=2),
         lambda: commandline.parse_train(["--resume", str(own_run)]),
     ):
         with pytest.raises(UserError, match=rf"its agent is {own}:Mine, which is not imported"):
@@ -201,9 +205,9 @@ def test_an_agent_named_by_a_file_is_not_imported(own, own_run):
 def test_an_agent_that_is_named_again_goes_on(own, own_run):
     name = f"{own}:Mine"
     assert type(metarl.load(own_run, agent=name)).__name__ == "Mine"
-    runs.evaluate(Run.open(own_run, name), num_tasks=2)
+    evaluate(Run.open(own_run, name), num_tasks=2)
     request = commandline.parse_train([name, "--resume", str(own_run), "--iterations", "2"])
-    runs.train(request.config, request.agent, request.agent_config, request.resume)
+    train(request.config, request.agent, request.agent_config, request.resume)
     assert Run.open(own_run).checkpoints.load().iteration == 2
 
 
@@ -248,7 +252,7 @@ def test_a_name_of_the_project_s_own_is_not_taken_over(package):
 
 def test_an_agent_of_an_entry_point_is_loaded_like_one_of_ours(package, tmp_path):
     request = commandline.parse_train(["mine", "--run-dir", str(tmp_path / "r"), *small_options()])
-    run = runs.train(request.config, request.agent, request.agent_config)
+    run = train(request.config, request.agent, request.agent_config)
     assert type(metarl.load(run.directory)).__name__ == "Mine"
     assert json.loads((run.directory / "config.json").read_text())["agent"] == "mine"
 
@@ -275,7 +279,7 @@ def test_minigrid_s_images_are_trained_on(tmp_path, monkeypatch):
     config = TrainConfig(
         env="rooms", iterations=1, evaluation_tasks=2, run_dir=tmp_path / "run", num_workers=1
     )
-    run = runs.train(config, "rl2", SMALL)
+    run = train(config, "rl2", SMALL)
     saved = run.config["spaces"]["observation"]
     assert (saved["shape"], saved["low"], saved["high"]) == ([7, 7, 3], [0.0], [255.0])
     env = ImgObsWrapper(gym.make("MiniGrid-Empty-5x5-v0"))
@@ -289,5 +293,5 @@ def test_a_text_in_an_observation_is_refused_by_its_key(tmp_path):
         tasks.make_vec(2, num_workers=0)
     config = TrainConfig(env=tasks.name, run_dir=tmp_path / "run")
     with pytest.raises(UserError, match="mission"):
-        runs.train(config, "rl2", SMALL)
+        train(config, "rl2", SMALL)
     assert not (tmp_path / "run").exists()

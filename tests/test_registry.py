@@ -3,7 +3,7 @@ import pytest
 from metarl import registry
 from metarl.errors import UserError
 from metarl.registry import make
-from metarl.tasks import TaskDistribution
+from metarl.tasks.distribution import TaskDistribution
 
 OWN = """
 from fakes import CounterTasks

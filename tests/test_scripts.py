@@ -10,16 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from measure import measure_classes, measure_speed
 
 import metarl
-from metarl import commandline, registry
+from metarl import registry
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
-from metarl.benchmarks import measure_classes, measure_speed
-from metarl.checks import check_task_distribution
 from metarl.errors import UserError
-from metarl.runs import train
-from metarl.training import TrainConfig
+from metarl.running import commandline
+from metarl.running.settings import TrainConfig
+from metarl.running.train import train
+from metarl.tasks.checks import check_task_distribution
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))

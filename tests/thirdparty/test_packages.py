@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import metarl
-from metarl.commandline import run_train
+from metarl.running.commandline import run_train
 
 pytestmark = pytest.mark.thirdparty
 

@@ -1,0 +1,383 @@
+"""Measuring programs: the speed of agents, of stepping, and of Meta-World's classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import mujoco
+from gymnasium.vector import AsyncVectorEnv
+from gymnasium.vector.utils import batch_space
+
+from metarl import registry, seeding
+from metarl.console import console
+from metarl.errors import UserError, bad_option, near_matches
+from metarl.evaluation.evaluate import evaluate_adaptation
+from metarl.experience.rollout import one_thread, torch_generator
+from metarl.files import write_json
+from metarl.running.machine import check_device, commit, device_name
+from metarl.running.training import torch_threads, training_slots, training_trial
+from metarl.task import Split, Task
+from metarl.tasks.distribution import TaskDistribution
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Time meta-iterations and an evaluation, with the agent's defaults but for `--config`."""
+
+    env: str = "bandit/n10-k5"
+    """Task distribution."""
+    agent: str = "rl2"
+    """Agent."""
+    config: dict[str, str] = field(default_factory=dict)
+    """Other settings of the agent: names and values, `num_adaptations 1`."""
+    threads: int = 1
+    """Torch threads of the meta-update."""
+    num_slots: int | None = None
+    """Episodes stepped at once; by default as in training."""
+    num_workers: int | None = None
+    """Processes that step simulators, 0 for none; by default one a core."""
+    lookahead: int = 1
+    """Parts of the slots that take turns."""
+    iterations: int = 20
+    """Meta-iterations; medians are reported."""
+    evaluation_tasks: int = 400_000
+    """Tasks of the evaluation."""
+    device: str = "cpu"
+    """Where the agent runs: `cpu` or `cuda`."""
+    output: Path = Path("benchmarks/speed.json")
+    """The file."""
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """Time worker processes against one process, Gymnasium's AsyncVectorEnv, and processes apart.
+
+    The last each go through their part and wait for nobody: what the machine allows.
+    """
+
+    env: str = "half-cheetah/direction"
+    """Task distribution of simulators."""
+    num_slots: int = 40
+    """Environments."""
+    num_workers: int = 2
+    """Processes."""
+    steps: int = 200
+    """Of every environment, in one repeat."""
+    repeats: int = 5
+    """Turns each takes; medians are reported."""
+    output: Path = Path("benchmarks/stepping.json")
+    """The file."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Time the step and the reset of Meta-World's classes against the official ones and physics."""
+
+    env: str = "metaworld/ml45"
+    """Whose classes, those held out too."""
+    steps: int = 1000
+    """Of each class and each way to step."""
+    output: Path = Path("benchmarks/metaworld-classes.json")
+    """The file."""
+
+
+@one_thread()  # the meta-update alone may use more
+def measure_speed(
+    env: str,
+    agent: str,
+    *,
+    config: Mapping[str, str],
+    iterations: int,
+    evaluation_tasks: int,
+    device: str,
+    threads: int,
+    output: Path,
+    num_slots: int | None = None,
+    num_workers: int | None = None,
+    lookahead: int = 1,
+) -> None:
+    """Time meta-iterations and an evaluation of an agent.
+
+    Args:
+        env: task distribution.
+        agent: agent.
+        config: fields of the agent's config that are not its defaults, values as JSON.
+        iterations: meta-iterations; medians are reported.
+        evaluation_tasks: tasks of the evaluation.
+        device: where the agent runs.
+        threads: torch threads of the meta-update.
+        output: a JSON file.
+        num_slots: episodes stepped at once; by default as in training.
+        num_workers: processes that step simulators; by default one a core.
+        lookahead: parts of the slots that take turns.
+    """
+    check_device(device)
+    tasks = registry.make(env)
+    kind = registry.agent_class(agent)
+    agent_config = kind.Config(**_fields(kind.Config, config))
+    learner = kind(agent_config, tasks.observation_space, tasks.action_space, device=device)
+    slots = num_slots or training_slots(learner, tasks)
+    envs = tasks.make_vec(slots, num_workers=num_workers)
+    times: dict[str, list[float]] = {"step": [], "act": [], "collect": [], "update": []}
+    for i in range(iterations + 2):  # two to warm up
+        before = dict(envs.seconds)
+        started = time.perf_counter()
+        trial = training_trial(learner, tasks, envs, seed=0, iteration=i, lookahead=lookahead)
+        collected = time.perf_counter()
+        with torch_threads(threads):
+            learner.update(trial, torch_generator(i))
+        times["collect"].append(collected - started)
+        times["update"].append(time.perf_counter() - collected)
+        for name, seconds in before.items():
+            times[name].append(envs.seconds[name] - seconds)
+    envs.close()
+    whole = [c + u for c, u in zip(times["collect"][2:], times["update"][2:], strict=True)]
+    medians = {name: statistics.median(values[2:]) for name, values in times.items()}
+    curve = evaluate_adaptation(learner, tasks, num_tasks=evaluation_tasks, greedy=True)
+    result: dict[str, Any] = {
+        "format": 1,
+        "env": env,
+        "agent": agent,
+        "agent_config": vars(agent_config),
+        "commit": commit(),
+        "device": device_name(device),
+        "threads": threads,
+        "iterations": iterations,
+        "env_steps_per_iteration": trial.env_steps,
+        "num_slots": slots,
+        "num_workers": num_workers,
+        "lookahead": lookahead,
+        **{f"{name}_seconds_median": seconds for name, seconds in medians.items()},
+        "iteration_seconds_median": statistics.median(whole),
+        "env_steps_per_second": trial.env_steps / statistics.median(whole),
+        "evaluation_tasks": evaluation_tasks,
+        "evaluation_seconds": curve.seconds,
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(output, result)
+    for name, value in result.items():
+        if name.endswith(("median", "seconds", "second", "tasks")):
+            console.print(
+                f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
+            )
+    shares = {name: medians[name] / statistics.median(whole) for name in ("step", "act", "update")}
+    shares["rest"] = 1 - sum(shares.values())
+    console.print("shares: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
+
+
+def measure_stepping(
+    env: str, *, num_slots: int, num_workers: int, steps: int, repeats: int, output: Path
+) -> None:
+    """Time random actions in worker processes, in one process, and in Gymnasium's AsyncVectorEnv.
+
+    Beside them, as many processes that go through their part of the slots and wait for nobody: how
+    much faster two cores are than one differs between machines, and nothing that hands over
+    between processes can be faster. They take turns; medians of the repeats are reported. Gymnasium
+    steps the environments that Meta-World's users have, where the tasks are Meta-World's.
+
+    Args:
+        env: task distribution of simulators.
+        num_slots: environments.
+        num_workers: processes; Gymnasium's has one an environment.
+        steps: of every environment, in one repeat.
+        repeats: turns each takes.
+        output: a JSON file.
+    """
+    tasks = registry.make(env)
+    drawn = tasks.sample(seeding.numpy_generator(0), num_slots, "train")
+    make = getattr(tasks, "make_official", tasks.make)
+    makers = [functools.partial(make, task) for task in drawn]
+    space = batch_space(tasks.action_space, num_slots)
+    space.seed(0)
+    actions = [space.sample() for _ in range(steps)]
+    with _Apart(tasks, drawn, actions, num_workers) as apart:
+        kinds: dict[str, Any] = {
+            "one_process": tasks.make_vec(num_slots, num_workers=0),
+            "workers": tasks.make_vec(num_slots, num_workers=num_workers),
+            "gymnasium_async": AsyncVectorEnv(makers),
+        }
+        times: dict[str, list[float]] = {name: [] for name in (*kinds, "apart")}
+        for repeat in range(repeats):
+            for name, envs in kinds.items():
+                given = None if name == "gymnasium_async" else {"tasks": drawn}
+                envs.reset(seed=repeat, options=given)
+                times[name].append(_seconds_to_step(envs, actions, resets=given is not None))
+            times["apart"].append(apart.seconds(repeat))
+    for envs in kinds.values():
+        envs.close()
+    median = {name: statistics.median(values) for name, values in times.items()}
+    result: dict[str, Any] = {
+        "format": 1,
+        "env": env,
+        "commit": commit(),
+        "device": device_name("cpu"),
+        "num_slots": num_slots,
+        "num_workers": num_workers,
+        "steps_per_second": {k: num_slots * steps / v for k, v in median.items()},
+        "times_one_process": median["one_process"] / median["workers"],
+        "times_gymnasium_async": median["gymnasium_async"] / median["workers"],
+        "overhead": median["workers"] * num_workers / median["one_process"] - 1,
+        "overhead_of_hand_over": median["workers"] / median["apart"] - 1,
+        "seconds": times,
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(output, result)
+    for name, rate in result["steps_per_second"].items():
+        console.print(f"{name}: {rate:,.0f} steps/s")
+    for name in (
+        "times_one_process",
+        "times_gymnasium_async",
+        "overhead",
+        "overhead_of_hand_over",
+    ):
+        console.print(f"{name}: {result[name]:.3g}")
+
+
+def _seconds_to_step(envs: Any, actions: Sequence[Any], *, resets: bool) -> float:
+    """Return how long ``envs`` take; episodes that end start again where ``resets``."""
+    started = time.perf_counter()
+    for action in actions:
+        _, _, terminated, truncated, _ = envs.step(action)
+        ended = terminated | truncated
+        if resets and ended.any():
+            envs.reset(options={"reset_mask": ended})
+    return time.perf_counter() - started
+
+
+class _Apart:
+    """Processes that each step a part of the slots and wait for nobody but at the start."""
+
+    def __init__(
+        self,
+        distribution: TaskDistribution,
+        tasks: Sequence[Task],
+        actions: Sequence[Any],
+        processes: int,
+    ) -> None:
+        context = multiprocessing.get_context("fork")  # there are no threads and no workers yet
+        barrier = self._barrier = context.Barrier(processes)  # it lives no longer than this
+        self._processes, self._pipes = [], []
+        for k in range(processes):
+            ours, theirs = context.Pipe()
+            part = slice(k * len(tasks) // processes, (k + 1) * len(tasks) // processes)
+            arguments = (distribution, tasks[part], [a[part] for a in actions], barrier, theirs)
+            self._processes.append(context.Process(target=_step_apart, args=arguments))
+            self._processes[-1].start()
+            self._pipes.append(ours)
+
+    def seconds(self, seed: int) -> float:
+        """Return how long the slowest process takes."""
+        for pipe in self._pipes:
+            pipe.send(seed)
+        return float(max(pipe.recv() for pipe in self._pipes))
+
+    def __enter__(self) -> _Apart:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+
+def _step_apart(
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    actions: Sequence[Any],
+    barrier: Any,
+    pipe: Any,
+) -> None:
+    envs = distribution.make_vec(len(tasks), num_workers=0)
+    while True:
+        envs.reset(seed=pipe.recv(), options={"tasks": tasks})
+        barrier.wait()
+        pipe.send(_seconds_to_step(envs, actions, resets=True))
+
+
+def measure_classes(env: str, *, steps: int, output: Path) -> None:
+    """Time each class of Meta-World in one process: officially, here, and its physics alone.
+
+    The three take turns of 50 random actions, and processor time is counted, so that other work
+    on the machine matters little.
+
+    Args:
+        env: tasks of Meta-World.
+        steps: of each class and each way.
+        output: a JSON file.
+    """
+    tasks: Any = registry.make(env)
+    if not hasattr(tasks, "make_official"):
+        raise bad_option("--env", env, "tasks of Meta-World")
+    rng, turn = seeding.numpy_generator(0), 50
+    classes = {}
+    sides: tuple[Split, ...] = ("train", "test")  # validation goals are of the training classes
+    for split in sides:
+        for task in tasks.tasks(split)[: len(tasks.goals[split])]:
+            ours, official = tasks.make(task), tasks.make_official(task)
+            used = {"official": 0.0, "here": 0.0, "physics": 0.0}
+            resets = {"official": [0.0], "here": [0.0]}
+            ours.reset()
+            for _ in range(max(1, steps // turn)):
+                actions = rng.uniform(-1, 1, (turn, 4)).astype("float32")
+                for name, subject in (("official", official), ("here", ours)):
+                    started = time.process_time()
+                    subject.reset()
+                    resets[name].append(time.process_time() - started)
+                    started = time.process_time()
+                    for action in actions:
+                        subject.step(action)
+                    used[name] += time.process_time() - started
+                model, data = ours.unwrapped.model, ours.unwrapped.data
+                started = time.process_time()
+                for _ in range(turn):
+                    mujoco.mj_step(model, data, nstep=ours.unwrapped.frame_skip)
+                    mujoco.mj_forward(model, data)
+                used["physics"] += time.process_time() - started
+            reset = {name: statistics.median(values[1:]) for name, values in resets.items()}
+            classes[task["cls"]] = {
+                "microseconds": {k: 1e6 * v / steps for k, v in used.items()},
+                "times_official": used["official"] / used["here"],
+                "physics_share": used["physics"] / used["here"],
+                "times_official_reset": reset["official"] / reset["here"],
+            }
+            ours.close()
+            official.close()
+            console.print(
+                f"{task['cls']}: {classes[task['cls']]['times_official']:.2f} x official, "
+                f"physics {classes[task['cls']]['physics_share']:.0%}"
+            )
+    result = {"format": 1, "env": env, "commit": commit(), "device": device_name("cpu")}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(output, result | {"steps": steps, "classes": classes})
+    for key in ("times_official", "physics_share", "times_official_reset"):
+        values = sorted((float(cast(Any, c[key])), name) for name, c in classes.items())
+        middle = statistics.median(value for value, _ in values)
+        console.print(f"{key}: median {middle:.3g}, least {values[0][0]:.3g} ({values[0][1]})")
+
+
+def _fields(kind: Any, given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of ``given`` in the types of the config's fields."""
+    known = {field.name: field.default for field in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in known:
+            raise UserError(f"--config: unknown setting {name!r}; {near_matches(name, known)}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            raise bad_option(f"--config {name}", text, "a value as in JSON") from None
+        values[name] = tuple(value) if isinstance(value, list) else value
+        default = known[name]
+        same = (int, float) if isinstance(default, float) else type(default)
+        if default is not None and not isinstance(values[name], same):
+            raise bad_option(f"--config {name}", text, f"something like {default}")
+    return values

@@ -1,0 +1,1 @@
+"""Adaptation curves: measured, summed up, drawn."""

@@ -1,0 +1,291 @@
+"""Adaptation curves: how well an agent does with a task after so much experience of it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from metarl import seeding
+from metarl.errors import bad_option, require_seed
+from metarl.evaluation.curve import AdaptationCurve, Measure
+from metarl.experience.agent import Agent, require_spaces, trial_rounds
+from metarl.experience.data import Context, Episodes, Metrics, Timestep, Trial
+from metarl.experience.rollout import Keys, collect, run_trial, torch_generator
+from metarl.seeding import Component, Phase
+from metarl.stepping.slots import close_quietly
+from metarl.stepping.vector import SlotVectorEnv
+from metarl.task import Split, Task
+from metarl.tasks.distribution import TaskDistribution
+
+DEFAULT_TASKS = 1000
+
+MANY_TASKS = 50
+"""A finite set of so many is worth going through once and no more."""
+
+TASK_BLOCK = 1000
+"""Evaluation tasks are drawn in blocks of this size, whatever the number of slots."""
+
+
+_SPLIT_KEYS: dict[Split, int] = {"train": 0, "test": 1, "validation": 2}
+"""What tells the splits' random numbers apart. Another number would draw other tasks."""
+
+
+def evaluate_adaptation(
+    agent: Agent,
+    tasks: TaskDistribution,
+    *,
+    split: Split = "test",
+    num_tasks: int | None = None,
+    num_episodes: int | None = None,
+    seed: int = 0,
+    greedy: bool = False,
+    measure: Measure = "experience",
+    num_slots: int | None = None,
+    vec_options: Mapping[str, Any] | None = None,
+    envs: SlotVectorEnv | None = None,
+    agent_name: str = "",
+    phase: Phase = Phase.EVALUATE,
+    iteration: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> AdaptationCurve:
+    """Let ``agent`` adapt to ``num_tasks`` tasks it has not seen, and measure it on the way.
+
+    Args:
+        agent: it is not changed.
+        tasks: where tasks come from.
+        split: which of them. A finite set is gone through in its order, again and again.
+        num_tasks: how many, by default :func:`default_tasks`; memory does not grow with them
+            but for the results.
+        num_episodes: of a whole trial, the last point's included; by default what the agent
+            or the distribution prescribes. An agent that adapts every 20 episodes has points
+            at 0, 20, 40 and 60 in a trial of 80.
+        seed: of tasks, episodes and actions.
+        greedy: take the most likely actions.
+        measure: ``experience`` measures by the episodes that also adapt; ``probe`` by a greedy
+            episode from a copy of the context, thrown away, that starts alike at every point.
+        num_slots: episodes stepped at once; the result does not depend on it.
+        vec_options: for ``tasks.make_vec``: worker processes and their limits.
+        envs: made before by ``tasks.make_vec``, and left open; instead of the two above.
+        agent_name: kept in the curve.
+        phase: whose random numbers to use.
+        iteration: of training, during which this is; other iterations draw other tasks.
+        advance: called with the number of tasks that have been finished.
+
+    Returns:
+        Points of the curve, with every task's value.
+    """
+    require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
+    if num_tasks is None:
+        num_tasks = default_tasks(tasks, split)
+    if num_tasks < 1:
+        raise bad_option("--num-tasks", num_tasks, "at least 1")
+    if num_slots is not None and num_slots < 1:
+        raise bad_option("--num-slots", num_slots, "at least 1")
+    require_seed("--seed", seed)
+    started = time.perf_counter()
+    adaptations, per_round = _rounds(agent, tasks, num_episodes)
+    slots = num_slots or default_slots(tasks, num_tasks)
+    given, lanes = envs, 1 if agent.sequential else per_round
+    if envs is None:
+        envs = tasks.make_vec(min(slots, num_tasks * lanes), **(vec_options or {}))
+    parts: list[_Points] = []
+    groups: list[str] = []
+    try:
+        for start in range(0, num_tasks, max(slots, 1)):
+            numbers = np.arange(start, min(start + slots, num_tasks))
+            batch = _draw(tasks, split, numbers, seed, phase, iteration)
+            if tasks.group is not None:
+                groups += [str(task[tasks.group]) for task in batch]
+            keys = Keys.of(seed, phase, iteration, numbers)
+            if measure == "probe":
+                points = _probe(agent, envs, batch, adaptations, per_round, keys)
+            else:
+                trial = run_trial(
+                    agent,
+                    envs,
+                    batch,
+                    num_adaptations=adaptations,
+                    episodes_per_round=per_round,
+                    keys=keys,
+                    greedy=greedy,
+                )
+                points = adaptation_points(agent, trial)
+            parts.append(points)
+            if advance is not None:
+                advance(len(numbers))
+    finally:
+        if given is None:
+            close_quietly(envs)
+    metrics = {name: _stack([part.metrics[name] for part in parts]) for name in parts[0].metrics}
+    return AdaptationCurve(
+        env=tasks.name,
+        agent=agent_name or type(agent).__name__,
+        seed=seed,
+        split=split,
+        shared_split=tasks.shared_split or (split == "validation" and tasks.shared_validation),
+        measure=measure,
+        greedy=greedy,
+        episodes=parts[0].episodes,
+        returns=metrics.pop("return"),
+        success=metrics.pop("success", None),
+        info=metrics,
+        trial_return=None
+        if parts[0].total is None
+        else np.concatenate([p.total.numpy() for p in parts if p.total is not None]),
+        groups=np.array(groups) if groups else None,
+        seconds=time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Points:
+    episodes: tuple[int, ...]
+    metrics: dict[str, Tensor]
+    """``return``, and what the environment reports: ``[task, point]`` each."""
+    total: Tensor | None
+    """The sum of all returns, ``[task]``."""
+
+
+def adaptation_points(agent: Agent, trial: Trial) -> _Points:
+    """Return a trial's points: a round's mean each, or an episode each in a single round."""
+    rounds = [_measured(episodes) for episodes in trial.rounds]
+    total = torch.stack([r["return"].sum(1) for r in rounds]).sum(0)
+    if agent.episodes_per_adaptation is None:
+        count = sum(r["return"].shape[1] for r in rounds)
+        joined = {name: torch.cat([r[name] for r in rounds], 1) for name in rounds[0]}
+        return _Points(tuple(range(count)), joined, total)
+    at = tuple(k * agent.episodes_per_adaptation for k in range(len(rounds)))
+    means = {name: torch.stack([r[name].mean(1) for r in rounds], 1) for name in rounds[0]}
+    return _Points(at, means, total)
+
+
+def _measured(episodes: Episodes) -> dict[str, Tensor]:
+    """Return the metrics that curves are made of, ``[task, episode]``."""
+    return {name: x for name, x in episodes.metrics.items() if name != "length"}
+
+
+def point_metrics(kind: str, means: Mapping[str, Sequence[float]], total: float) -> Metrics:
+    """Return what is logged of a curve: each metric before and after adaptation, and the total.
+
+    Args:
+        kind: ``train`` or ``validation``, which the names begin with.
+        means: over tasks, one a point, by the metric's name.
+        total: sum of the points' returns, mean over tasks.
+    """
+    logged = {f"{kind}/trial_return": total}
+    for name, points in means.items():
+        logged[f"{kind}/{name}_before"] = float(points[0])
+        logged[f"{kind}/{name}_after"] = float(points[-1])
+    return logged
+
+
+def _probe(
+    agent: Agent,
+    envs: SlotVectorEnv,
+    tasks: list[Task],
+    adaptations: int,
+    per_round: int,
+    keys: Callable[[int], Keys],
+) -> _Points:
+    """Measure by one greedy episode at each point, of which the agent keeps nothing.
+
+    A task's probes all start alike: points differ in what the agent knows, not in luck.
+    """
+    stride = 1 if agent.episodes_per_adaptation is None else per_round
+    count = per_round if agent.episodes_per_adaptation is None else adaptations + 1
+    context: Context = agent.begin(len(tasks))
+    timestep: Timestep | None = None
+    probes = []
+    for k in range(count):
+        probe, _, _ = collect(
+            agent, envs, tasks, context, timestep, num_episodes=1, keys=keys(1), greedy=True
+        )
+        probes.append(_measured(probe))
+        if k + 1 < count:
+            own = keys(2 * (k + 1))
+            episodes, timestep, context = collect(
+                agent, envs, tasks, context, timestep, num_episodes=stride, keys=own
+            )
+            if agent.episodes_per_adaptation is not None:
+                context = agent.adapt(context, episodes, torch_generator(own.adaptation))
+    return _Points(
+        tuple(k * stride for k in range(count)),
+        {name: torch.stack([p[name][:, 0] for p in probes], 1) for name in probes[0]},
+        None,
+    )
+
+
+def trial_episodes(agent: Agent, tasks: TaskDistribution, num_episodes: int | None) -> int:
+    """Return the episodes of a whole trial of an evaluation that is asked for ``num_episodes``."""
+    adaptations, per_round = _rounds(agent, tasks, num_episodes)
+    return (adaptations + 1) * per_round
+
+
+def _rounds(agent: Agent, tasks: TaskDistribution, num_episodes: int | None) -> tuple[int, int]:
+    if agent.episodes_per_adaptation is None:
+        if num_episodes is not None and num_episodes < 1:
+            raise bad_option("--num-episodes", num_episodes, "at least 1")
+        return 0, num_episodes or trial_rounds(agent, tasks.episodes_per_trial)[1]
+    each = agent.episodes_per_adaptation
+    if num_episodes is None:
+        return 3, each  # as the MAML paper shows: before, and after one to three steps
+    if num_episodes < each or num_episodes % each:
+        accepted = f"a multiple of {each}, a round of this agent"
+        raise bad_option("--num-episodes", num_episodes, accepted)
+    return num_episodes // each - 1, each
+
+
+def default_tasks(tasks: TaskDistribution, split: Split) -> int:
+    """Return how many tasks to evaluate on: each once where they are finite but not few."""
+    try:
+        count = len(tasks.tasks(split))
+    except NotImplementedError:
+        return DEFAULT_TASKS
+    return count if count >= MANY_TASKS else DEFAULT_TASKS
+
+
+def evaluation_tasks(
+    tasks: TaskDistribution, *, split: Split = "test", num_tasks: int = 1000, seed: int = 0
+) -> list[Task]:
+    """Return the tasks that :func:`evaluate_adaptation` meets, in the order of its results."""
+    return _draw(tasks, split, np.arange(num_tasks), seed, Phase.EVALUATE, 0)
+
+
+def _draw(
+    tasks: TaskDistribution,
+    split: Split,
+    numbers: npt.NDArray[np.int64],
+    seed: int,
+    phase: Phase,
+    iteration: int,
+) -> list[Task]:
+    """Return the tasks with these numbers; the same number is always the same task."""
+    with contextlib.suppress(NotImplementedError):
+        every = tasks.tasks(split)
+        return [every[number % len(every)] for number in numbers]
+    drawn: list[Task] = []
+    first, last = int(numbers[0]), int(numbers[-1])
+    for block in range(first // TASK_BLOCK, last // TASK_BLOCK + 1):
+        rng = seeding.numpy_generator(
+            seed, phase, Component.TASKS, iteration, block, _SPLIT_KEYS[split]
+        )
+        drawn += tasks.sample(rng, TASK_BLOCK, split)
+    offset = first - first // TASK_BLOCK * TASK_BLOCK
+    return drawn[offset : offset + len(numbers)]
+
+
+def _stack(parts: list[Tensor]) -> npt.NDArray[np.float32]:
+    return np.ascontiguousarray(torch.cat(parts).numpy().T, np.float32)
+
+
+def default_slots(tasks: TaskDistribution, wanted: int) -> int:
+    """Return how many slots to step at once when ``wanted`` could be used."""
+    return max(1, min(wanted, tasks.max_slots))

@@ -1,0 +1,178 @@
+"""Pictures of adaptation and of learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from metarl.files import replacing
+from metarl.task import SPLIT_NAMES
+
+matplotlib.use("Agg")
+
+
+class Line(NamedTuple):
+    """One adaptation curve of a picture."""
+
+    label: str
+    summary: dict[str, Any]
+    """As in ``evaluation/<split>.json``."""
+    reference: bool = False
+    """Drawn dashed and grey: what others are compared with."""
+
+
+def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -> None:
+    """Draw mean and 95% interval over tasks against episodes of experience.
+
+    What all evaluations have in common (kind of tasks, actions, measure, checkpoint) is said once;
+    where they differ each line says what it is, and its reference has its colour.
+    """
+    kinds = [_kind(line.summary) for line in lines]
+    differ = [name for name in kinds[0] if len({kind[name] for kind in kinds}) > 1]
+    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
+    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    drawn, named = 0, set()
+    for line, kind in zip(lines, kinds, strict=True):
+        values, x = line.summary[metric], line.summary["episodes"]
+        if line.reference:
+            color = colors[(drawn - 1) % len(colors)] if differ and drawn else "0.45"
+            style: dict[str, Any] = {"color": color, "linestyle": "--", "linewidth": 1.4}
+        else:
+            style = {"color": colors[drawn % len(colors)], "linewidth": 2}
+            drawn += 1
+        if len(x) <= 30:
+            style |= {"marker": "o", "markersize": 4}
+        label = line.label
+        own = [kind[n] for n in differ if not (line.reference and n == "checkpoint")]
+        label += f" ({', '.join(filter(None, own))})" if any(own) else ""
+        # several references look alike: one entry of the legend says what they are
+        hidden = line.reference and label in named
+        named.add(label)
+        label = "_" + label if hidden else label
+        axes.plot(x, values["mean"], label=label, **style)
+        axes.fill_between(
+            x, values["low"], values["high"], color=style["color"], alpha=0.2, linewidth=0
+        )
+    envs = sorted({line.summary["env"] for line in lines})
+    counts = sorted({line.summary["num_tasks"] for line in lines if not line.reference})
+    number = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
+    tasks = kinds[0]["tasks"] if "tasks" not in differ else "tasks (which: see the legend)"
+    axes.set_title(f"{', '.join(envs)}\n{number} {tasks}, mean and 95% interval", fontsize=11)
+    axes.set_xlabel("episodes of experience with the task")
+    common = {name: kinds[0][name] for name in ("actions", "measure") if name not in differ}
+    said = [common.get("actions", "actions: see the legend"), common.get("measure", "")]
+    axes.set_ylabel(f"{metric} of an episode ({', '.join(filter(None, said))})")
+    _finish(axes)
+    _save(figure, path, 130)
+
+
+def plot_learning(
+    runs: Sequence[tuple[str, Sequence[dict[str, Any]]]], path: Path, env: str
+) -> None:
+    """Draw the return before and after adaptation against environment steps.
+
+    Args:
+        runs: label and lines of ``metrics.jsonl`` of each.
+        path: of the picture.
+        env: name for the title.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
+    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    for index, (label, metrics) in enumerate(runs):
+        color = colors[index % len(colors)]
+        for key, style, when in (("before", ":", "before"), ("after", "-", "after")):
+            name = f"train/return_{key}"
+            points = [(m["env_steps"], m[name]) for m in metrics if name in m]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True),
+                    linestyle=style,
+                    color=color,
+                    linewidth=1.6,
+                    label=f"{label}, {when} adaptation",
+                )
+    axes.set_title(f"{env}\ntraining tasks, sampled actions", fontsize=11)
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return of an episode")
+    _finish(axes, integers=False)
+    _save(figure, path, 130)
+
+
+class Paths(NamedTuple):
+    """What one panel of a picture of paths shows."""
+
+    goal: Sequence[float]
+    paths: Sequence[npt.NDArray[np.floating[Any]]]
+    """``[time, 2]`` each."""
+
+
+def plot_paths(
+    rows: Sequence[Sequence[Paths]], titles: Sequence[str], path: Path, title: str
+) -> None:
+    """Draw paths in the plane: a row for each task, a column for each stage of adaptation."""
+    shape = len(rows), len(titles)
+    figure, grid = plt.subplots(
+        *shape,
+        figsize=(2.3 * shape[1] + 0.4, 2.3 * shape[0] + 0.5),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        constrained_layout=True,
+    )
+    for row, panels in zip(grid, rows, strict=True):
+        for axes, panel in zip(row, panels, strict=True):
+            for line in panel.paths:
+                axes.plot(line[:, 0], line[:, 1], linewidth=0.9, alpha=0.75)
+            axes.plot(0, 0, "o", color="0.3", markersize=4)
+            axes.plot(*panel.goal, "*", color="black", markersize=11)
+            axes.set_aspect("equal")
+            axes.set(xlim=(-1, 1), ylim=(-1, 1))
+            axes.grid(alpha=0.25)
+    for axes, text in zip(grid[0], titles, strict=True):
+        axes.set_title(text, fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path, 110)
+
+
+def _kind(summary: dict[str, Any]) -> dict[str, str]:
+    """Return what an evaluation is, in words that a picture shows."""
+    checkpoint = summary.get("checkpoint", "final")
+    probe = summary.get("measure", "experience") == "probe"
+    return {
+        "tasks": _tasks(summary),
+        "actions": f"{summary['actions']} actions",
+        "measure": "probes" if probe else "",
+        "checkpoint": f"{checkpoint} checkpoint",
+    }
+
+
+def _save(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a picture whole or not at all, and close it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, format=path.suffix[1:])
+    finally:
+        plt.close(figure)
+
+
+def _tasks(summary: dict[str, Any]) -> str:
+    shared = " (the same tasks as in training)" if summary["shared_split"] else ""
+    return f"{SPLIT_NAMES[summary['split']]} tasks{shared}"
+
+
+def _finish(axes: Axes, integers: bool = True) -> None:
+    if integers:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -1,0 +1,88 @@
+"""Tables of evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from metarl.console import console
+from metarl.task import SPLIT_NAMES
+
+
+def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
+    """Print the adaptation table: one row a point, an untrained agent's mean beside it."""
+    kind = SPLIT_NAMES[summary["split"]]
+    shared = ", the same tasks as in training" if summary["shared_split"] else ""
+    console.print(
+        f"{summary['agent']} on {summary['num_tasks']:,} {kind} tasks of "
+        f"{summary['env']}{shared} ({summary['actions']} actions, {summary['checkpoint']} "
+        f"checkpoint, iteration {summary['iteration']})"
+    )
+    for metric in metric_names(summary):
+        _print_points(metric, summary, untrained)
+        if summary["groups"] and len(summary["groups"]) > 1:
+            _print_groups(metric, summary, untrained)
+    gain = summary["gain"]
+    if len(summary["episodes"]) > 1:
+        console.print(
+            f"gain from first to last, paired by task: {gain['mean']:.3f} "
+            f"({gain['low']:.3f} to {gain['high']:.3f}), untrained {untrained['gain']['mean']:.3f}"
+        )
+    total = summary["trial_return"]
+    if total is not None:
+        console.print(
+            f"total of a trial: {total['mean']:.3f} ({total['low']:.3f} to {total['high']:.3f}), "
+            f"untrained {untrained['trial_return']['mean']:.3f}"
+        )
+
+
+def metric_names(summary: Mapping[str, Any]) -> list[str]:
+    """Return what an evaluation has measured: the return, success if reported, other values."""
+    success = ["success"] if summary["success"] is not None else []
+    return ["return", *success, *summary.get("info", {})]
+
+
+def metric_of(summary: Mapping[str, Any], metric: str) -> dict[str, list[float]]:
+    """Return the numbers of a metric of :func:`metric_names`, one a point."""
+    found: dict[str, list[float]] = {**summary, **summary.get("info", {})}[metric]
+    return found
+
+
+def _print_points(metric: str, summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
+    table = Table()
+    table.add_column("episodes of\nexperience", justify="right")
+    over = "seeds, tasks" if isinstance(summary.get("seed"), list) else "tasks"
+    values, other = metric_of(summary, metric), metric_of(untrained, metric)
+    columns = [f"{metric},\nmean", f"95% interval\nover {over}", "untrained,\nmean"]
+    if metric == "return":
+        columns.insert(2, "IQM")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for i, episodes in enumerate(summary["episodes"]):
+        row = [
+            str(episodes),
+            f"{values['mean'][i]:.3f}",
+            f"{values['low'][i]:.3f} to {values['high'][i]:.3f}",
+            f"{other['mean'][i]:.3f}",
+        ]
+        if metric == "return":  # it has none where a return takes two values at most
+            row.insert(3, f"{values['iqm'][i]:.3f}" if values.get("iqm") else "")
+        table.add_row(*row)
+    console.print(table)
+
+
+def _print_groups(metric: str, summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
+    """Print each kind of tasks: its means before and after adaptation, and an untrained agent's."""
+    first, last = summary["episodes"][0], summary["episodes"][-1]
+    table = Table()
+    table.add_column("kind of task")
+    for column in ("tasks", f"{metric},\n{first} episodes", f"{last} episodes", "untrained"):
+        table.add_column(column, justify="right")
+    for label, group in summary["groups"].items():
+        means = metric_of(group, metric)["mean"]
+        other = (untrained["groups"] or {}).get(label)
+        beside = "" if other is None else f"{metric_of(other, metric)['mean'][-1]:.3f}"
+        table.add_row(label, str(group["num_tasks"]), f"{means[0]:.3f}", f"{means[-1]:.3f}", beside)
+    console.print(table)

@@ -1,0 +1,1 @@
+"""The one loop that gathers experience, and what agents are to it."""

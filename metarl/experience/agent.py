@@ -1,0 +1,242 @@
+"""What an agent is to the rest of the toolkit: the file to read before writing one.
+
+A *trial* is everything an agent lives through with a few tasks: rounds of episodes, with an
+adaptation between one round and the next. An :class:`Adapter` can go through a trial, so that it
+can be evaluated, filmed and adapted to an environment. An :class:`Agent` is an adapter that is
+also meta-trained: after every trial its ``update`` improves what it knows beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from metarl.errors import UserError, bad_option
+from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
+from metarl.seeding import LaneGenerator
+from metarl.stepping.spaces import reported_space, space_from_json, space_to_json
+from metarl.task import Task
+from metarl.tasks.distribution import TaskDistribution
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What the tasks of a distribution have in common: what an agent is made for."""
+
+    observation_space: gym.Space[Any]
+    """The observation space of every task; Dict and Tuple spaces are flattened."""
+    action_space: gym.Space[Any]
+    """The action space of every task."""
+    horizon: int
+    """The number of steps after which an episode is truncated."""
+    episodes_per_trial: int | None = None
+    """The number of episodes with one task that the distribution prescribes, if any."""
+
+    @staticmethod
+    def of(tasks: TaskDistribution) -> TaskSpec:
+        """Return what the tasks of a distribution have in common."""
+        space = reported_space(tasks.observation_space)
+        return TaskSpec(space, tasks.action_space, tasks.horizon, tasks.episodes_per_trial)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes."""
+        return {
+            "observation": space_to_json(self.observation_space),
+            "action": space_to_json(self.action_space),
+            "horizon": self.horizon,
+            "episodes_per_trial": self.episodes_per_trial,
+        }
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> TaskSpec:
+        """Rebuild a specification from :meth:`to_json`'s result."""
+        return TaskSpec(
+            space_from_json(content["observation"]),
+            space_from_json(content["action"]),
+            int(content["horizon"]),
+            content.get("episodes_per_trial"),
+        )
+
+
+@dataclass(frozen=True)
+class TrialShape:
+    """How many episodes a trial has, and how they are divided into rounds.
+
+    >>> TrialShape(episodes_per_round=20, num_adaptations=1, sequential=False).num_episodes
+    40
+    """
+
+    episodes_per_round: int
+    """Episodes of every task in each round."""
+    num_adaptations: int = 0
+    """The number of calls of ``adapt``, each between two rounds."""
+    sequential: bool = True
+    """True if ``act`` carries knowledge on, so that the episodes of a task run one after another;
+    False if ``act`` leaves the context as it is, so that they run side by side."""
+
+    def __post_init__(self) -> None:
+        """Refuse a trial without episodes."""
+        if self.episodes_per_round < 1 or self.num_adaptations < 0:
+            raise ValueError(f"a trial has at least one episode, got {self}")
+
+    @property
+    def num_rounds(self) -> int:
+        """The number of rounds: one before every adaptation, and one after the last."""
+        return self.num_adaptations + 1
+
+    @property
+    def num_episodes(self) -> int:
+        """The number of episodes of a task in the whole trial."""
+        return self.num_rounds * self.episodes_per_round
+
+    @property
+    def learns_while_acting(self) -> bool:
+        """True if the trial is one round in which ``act`` alone adapts, as in RL²."""
+        return self.sequential and self.num_adaptations == 0
+
+    @property
+    def stride(self) -> int:
+        """The number of episodes from one point of an adaptation curve to the next."""
+        return 1 if self.learns_while_acting else self.episodes_per_round
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """The numbers of episodes of experience at which an adaptation curve has its points."""
+        return tuple(range(0, self.num_episodes, self.stride))
+
+    def for_episodes(self, num_episodes: int) -> TrialShape:
+        """Return the same trial with another number of episodes.
+
+        Agents that learn while they act get one longer round, others more rounds.
+
+        Raises:
+            UserError: if the rounds cannot have that many episodes together.
+        """
+        each = self.stride
+        if num_episodes < each or num_episodes % each:
+            accepted = "at least 1" if each == 1 else f"a multiple of {each}, one round each"
+            raise bad_option("--num-episodes", num_episodes, accepted)
+        if self.learns_while_acting:
+            return replace(self, episodes_per_round=num_episodes)
+        return replace(self, num_adaptations=num_episodes // each - 1)
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """Something that meets tasks it has not seen and adapts to them.
+
+    Evaluation, videos and :func:`metarl.adapt` need no more than this: a trained agent, a
+    model of another library, a scripted policy or a textbook algorithm is measured by the same
+    code. :func:`metarl.check_adapter` tells whether an object keeps this contract.
+
+    Actions are in policy units. Those of a Discrete space are integers from 0 to n - 1, wherever
+    the space starts. Those of a Box are numbers: [-1, 1] is mapped onto the bounds of every
+    dimension that has two finite ones, and anything outside [-1, 1] is clipped; in a dimension
+    without such bounds, actions pass unchanged. A policy that acts in the environment's own
+    units is wrapped by :meth:`metarl.stepping.spaces.ActionCodec.from_env`.
+
+    Two more methods are optional. ``reveal(context, tasks) -> Context`` is called at the start of
+    a trial and tells an oracle which tasks it has been given; every table marks such a curve.
+    ``insight(context) -> dict[str, Tensor]`` returns, with the task as first axis, what can be
+    drawn of what the agent knows.
+    """
+
+    shape: TrialShape
+    """The episodes of a training trial, and how they are divided."""
+
+    def begin(self, num_tasks: int) -> Context:
+        """Return what is known before any experience, one row per task."""
+
+    def act(
+        self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
+    ) -> tuple[Tensor, Record, Context]:
+        """Return actions ``[task, lane, *action]``, a record of them and the next context.
+
+        Actions of a Box are float32 and flat; those of a Discrete space are int64 from 0, without
+        a last axis. The record is what ``update`` needs of this step, tensors
+        ``[task, lane, …]`` by name. The context given is never written into: the old one stays
+        true. ``generator`` gives the random numbers of this step, ``generator.episode`` those of
+        the whole episode; equal calls return equal numbers.
+        """
+
+    def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
+        """Return what is known after also seeing ``episodes``, the round that has just ended."""
+
+
+@runtime_checkable
+class Agent(Adapter, Protocol):
+    """An adapter that is meta-trained.
+
+    ``metarl train``, ``metarl.train`` and ``metarl.load`` make an agent by its class, as
+    ``Class(config, spec, seed=…, device=…)``:
+
+    - ``config`` is an instance of ``Class.Config``, a frozen dataclass whose fields become options
+      and whose field docstrings become their help.
+    - ``spec`` is the :class:`TaskSpec` of the tasks. An agent keeps it as its attribute ``spec``,
+      so that environments with other spaces are refused. Observations arrive flattened;
+      :func:`metarl.stepping.spaces.observation_size` and
+      :class:`metarl.stepping.spaces.ActionCodec` give the sizes.
+    - ``seed`` is what the initial parameters are drawn from.
+    - ``device`` is where the tensors live, such as ``"cpu"`` or ``"cuda"``.
+
+    An agent that learns from old experience sets the attribute ``remembers`` to the number of
+    environment steps it wants to keep. The trainer saves the trials with the checkpoints, without
+    their contexts, and on resume calls ``recall(trials)`` once with the latest trials, oldest
+    first, that hold at least as many steps (or all there are).
+
+    :func:`metarl.check_agent` tells whether a class keeps this contract.
+    """
+
+    tasks_per_update: int
+    """Tasks of a meta-batch, each of which is met in a trial of its own."""
+
+    def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
+        """Improve what is known beforehand: the meta-update.
+
+        ``progress`` goes from 0 at the first update towards 1 at the end of training; schedules
+        such as a learning rate's follow it. The metrics returned are logged as ``update/<name>``.
+        """
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all that training has changed: tensors by name, and what JSON holds."""
+
+    def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
+        """Take back what :meth:`state` returned."""
+
+
+def tell_tasks(adapter: Adapter, context: Context, tasks: Sequence[Task]) -> Context:
+    """Return the context after an oracle has been told its tasks; others know nothing more."""
+    reveal = getattr(adapter, "reveal", None)
+    return context if reveal is None else reveal(context, tasks)
+
+
+def require_spaces(
+    agent: object, observation_space: gym.Space[Any], action_space: gym.Space[Any], what: str
+) -> None:
+    """Refuse spaces that are not those ``agent`` was made for.
+
+    Args:
+        agent: an adapter. If it has no attribute ``spec``, nothing is compared.
+        observation_space: the observation space of the environments it is to act in; Dict and
+            Tuple spaces are compared flattened, as slots report them.
+        action_space: the action space of the same environments.
+        what: where the spaces come from, for the message.
+
+    Raises:
+        UserError: if the spaces differ; the message names both.
+    """
+    spec: TaskSpec | None = getattr(agent, "spec", None)
+    if spec is None:
+        return
+    for kind, own, space in (
+        ("observation", reported_space(spec.observation_space), reported_space(observation_space)),
+        ("action", spec.action_space, action_space),
+    ):
+        if space != own:
+            got, accepted = (" ".join(str(s).split()) for s in (space, own))  # arrays have lines
+            raise UserError(f"{what}: got {kind} space {got}; accepted: the agent's, {accepted}")

@@ -1,0 +1,1 @@
+"""Pieces that algorithms are made of: pure functions and small modules."""

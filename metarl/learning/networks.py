@@ -1,0 +1,85 @@
+"""Networks that map observations to the parameters of an action distribution."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metarl.learning.distributions import Categorical, Distribution, Gaussian
+from metarl.stepping.spaces import ActionCodec
+
+Params: TypeAlias = dict[str, Tensor]
+"""A network's parameters by name, as an argument rather than a state."""
+
+
+def orthogonal(layer: nn.Linear, gain: float, generator: torch.Generator) -> nn.Linear:
+    """Initialise ``layer`` with orthogonal weights and zero biases, and return it."""
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(
+    input_size: int,
+    hidden_sizes: Sequence[int],
+    generator: torch.Generator,
+    activation: type[nn.Module] = nn.Tanh,
+) -> nn.Sequential:
+    """Return hidden layers, each followed by its activation."""
+    layers: list[nn.Module] = []
+    for size in hidden_sizes:
+        layers += [orthogonal(nn.Linear(input_size, size), math.sqrt(2), generator), activation()]
+        input_size = size
+    return nn.Sequential(*layers)
+
+
+def initial_params(
+    observation_size: int,
+    hidden_sizes: Sequence[int],
+    codec: ActionCodec,
+    *,
+    initial_std: float,
+    generator: torch.Generator,
+) -> Params:
+    """Return the parameters of an MLP policy, orthogonal with small output weights."""
+    params: Params = {}
+    sizes = [observation_size, *hidden_sizes, codec.size]
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        gain = 0.01 if i == len(hidden_sizes) else math.sqrt(2)
+        layer = orthogonal(nn.Linear(fan_in, fan_out), gain, generator)
+        params[f"weight.{i}"] = layer.weight.detach().T.contiguous()
+        params[f"bias.{i}"] = layer.bias.detach()
+    if not codec.discrete:
+        params["log_std"] = torch.full((codec.size,), math.log(initial_std))
+    return params
+
+
+def mlp_policy(
+    params: Params, observation: Float[Tensor, "task step observation"], min_std: float
+) -> Distribution:
+    """Run every task's observations through its own ReLU network, all in batched products.
+
+    Args:
+        params: as :func:`initial_params` names them, ``[task, …]`` each.
+        observation: flattened.
+        min_std: floor of a Gaussian's standard deviation; the floored tensor is what
+            sampling and log-probabilities both use.
+    """
+    x = observation
+    last = sum(name.startswith("weight.") for name in params) - 1
+    for i in range(last + 1):
+        weight, bias = params[f"weight.{i}"], params[f"bias.{i}"]
+        if i < last:
+            x = torch.relu(torch.baddbmm(bias.unsqueeze(-2), x, weight))
+        else:
+            x = torch.baddbmm(bias.unsqueeze(-1), weight.mT, x.mT).mT
+    if "log_std" not in params:
+        return Categorical(torch.log_softmax(x, -1))
+    log_std = params["log_std"].clamp(min=math.log(min_std)).unsqueeze(-2)
+    return Gaussian(x, log_std.expand_as(x))

@@ -1,0 +1,1 @@
+"""Runs: settings, training, evaluation, command line."""

@@ -1,0 +1,87 @@
+"""How a script ends: exit codes, errors as one line, signals. It imports nothing that is slow."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from metarl.errors import DivergenceError, EnvError, SaveError, SeedsError, Stopped, UserError
+
+
+def exits(main: Callable[[], None]) -> Callable[[], None]:
+    """Make a script's ``main`` end as programs should.
+
+    An error that a user can mend is one line, with exit code 2. A first SIGINT or SIGTERM ends the
+    work in order, with 128 and its number, a second one at once.
+    """
+
+    @functools.wraps(main)
+    def wrapped() -> None:
+        _leave_script_folder()
+        warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
+        try:
+            with _stopped_by_signals():
+                main()
+        except UserError as error:
+            fail(error)
+        except (EnvError, DivergenceError, SaveError, SeedsError) as error:
+            sys.stdout.flush()
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except KeyboardInterrupt as stop:
+            sys.exit(128 + getattr(stop, "number", signal.SIGINT))
+        except BrokenPipeError:
+            sys.exit(1)
+        except OSError as error:  # a full or read-only disk
+            sys.stdout.flush()
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    return wrapped
+
+
+def _leave_script_folder() -> None:
+    """Take the scripts' folder, which Python puts first, off the places of modules.
+
+    A user's own module called ``train`` would not be found behind ``scripts/train.py``.
+    """
+    root = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
+    scripts = os.path.join(root, "scripts")
+    if sys.path and os.path.realpath(sys.path[0] or ".") == scripts:
+        del sys.path[0]
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into an exception, and leave at a second."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def leave(number: int, frame: object) -> None:
+        os._exit(128 + number)
+
+    def stop(number: int, frame: object) -> None:
+        for each in numbers:
+            signal.signal(each, leave)
+        Stopped.requested = number
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        Stopped.requested = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def fail(error: UserError) -> NoReturn:
+    """Print ``error`` and exit with code 2."""
+    sys.stdout.flush()
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

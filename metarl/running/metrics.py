@@ -1,0 +1,190 @@
+"""Where a run's metrics go: TensorBoard, JSON lines, Weights & Biases."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from metarl.errors import UserError
+from metarl.files import write_whole
+
+
+class MetricsLog:
+    """Writes a run's metrics: ``metrics.jsonl``, ``tensorboard/``, Weights & Biases if asked for.
+
+    TensorBoard and Weights & Biases draw all against environment steps, so that agents whose
+    iterations differ in length can be laid over each other; the iteration is a value beside them
+    (``time/iteration`` in TensorBoard).
+
+    All are cut back to the iteration that a resumed run starts after. What cannot be written, to
+    a full disk say, is kept and tried again with the next line; :meth:`flush` tells of it.
+
+    Args:
+        directory: the run's.
+        first_iteration: the last one whose metrics stand.
+        wandb: project of Weights & Biases, if any.
+    """
+
+    def __init__(self, directory: Path, first_iteration: int = 0, wandb: str | None = None) -> None:
+        # now: it takes a second, and one that a signal cuts off cannot be made up for
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._make_events = SummaryWriter
+        path = directory / "metrics.jsonl"
+        if path.exists():  # a resumed run does the iterations after its checkpoint again
+            kept = [x for x in read_metrics(path) if x["iteration"] <= first_iteration]
+            write_whole(path, "".join(json.dumps(x) + "\n" for x in kept).encode())
+        self._file = path.open("ab", buffering=0)
+        self._written = self._file.tell()
+        self._unwritten = b""
+        self._events_path = directory / "tensorboard"
+        self._events: SummaryWriter | None = None
+        self._unshown: list[tuple[int, Mapping[str, float]]] = []
+        """Environment steps and metrics that TensorBoard's file may not hold yet, …"""
+        self._handed = 0
+        """… and how many of these its writer has been given."""
+        self._wandb = None if wandb is None else _start_wandb(wandb, directory)
+
+    def write(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
+        """Record ``metrics`` after ``iteration`` meta-updates."""
+        line = {"iteration": iteration, "env_steps": env_steps, **metrics}
+        self._unwritten += json.dumps(line).encode() + b"\n"
+        self._unshown.append((env_steps, {**metrics, "time/iteration": iteration}))
+        with contextlib.suppress(OSError):  # flush() tells
+            self._append()
+            self._show()
+        self._tell_wandb("log", line)
+
+    def flush(self) -> None:
+        """Bring everything to the disk.
+
+        Raises:
+            OSError: where it cannot be; nothing is lost, and it is tried again.
+        """
+        self._append()
+        os.fsync(self._file.fileno())
+        try:
+            if self._unshown:
+                self._show()
+            if self._events is not None:
+                self._events.flush()
+        except OSError:
+            self._close_events()
+            raise
+        self._unshown.clear()
+        self._handed = 0
+
+    def _append(self) -> None:
+        rest = self._unwritten
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(self._written)  # no half lines
+            raise
+        self._written += len(self._unwritten)
+        self._unwritten = b""
+
+    def _show(self) -> None:
+        """Hand TensorBoard what it has not been given, all that it may not hold where it failed."""
+        try:
+            if self._events is None:
+                self._handed = 0
+                first = self._unshown[0][0]  # from there on, what a run cut off has left is void
+                self._events = self._make_events(str(self._events_path), purge_step=first)
+            for env_steps, metrics in self._unshown[self._handed :]:
+                for name, value in metrics.items():
+                    self._events.add_scalar(name, value, env_steps)
+                self._handed += 1
+        except OSError:
+            self._close_events()
+            raise
+
+    def _close_events(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            with contextlib.suppress(OSError):
+                events.close()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self.flush()
+        self._file.close()
+        self._close_events()
+        self._tell_wandb("finish", 0 if kind is None else 1)
+
+    def _tell_wandb(self, method: str, argument: object) -> None:
+        """Call Weights & Biases; a run does not end because that fails."""
+        if self._wandb is None:
+            return
+        try:
+            getattr(self._wandb, method)(argument)
+        except Exception as error:
+            warnings.warn(f"Weights & Biases: {error}; nothing more is logged there", stacklevel=2)
+            self._wandb = None
+
+
+def _start_wandb(project: str, directory: Path) -> Any:
+    """Start or continue the run of Weights & Biases that belongs to ``directory``."""
+    config = {}
+    with contextlib.suppress(FileNotFoundError):
+        config = json.loads((directory / "config.json").read_text())
+    try:
+        run = import_wandb().init(
+            project=project,
+            id=config.get("id"),
+            resume="allow",
+            name=directory.name,
+            dir=str(directory),
+            config=config,
+        )
+    except Exception as error:  # its own, of many classes
+        raise UserError(f"--wandb: {error}") from error
+    run.define_metric("*", step_metric="env_steps")  # a resumed run says some of them again
+    return run
+
+
+def import_wandb() -> Any:
+    """Import Weights & Biases, or say how to install it."""
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        raise UserError(f"--wandb: needs its package: pip install wandb ({error})") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read ``metrics.jsonl``; a last line that was cut off is left out.
+
+    Raises:
+        UserError: where there is none, or a line of it is damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is none, nothing has been trained")
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    lines = []
+    for number, text in enumerate(whole.splitlines(), 1):
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: cannot be read: {error}") from error
+        if not (isinstance(line, dict) and isinstance(line.get("iteration"), int)):
+            raise UserError(f"{path}, line {number}: has no iteration")
+        lines.append(line)
+    return lines

@@ -1,0 +1,201 @@
+"""Draw several runs into one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from metarl import registry, seeding
+from metarl.console import console
+from metarl.errors import bad_option
+from metarl.evaluation.curve import read_summary
+from metarl.evaluation.plotting import Line, Paths, plot_adaptation, plot_learning, plot_paths
+from metarl.experience.agent import require_spaces, trial_rounds
+from metarl.experience.rollout import Keys, run_trial
+from metarl.running.folders import (
+    claim_file,
+)
+from metarl.running.metrics import read_metrics
+from metarl.running.run import Run
+from metarl.running.settings import members
+from metarl.seeding import Phase
+from metarl.task import SPLIT_NAMES, Split
+from metarl.tasks.distribution import TaskDistribution
+
+
+def plot(
+    paths: Sequence[Path],
+    kind: Literal["adaptation", "learning", "paths"],
+    output: Path | None = None,
+    *,
+    metric: str = "return",
+    split: Split = "test",
+    env: str | None = None,
+    agent: str | None = None,
+) -> Path:
+    """Draw the evaluations or the training of several runs into one picture.
+
+    Args:
+        paths: run directories and, for adaptation curves, files of evaluations: an ``.json``
+            whose untrained agent's lies beside it.
+        kind: what is drawn.
+        output: the picture, by default ``comparison.png`` or the next free name like it.
+        metric: of adaptation curves.
+        split: whose evaluation of a run is drawn.
+        env: the run's tasks, where they are a module of yours (paths are walked anew).
+        agent: the run's agent, where it is a module of yours.
+
+    Returns:
+        Where the picture is.
+
+    Raises:
+        UserError: where a path is no run, or has not what is to be drawn.
+    """
+    if not paths:
+        raise bad_option("RUNS", [], "one run directory or more")
+    if output is not None and output.suffix not in (".png", ".pdf", ".svg"):
+        raise bad_option("--output", str(output), "a name that ends with .png, .pdf or .svg")
+    if metric != "return" and kind != "adaptation":
+        raise bad_option("--metric", metric, "return for --kind learning and paths")
+    files = [path for path in paths if path.suffix == ".json" and path.is_file()]
+    if files and kind != "adaptation":
+        raise bad_option("RUNS", str(files[0]), f"run directories for --kind {kind}")
+    if kind == "adaptation":
+        lines = _adaptation_lines(paths, metric, split, agent)
+        return _draw(output, lambda target: plot_adaptation(lines, target, metric))
+    runs = [Run.open(each, agent) for path in paths for each in members(path)]
+    if kind == "learning":
+        curves = [read_metrics(run.directory / "metrics.jsonl") for run in runs]
+        named = list(zip(_labels([_source(run) for run in runs]), curves, strict=True))
+        envs = ", ".join(sorted({run.env for run in runs}))
+        return _draw(output, lambda target: plot_learning(named, target, envs))
+    if len(runs) > 1:
+        raise bad_option("RUNS", [str(path) for path in paths], "one run for --kind paths")
+    tasks = registry.make(env) if env else runs[0].make_tasks()
+    return _draw(output, lambda target: _plot_paths(runs[0], tasks, target, split))
+
+
+def _draw(output: Path | None, draw: Callable[[Path], None]) -> Path:
+    """Draw into ``output``, or into a file that no other process draws into."""
+    claimed = None
+    if output is None:
+        output = claimed = claim_file(Path("comparison.png"))
+    try:
+        draw(output)
+    except BaseException:
+        if claimed is not None:
+            claimed.unlink(missing_ok=True)
+        raise
+    console.print(f"picture: {output}")
+    return output
+
+
+def _adaptation_lines(
+    paths: Sequence[Path], metric: str, split: Split, agent: str | None
+) -> list[Line]:
+    """Read the evaluations that are to be drawn, each with its untrained agent's."""
+    sources, files = [], []
+    for path in paths:
+        if path.suffix == ".json" and path.is_file():
+            files.append(path)
+            sources.append(_source_of_file(path, agent))
+            continue
+        for directory in members(path):
+            files.append(directory / "evaluation" / f"{split}.json")
+            sources.append(_source(Run.open(directory, agent)))
+    lines = []
+    for file, label in zip(files, _labels(sources), strict=True):
+        summary = read_summary(file)
+        if summary.get(metric) is None:
+            raise bad_option("--metric", metric, f"return (no success in {file})")
+        untrained = read_summary(file.with_name(f"{file.stem}-untrained.json"))
+        lines += [Line(label, summary), Line("untrained", untrained, reference=True)]
+    return lines
+
+
+def _plot_paths(
+    run: Run, tasks: TaskDistribution, output: Path, split: Split, num_tasks: int = 4
+) -> None:
+    """Draw a few tasks' paths before adaptation and after each stage of it."""
+    batch = tasks.sample(seeding.numpy_generator(0, Phase.USE), num_tasks, split)
+    if tasks.observation_space.shape != (2,) or "goal" not in dict(batch[0].params):
+        raise bad_option("--kind", "paths", f"tasks with a goal in the plane, not {tasks.name}")
+    agent, checkpoint = run.load_agent()
+    spaces = tasks.observation_space, tasks.action_space
+    require_spaces(agent, *spaces, f"--env: {tasks.name}")
+    each = agent.episodes_per_adaptation
+    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
+    envs = tasks.make_vec(num_tasks * (1 if agent.sequential else per_round), num_workers=0)
+    trial = run_trial(
+        agent,
+        envs,
+        batch,
+        num_adaptations=0 if each is None else max(3, adaptations),
+        episodes_per_round=per_round,
+        keys=Keys.of(0, Phase.USE, 0, num_tasks),
+    )
+    envs.close()
+    if each is None:  # a stage is an episode
+        stages = {k: [(trial.rounds[0], k)] for k in sorted({0, 1, 2, per_round - 1})}
+    else:  # a stage is a round, of which five episodes are drawn
+        stages = {
+            k * each: [(episodes, e) for e in range(min(5, each))]
+            for k, episodes in enumerate(trial.rounds)
+        }
+    rows = []
+    for i, task in enumerate(batch):
+        panels = []
+        for drawn in stages.values():
+            paths = []
+            for episodes, e in drawn:
+                moves = episodes.observation[i, e][episodes.valid[i, e]]
+                last = episodes.final_observation[i, e][None]
+                paths.append(torch.cat([moves, last]).numpy())
+            panels.append(Paths(task["goal"], paths))
+        rows.append(panels)
+    kind = SPLIT_NAMES[split]
+    plot_paths(
+        rows,
+        [f"after {count} episodes" if count else "before adaptation" for count in stages],
+        output,
+        f"{run.agent_name} on {kind} tasks of {tasks.name}, iteration {checkpoint.iteration}",
+    )
+
+
+class _Source(NamedTuple):
+    """What can tell one line of a picture from another."""
+
+    agent: str
+    env: str
+    seed: str
+    name: str
+    path: Path
+
+
+def _source(run: Run) -> _Source:
+    seed = f"seed {run.train_config.seed}"
+    return _Source(run.agent_name, run.env, seed, run.directory.name, run.directory)
+
+
+def _source_of_file(file: Path, agent: str | None) -> _Source:
+    """Return the source of an evaluation's file, which may lie in its run's directory or not."""
+    directory = file.parent.parent
+    if file.parent.name == "evaluation" and (directory / "config.json").is_file():
+        run = _source(Run.open(directory, agent))
+        return run._replace(name=f"{run.name}/{file.stem}", path=file)
+    summary = read_summary(file)
+    return _Source(summary["agent"], summary["env"], "", file.stem, file)
+
+
+def _labels(sources: Sequence[_Source]) -> list[str]:
+    """Name each source by what tells it apart: agent, then environment, seed, name, path."""
+    used = [i for i in range(3) if i == 0 or len({source[i] for source in sources}) > 1]
+    labels = [", ".join(str(source[i]) for i in used if source[i]) for source in sources]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label}, {x.name}" for label, x in zip(labels, sources, strict=True)]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label} ({x.path})" for label, x in zip(labels, sources, strict=True)]
+    return labels

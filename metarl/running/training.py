@@ -1,0 +1,316 @@
+"""The one training loop, for every agent."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import torch
+
+from metarl import seeding
+from metarl.console import ticker
+from metarl.errors import DivergenceError, SaveError, Stopped
+from metarl.evaluation.evaluate import (
+    adaptation_points,
+    default_slots,
+    evaluate_adaptation,
+    point_metrics,
+)
+from metarl.experience.agent import Agent, require_spaces, trial_rounds
+from metarl.experience.data import Metrics, Trial
+from metarl.experience.rollout import Keys, run_trial, torch_generator
+from metarl.running.checkpoints import Checkpoint, CheckpointStore
+from metarl.running.metrics import MetricsLog
+from metarl.running.settings import TrainConfig
+from metarl.seeding import Component, Phase
+from metarl.stepping.slots import close_quietly
+from metarl.stepping.vector import SlotVectorEnv
+from metarl.tasks.distribution import TaskDistribution
+
+LARGE_OBSERVATION = 100.0
+"""Size of an observation from which it is named as the probable cause of a divergence."""
+
+LARGE_KL = 10.0
+"""KL(old ‖ new) of one update, in nats, from which it is warned of; a few hundredths are usual."""
+
+
+def meta_train(
+    agent: Agent,
+    tasks: TaskDistribution,
+    config: TrainConfig,
+    directory: Path,
+    *,
+    iteration: int = 0,
+    env_steps: int = 0,
+) -> Checkpoint:
+    """Meta-train ``agent`` and return its last checkpoint.
+
+    Args:
+        agent: changed in place; as it was after ``iteration`` meta-updates.
+        tasks: where training and validation tasks come from.
+        config: how long (resolved), how often.
+        directory: the run's: metrics and checkpoints go there.
+        iteration: meta-updates behind it.
+        env_steps: environment steps behind it.
+    """
+    require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
+    slots = config.num_slots or training_slots(agent, tasks)
+    last = Checkpoint.of(agent, iteration, env_steps)
+    total = config.resolve(agent, tasks).iterations or 0
+    with (
+        ExitStack() as stack,
+        MetricsLog(directory, iteration, config.wandb) as log,
+        ticker("training", total, unit="iterations", done=iteration) as progress,
+    ):
+        envs = tasks.make_vec(slots, **config.vec_options())
+        stack.callback(close_quietly, envs)  # what has been trained is worth more
+        # Save only now: a run whose environments cannot be made leaves nothing to go on with.
+        saver = _Saver(config, directory, log)
+        saver.save(last)
+        mark = time.perf_counter()
+        leapt = False
+        try:
+            while last.iteration < total:
+                Stopped.refuse()
+                started = time.perf_counter()
+                number = last.iteration
+                before = dict(envs.seconds)
+                # sample tasks, collect, adapt
+                trial = training_trial(
+                    agent,
+                    tasks,
+                    envs,
+                    seed=config.seed,
+                    iteration=number,
+                    lookahead=config.lookahead,
+                )
+                collected = time.perf_counter()
+                # meta-update
+                key = seeding.derive(config.seed, Phase.TRAIN, Component.UPDATE, number)
+                try:
+                    with torch_threads(config.threads):
+                        metrics = agent.update(trial, torch_generator(int(key)))
+                    finished = time.perf_counter()
+                    new = Checkpoint.of(agent, number + 1, last.env_steps + trial.env_steps)
+                    _refuse_divergence(new, metrics)
+                except DivergenceError as error:
+                    error.cause = large_observations(agent, trial)
+                    raise
+                if not leapt and metrics.get("kl", 0.0) > LARGE_KL:
+                    leapt = True  # the metrics tell of further ones
+                    _warn_of_leap(new.iteration, metrics["kl"], agent, trial)
+                ended = new.iteration == total
+                metrics = {f"update/{name}": value for name, value in metrics.items()}
+                took = finished - started
+                metrics |= _trial_metrics(agent, trial) | {
+                    "time/env_steps_per_s": trial.env_steps / took,
+                    "time/collect_share": (collected - started) / took,
+                    "time/step_share": (envs.seconds["step"] - before["step"]) / took,
+                    "time/act_share": (envs.seconds["act"] - before["act"]) / took,
+                    "time/update_share": (finished - collected) / took,
+                }
+                if ended or new.iteration % config.validation_interval == 0:
+                    validation = _validate(agent, tasks, config, envs, new.iteration)
+                    new = replace(new, score=validation[f"validation/{config.best_by}"])
+                    metrics |= validation
+                metrics["time/save_s"], saver.seconds = saver.seconds, 0.0
+                metrics["memory/resident_mib"] = resident_mib(envs)
+                metrics["time/iteration_s"] = time.perf_counter() - mark
+                mark = time.perf_counter()
+                log.write(new.iteration, new.env_steps, metrics)
+                last = new  # an iteration cut off before this is done again
+                if new.score is not None or saver.due(new.iteration):
+                    saver.save(new)
+                progress.advance(note=_note(metrics, last.env_steps))
+            saver.finish(last)
+        except SaveError:
+            raise
+        except BaseException:  # whatever it was, what has been trained is kept
+            saver.save(last, stopping=True)
+            raise
+    return last
+
+
+def resident_mib(envs: SlotVectorEnv) -> float:
+    """Return what this process and ``envs``' workers hold, in MiB; shared pages count in each."""
+    total = 0
+    for pid in (os.getpid(), *envs.worker_pids()):
+        with suppress(psutil.NoSuchProcess):  # that a worker has died is found elsewhere
+            total += psutil.Process(pid).memory_info().rss
+    return total / 2**20
+
+
+class _Saver:
+    """Writes metrics and checkpoints to the disk, and does what is configured where it cannot."""
+
+    def __init__(self, config: TrainConfig, directory: Path, log: MetricsLog) -> None:
+        self._store = CheckpointStore(directory / "checkpoints", config.keep_checkpoints)
+        self._config, self._log = config, log
+        self._last = -math.inf
+        self._saved: int | None = None
+        self._took = 0.0
+        self.seconds = 0.0
+        """What saving has taken since this was last set to 0."""
+
+    def due(self, iteration: int) -> bool:
+        """Return whether ``iteration`` is one to save."""
+        interval = self._config.checkpoint_interval
+        if interval is not None and iteration % interval == 0:
+            return True
+        passed = time.perf_counter() - self._last
+        return passed >= max(self._config.checkpoint_seconds, 100 * self._took)
+
+    def finish(self, checkpoint: Checkpoint) -> None:
+        """Write the last checkpoint if that has not worked yet.
+
+        Raises:
+            SaveError: where it still does not.
+        """
+        if self._saved != checkpoint.iteration:
+            self.save(checkpoint, needed=True)
+
+    def save(self, checkpoint: Checkpoint, *, stopping: bool = False, needed: bool = False) -> None:
+        """Write ``checkpoint``, after the metrics up to it.
+
+        Raises:
+            SaveError: where that fails and it is ``needed`` or the run is to stop then, but not
+                while it is ``stopping`` for another reason.
+        """
+        started = time.perf_counter()
+        try:
+            self._log.flush()
+            self._store.save(checkpoint)
+            self._saved = checkpoint.iteration
+        except Exception as error:
+            if not (stopping or isinstance(error, OSError)):
+                raise
+            kept = self._store.iterations()
+            message = (
+                f"iteration {checkpoint.iteration} could not be saved in {self._store.directory}: "
+                f"{error}; {f'iteration {kept[-1]} is' if kept else 'nothing'} there"
+            )
+            if needed or (self._config.on_save_error == "stop" and not stopping):
+                raise SaveError(message) from error
+            warnings.warn(message, stacklevel=2)
+        self._last = time.perf_counter()
+        self._took = self._last - started
+        self.seconds += self._took
+
+
+def _refuse_divergence(checkpoint: Checkpoint, metrics: Metrics) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise DivergenceError(f"update/{name}")
+    for name, tensor in checkpoint.tensors.items():
+        if not tensor.isfinite().all():
+            raise DivergenceError(f"the agent's {name}")
+
+
+def large_observations(agent: Agent, trial: Trial) -> str:
+    """Say that observations are large and what to do about it; nothing where they are not.
+
+    A network's first layer is initialised for inputs of about 1. Raw pixels (0 to 255) make its
+    outputs so large that one update moves the policy out of all proportion.
+    """
+    largest = max(float(e.observation.abs().max()) for e in trial.rounds)
+    scaled = getattr(getattr(agent, "config", None), "normalize_observations", None)
+    if largest <= LARGE_OBSERVATION or scaled:
+        return ""
+    advice = (
+        "a wrapper can scale them" if scaled is None else "--normalize-observations scales them"
+    )
+    return f"observations reach {largest:.3g}, which is large for a network: {advice}"
+
+
+def _warn_of_leap(iteration: int, divergence: float, agent: Agent, trial: Trial) -> None:
+    """Warn that one update has moved the policy further than any that learns would."""
+    cause = large_observations(agent, trial) or "a smaller learning rate may help"
+    warnings.warn(
+        f"iteration {iteration}: update/kl is {divergence:.3g}, so that the policy is another one "
+        f"after this update; {cause}",
+        stacklevel=2,
+    )
+
+
+def training_slots(agent: Agent, tasks: TaskDistribution) -> int:
+    """Return how many slots a training of ``agent`` steps at once by default."""
+    _, per_round = trial_rounds(agent, tasks.episodes_per_trial)
+    lanes = 1 if agent.sequential else per_round
+    return default_slots(tasks, agent.tasks_per_update * lanes)
+
+
+def training_trial(
+    agent: Agent,
+    tasks: TaskDistribution,
+    envs: SlotVectorEnv,
+    *,
+    seed: int,
+    iteration: int,
+    lookahead: int = 1,
+) -> Trial:
+    """Sample the tasks of one iteration and gather the trial that the update learns from."""
+    rng = seeding.numpy_generator(seed, Phase.TRAIN, Component.TASKS, iteration)
+    batch = tasks.sample(rng, agent.tasks_per_update, "train")
+    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
+    return run_trial(
+        agent,
+        envs,
+        batch,
+        num_adaptations=adaptations,
+        episodes_per_round=per_round,
+        keys=Keys.of(seed, Phase.TRAIN, iteration, len(batch)),
+        lookahead=lookahead,
+    )
+
+
+def _trial_metrics(agent: Agent, trial: Trial) -> Metrics:
+    points = adaptation_points(agent, trial)
+    means = {k: [float(x[:, i].mean()) for i in (0, -1)] for k, x in points.metrics.items()}
+    return point_metrics("train", means, float(points.metrics["return"].sum(1).mean()))
+
+
+def _validate(
+    agent: Agent,
+    tasks: TaskDistribution,
+    config: TrainConfig,
+    envs: SlotVectorEnv,
+    iteration: int,
+) -> Metrics:
+    curve = evaluate_adaptation(
+        agent,
+        tasks,
+        split="validation",
+        num_tasks=config.validation_tasks,
+        num_episodes=None,
+        seed=config.seed,
+        phase=Phase.VALIDATE,
+        iteration=iteration,
+        envs=envs,
+    )
+    means = {name: values.mean(1).tolist() for name, values in curve.metrics.items()}
+    return point_metrics("validation", means, float(curve.returns.mean(1).sum()))
+
+
+def _note(metrics: Metrics, env_steps: int) -> str:
+    return (
+        f"return {metrics['train/return_before']:.2f} → {metrics['train/return_after']:.2f} "
+        f"(trial {metrics['train/trial_return']:.2f}), {env_steps:,} steps"
+    )
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Run the body with so many torch threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

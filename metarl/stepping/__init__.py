@@ -1,0 +1,1 @@
+"""Slots that are stepped; nothing here imports torch."""

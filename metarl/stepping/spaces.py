@@ -1,0 +1,414 @@
+"""What agents see of Gymnasium's spaces: flat observations, actions in [-1, 1] or integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces.utils import flatdim, flatten, flatten_space
+
+from metarl.errors import UserError
+
+
+def reported_space(space: gym.Space[Any]) -> gym.Space[Any]:
+    """Return the space of what slots report: a Dict, Tuple or Multi… space becomes a Box.
+
+    Raises:
+        UserError: for a space that has no flat form, with the key that is to blame.
+    """
+    if isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
+        return space
+    _require_flat(space, "observation space")
+    return flatten_space(space)
+
+
+def flatten_observation(space: gym.Space[Any], observation: Any) -> npt.NDArray[Any]:
+    """Return one observation as a member of :func:`reported_space`, Gymnasium's flat form.
+
+    Raises:
+        ValueError: for one that ``space`` cannot hold: another shape, numbers that its type would
+            change, an index out of range; the message names the part of a Dict or Tuple.
+    """
+    return Flattener(space)(observation)
+
+
+def fit(value: Any, dtype: npt.DTypeLike, name: str) -> npt.NDArray[Any]:
+    """Return ``value`` as an array of ``dtype`` that holds the same numbers.
+
+    Floats may be rounded to another type of floats; everything else must stay what it is.
+
+    Args:
+        value: an array, or what becomes one.
+        dtype: the type that a space declares.
+        name: what it is, "an observation", for the message.
+
+    Raises:
+        ValueError: where ``dtype`` cannot hold a number.
+    """
+    array = np.asarray(value)
+    wanted = np.dtype(dtype)
+    if array.dtype == wanted:
+        return array
+    if not _holds(wanted, array):
+        raise ValueError(f"{name} of {array.dtype} does not fit the declared {wanted}: {array}")
+    return array.astype(wanted)
+
+
+def _holds(dtype: np.dtype[Any], array: npt.NDArray[Any]) -> bool:
+    """Return whether every number of ``array`` is one of ``dtype``, floats rounded."""
+    given, wanted = array.dtype.kind, dtype.kind
+    if given not in "biuf" or wanted not in "biuf":
+        return False
+    if not array.size or given == "b":
+        return True
+    if wanted == "f" and given == "f":
+        largest = abs(array).max() if array.itemsize > dtype.itemsize else 0.0
+        return not np.finfo(dtype).max < largest < np.inf
+    if wanted == "f":
+        exact = 2 ** (np.finfo(dtype).nmant + 1)  # all integers up to here, some beyond
+        if -exact <= int(array.min()) and int(array.max()) <= exact:
+            return True
+        with np.errstate(over="ignore"):
+            return bool(array.astype(dtype).tolist() == array.tolist())
+    low, high = (0, 1) if wanted == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if given == "f":
+        numbers = array.astype(np.float64)  # high + 1 is a power of two, so that float() is exact
+        whole = numbers == np.floor(numbers)
+        return bool((whole & (numbers >= float(low)) & (numbers < float(high + 1))).all())
+    return bool(int(array.min()) >= low and int(array.max()) <= high)
+
+
+def require_indices(space: gym.Space[Any], values: npt.NDArray[Any], name: str) -> None:
+    """Refuse an index outside a Discrete, MultiDiscrete or MultiBinary space.
+
+    Args:
+        space: one of any kind: others hold no indices, and anything passes.
+        values: ``[row, *space.shape]`` integers.
+        name: what a row is, "an observation", for the message.
+
+    Raises:
+        ValueError: with the first row that is outside, and the space.
+    """
+    inside = indices_inside(space, values)
+    if inside is not None and not inside.all():
+        raise ValueError(f"{name} is {values[~inside][0]}, outside {space}")
+
+
+def indices_inside(space: gym.Space[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Return for each row whether all its indices are ``space``'s; None where it has none."""
+    limits = _limits(space)
+    if limits is None:
+        return None
+    inside = (values >= limits[0]) & (values <= limits[1])
+    return np.asarray(inside.all(tuple(range(1, inside.ndim))))
+
+
+def _limits(space: gym.Space[Any]) -> tuple[Any, Any] | None:
+    """Return the lowest and the highest index of a space that holds indices."""
+    if isinstance(space, gym.spaces.Discrete):
+        return int(space.start), int(space.start) + int(space.n) - 1
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        low = space.start.astype(np.int64)
+        return low, low + space.nvec - 1
+    return (0, 1) if isinstance(space, gym.spaces.MultiBinary) else None
+
+
+class Flattener:
+    """Turns observations, one at a time, into members of :func:`reported_space`.
+
+    What it asks of ``space`` is asked once: a step should not pay for it.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.space = reported_space(space)
+        self._read = _reader(space, "") if space is self.space else None
+        self._write = None if self._read else _writer(space, "", 0)[0]
+
+    def __call__(self, observation: Any) -> npt.NDArray[Any]:
+        """Return ``observation`` flattened; see :func:`flatten_observation`."""
+        if self._read:
+            return self._read(observation)
+        flat = np.zeros(self.space.shape or (), self.space.dtype)
+        if self._write:
+            self._write(observation, flat)
+        return flat
+
+
+_Read: TypeAlias = Callable[[Any], npt.NDArray[Any]]
+
+_Write: TypeAlias = Callable[[Any, npt.NDArray[Any]], None]
+
+
+def _reader(space: gym.Space[Any], part: str) -> _Read:
+    """Return what makes an array of ``space`` out of one part of an observation, or refuses it.
+
+    ``part`` says which part, for messages: ``"['image']"``.
+    """
+    dtype, shape, limits = np.dtype(space.dtype), space.shape, _limits(space)
+    name = f"an observation{part}"
+
+    def read(value: Any) -> npt.NDArray[Any]:
+        array = np.asarray(value)
+        if array.dtype is not dtype:
+            array = fit(array, dtype, name)
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, observation_space{part} has {shape}")
+        if limits and not ((array >= limits[0]) & (array <= limits[1])).all():
+            raise ValueError(f"{name} is {array}, outside {space}")
+        return array
+
+    return read
+
+
+def _writer(space: gym.Space[Any], part: str, first: int) -> tuple[_Write, int]:
+    """Return what writes a part of an observation from index ``first`` on, and where it ends."""
+    if isinstance(space, gym.spaces.Dict):
+        return _writer_of_parts(dict(space.spaces), True, part, first)
+    if isinstance(space, gym.spaces.Tuple):
+        return _writer_of_parts(dict(enumerate(space.spaces)), False, part, first)
+    stop = first + flatdim(space)
+    if not isinstance(space, _ARRAYS):
+
+        def write_other(value: Any, flat: npt.NDArray[Any]) -> None:
+            if not space.contains(value):
+                raise ValueError(f"an observation{part} is {value!r}, outside {space}")
+            flat[first:stop] = flatten(space, value)
+
+        return write_other, stop
+    read = _reader(space, part)
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        widths = np.ravel(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec)
+        zeros = first + np.cumsum(widths, dtype=np.int64) - widths - np.ravel(space.start)
+
+        def write_one_hot(value: Any, flat: npt.NDArray[Any]) -> None:
+            flat[zeros + np.asarray(read(value), np.int64).reshape(-1)] = 1
+
+        return write_one_hot, stop
+
+    def write(value: Any, flat: npt.NDArray[Any]) -> None:
+        flat[first:stop] = read(value).reshape(-1)
+
+    return write, stop
+
+
+def _writer_of_parts(
+    parts: Mapping[Any, gym.Space[Any]], named: bool, part: str, first: int
+) -> tuple[_Write, int]:
+    """Return the same for a Dict (``named``) or a Tuple of ``parts``."""
+    writers = []
+    for key, inner in parts.items():
+        write, first = _writer(inner, f"{part}[{key!r}]", first)
+        writers.append((key, write))
+    keys = parts.keys()
+
+    def write_parts(value: Any, flat: npt.NDArray[Any]) -> None:
+        if named and (not isinstance(value, Mapping) or value.keys() != keys):
+            got = f"the keys {list(value)}" if isinstance(value, Mapping) else "no keys"
+            raise ValueError(
+                f"an observation{part} has {got}, observation_space{part} has {list(keys)}"
+            )
+        if not named and len(value) != len(keys):
+            raise ValueError(
+                f"an observation{part} has {len(value)} parts, "
+                f"observation_space{part} has {len(keys)}"
+            )
+        for key, write in writers:
+            write(value[key], flat)
+
+    return write_parts, first
+
+
+_ARRAYS = (
+    gym.spaces.Box,
+    gym.spaces.Discrete,
+    gym.spaces.MultiDiscrete,
+    gym.spaces.MultiBinary,
+)
+
+
+def _require_flat(space: gym.Space[Any], name: str) -> None:
+    if isinstance(space, gym.spaces.Dict):
+        for key, part in space.spaces.items():
+            _require_flat(part, f"{name}[{key!r}]")
+    elif isinstance(space, gym.spaces.Tuple):
+        for i, part in enumerate(space.spaces):
+            _require_flat(part, f"{name}[{i}]")
+    elif not _is_flat(space):
+        raise UserError(
+            f"{name}: got {type(space).__name__}; accepted: Box, Discrete, MultiDiscrete, "
+            "MultiBinary, and Dict and Tuple of them (a gymnasium wrapper can take it out)"
+        )
+
+
+def _is_flat(space: gym.Space[Any]) -> bool:
+    if isinstance(space, gym.spaces.Text):  # flattens, into the numbers of its letters
+        return False
+    try:
+        return space.is_np_flattenable
+    except NotImplementedError:  # a space of somebody's own
+        return False
+
+
+def blank_observations(space: gym.Space[Any], rows: int) -> npt.NDArray[Any]:
+    """Return what slots of a :func:`reported_space` hold before their first episode.
+
+    It is zeros, or a Discrete space's first index: zero may lie outside it.
+    """
+    start = space.start if isinstance(space, gym.spaces.Discrete) else 0
+    return np.full((rows, *(space.shape or ())), start, space.dtype)
+
+
+def observation_size(space: gym.Space[Any]) -> int:
+    """Return the length of a flattened observation."""
+    return flatdim(reported_space(space))
+
+
+def flatten_observations(
+    space: gym.Space[Any], observations: npt.NDArray[Any]
+) -> npt.NDArray[np.float32]:
+    """Return what slots report as ``[slot, size]`` float32: raveled, a Discrete one-hot.
+
+    Raises:
+        ValueError: for an index outside a Discrete space.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        require_indices(space, observations, "an observation")
+        one_hot = np.zeros((len(observations), int(space.n)), np.float32)
+        index = np.asarray(observations, np.int64) - int(space.start)  # int8 could overflow
+        one_hot[np.arange(len(observations)), index] = 1.0
+        return one_hot
+    flat = observations.reshape(len(observations), -1)
+    return np.asarray(flat, np.float32)
+
+
+class ActionCodec:
+    """Turns a policy's actions into the environment's.
+
+    A Discrete space has actions ``0 … n-1``. A Box has ``size`` numbers. A dimension with two
+    finite bounds takes [-1, 1], clipped and mapped onto them. Any other takes the environment's
+    own numbers, clipped to the bound it has. A bound that is the largest number of float32 or of
+    the space's type counts as infinite.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.space = space
+        self.discrete = isinstance(space, gym.spaces.Discrete)
+        self.dtype = np.dtype(np.int64 if self.discrete else np.float32)
+        if isinstance(space, gym.spaces.Discrete):
+            self.size = int(space.n)
+            self._start = int(space.start)
+        elif isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+            self.size = int(np.prod(space.shape))
+            dtypes: tuple[Any, ...] = (self.dtype, space.dtype)
+            largest = min(float(np.finfo(dtype).max) for dtype in dtypes)
+            low = np.clip(space.low.reshape(-1).astype(np.float64), -largest, largest)
+            high = np.clip(space.high.reshape(-1).astype(np.float64), -largest, largest)
+            self._low, self._high = low, high
+            bounded = (low > -largest) & (high < largest)
+            self._lowest = np.where(bounded, -1.0, low).astype(self.dtype)
+            self._highest = np.where(bounded, 1.0, high).astype(self.dtype)
+            low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+            self._scale, self._center = (high - low) / 2, (high + low) / 2
+        else:
+            raise UserError(f"action space: got {space}; accepted: Discrete, Box of floats")
+
+    def taken(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the action in policy units as the environment takes it: ``[…, size]`` clipped."""
+        if self.discrete:
+            return action
+        return np.asarray(np.minimum(np.maximum(action, self._lowest), self._highest))
+
+    def from_env(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return ``[slot, *space.shape]`` of the space in policy units, as to_env takes them.
+
+        An agent that wraps a policy that acts in the environment's units (a scripted one, or one
+        of another library) needs this: as they are, its actions would be clipped to [-1, 1].
+
+        >>> codec = ActionCodec(gym.spaces.Box(-2, 2, (1,)))
+        >>> codec.from_env(np.array([[-2.0], [1.0]])).tolist()
+        [[-1.0], [0.5]]
+        """
+        if self.discrete:
+            return np.asarray(action, self.dtype) - self._start
+        flat = np.asarray(action, np.float64).reshape(len(action), self.size)
+        scale = np.where(self._scale > 0, self._scale, 1.0)  # 0 where the bounds leave one value
+        return np.asarray((flat - self._center) / scale, self.dtype)
+
+    def to_env(self, taken: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return ``[slot, *space.shape]`` in the space's own units and type."""
+        if self.discrete:
+            return taken + self._start
+        scaled = self._center + self._scale * taken
+        scaled = np.minimum(np.maximum(scaled, self._low), self._high)  # rounding may leave them
+        shaped = scaled.reshape(len(taken), *(self.space.shape or ()))
+        return np.asarray(shaped, self.space.dtype)
+
+
+def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
+    """Return a Box or Discrete space as JSON; infinite bounds are ``None``."""
+    if isinstance(space, gym.spaces.Discrete):
+        content = {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        return content if space.dtype == np.int64 else content | {"dtype": str(space.dtype)}
+    if isinstance(space, gym.spaces.Box):
+        low, high = (_bound_to_json(bound) for bound in (space.low, space.high))
+        return {
+            "type": "Box",
+            "low": low,
+            "high": high,
+            "shape": list(space.shape),
+            "dtype": str(space.dtype),
+        }
+    raise UserError(f"space: got {space}; accepted: Box, Discrete")
+
+
+def space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
+    """Return the space that :func:`space_to_json` described.
+
+    Raises:
+        UserError: where ``data`` describes none.
+    """
+    try:
+        return _space_from_json(data)
+    except (LookupError, TypeError, ValueError, AssertionError, OverflowError) as error:
+        raise UserError(f"space: got {data!r}; accepted: what space_to_json returns") from error
+
+
+def _space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
+    if data["type"] == "Discrete":
+        kind = {"dtype": np.dtype(data["dtype"]).type} if "dtype" in data else {}
+        return gym.spaces.Discrete(data["n"], start=data["start"], **kind)
+    if data["type"] != "Box":
+        raise UserError(f"space: got {data['type']!r}; accepted: Box, Discrete")
+    dtype = np.dtype(data["dtype"])
+    shape = tuple(data["shape"])
+    low = _bound_from_json(data["low"], -np.inf, shape, dtype)
+    high = _bound_from_json(data["high"], np.inf, shape, dtype)
+    return gym.spaces.Box(low, high, shape, dtype.type)
+
+
+def _bound_to_json(bound: npt.NDArray[Any]) -> list[float | int | None]:
+    """Return the bound's numbers, or the only one there is (an image's, say)."""
+    flat = bound.reshape(-1)
+    flat = flat[:1] if flat.size and (flat == flat[0]).all() else flat
+    if flat.dtype.kind != "f":  # int64's largest is no float
+        return [int(x) for x in flat]
+    return [float(x) if np.isfinite(x) else None for x in flat]
+
+
+def _bound_from_json(
+    numbers: list[float | int | None],
+    infinite: float,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> npt.NDArray[Any]:
+    found: Any = [infinite if x is None else x for x in numbers]
+    if dtype.kind != "f":  # the first edition wrote floats
+        if any(x != int(x) for x in found):
+            raise ValueError(f"a bound of {dtype} is whole")
+        found = np.array([int(x) for x in found], np.uint64 if dtype == np.uint64 else np.int64)
+    flat = fit(found, dtype, "a bound")
+    return flat.reshape(shape) if flat.size == math.prod(shape) else np.full(shape, flat[0])

@@ -1,0 +1,297 @@
+"""Vector environments whose slots each hold a task.
+
+Both kinds follow one contract, that of ``gymnasium.vector.VectorEnv`` with autoreset off:
+
+- ``reset(seed=…, options={"tasks": […], "reset_mask": …})``: ``tasks`` has one entry a slot,
+  None keeps the slot's task; without the key every slot keeps its own. Slots outside the
+  mask return their last observation. ``options`` is never modified.
+- ``step(actions)``: a slot that is finished or has no task ignores its action: last
+  observation, reward 0, flags stay. Actions that the space cannot hold are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from metarl import seeding
+from metarl.stepping.slots import MakesEnvs, Start, reported_keys
+from metarl.stepping.spaces import (
+    blank_observations,
+    fit,
+    reported_space,
+    require_indices,
+)
+from metarl.stepping.workers import LocalPool, Pool, WorkerPool, usable_cores
+from metarl.task import Task, require_task
+
+Seed: TypeAlias = "int | Sequence[int | None] | npt.NDArray[np.uint64] | None"
+
+
+Step: TypeAlias = tuple[
+    npt.NDArray[Any],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.bool_],
+    npt.NDArray[np.bool_],
+    dict[str, Any],
+]
+"""Observation, reward, terminated, truncated, info: ``[slot, …]`` each."""
+
+
+SEEDS = 2**31
+"""Seeds that environments get are below: NumPy's RandomState, and others, take no larger ones."""
+
+
+class _Request(NamedTuple):
+    """What a call of ``reset`` asks for."""
+
+    mask: npt.NDArray[np.bool_]
+    slots: list[int]
+    """The slots that get a new task."""
+    tasks: list[Task]
+    """Theirs, in the same order."""
+
+
+class SlotVectorEnv(VectorEnv[Any, Any, Any]):
+    """The contract, and the bookkeeping that both kinds share."""
+
+    def __init__(self, tasks: MakesEnvs, num_envs: int) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self.distribution = tasks
+        self.num_envs = num_envs
+        self._info_names = reported_keys(tasks)
+        self.single_observation_space = reported_space(tasks.observation_space)
+        self.single_action_space = tasks.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(tasks.action_space, num_envs)
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self._observation = blank_observations(self.single_observation_space, num_envs)
+        self._has_task = np.zeros(num_envs, np.bool_)
+        self._terminated = np.zeros(num_envs, np.bool_)
+        self._truncated = np.zeros(num_envs, np.bool_)
+        self._live = np.zeros(num_envs, np.bool_)
+        self._seed = self.np_random.integers(2**63, size=num_envs, dtype=np.uint64)
+
+    def worker_pids(self) -> list[int]:
+        """Return the numbers of the processes that step, beside this one."""
+        return []
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Ask every live slot to take a step; :meth:`step_wait` returns what came of it.
+
+        Raises:
+            ValueError: for actions of another shape, of a type that would change them, or of a
+                live slot outside a Discrete or MultiDiscrete space.
+        """
+        raise NotImplementedError
+
+    def step_wait(self) -> Step:
+        """Return what :meth:`step` does, for the actions of :meth:`step_async`."""
+        raise NotImplementedError
+
+    def slots_for(self, lanes: int) -> slice | npt.NDArray[np.intp]:
+        """Return the slots that ``lanes`` rows of work should take, in the order of the rows."""
+        return slice(0, lanes)
+
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        """Advance every live slot by one step."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def _accepted(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the actions in the space's type; those of slots that are not live are ignored."""
+        space, actions = self.single_action_space, np.asarray(actions)
+        shape = (self.num_envs, *(space.shape or ()))
+        if actions.shape != shape:
+            raise ValueError(f"actions must have shape {shape}, got {actions.shape}")
+        live, dtype = self._live, np.dtype(space.dtype)
+        if actions.dtype != dtype:
+            given, actions = actions, np.zeros(shape, dtype)
+            actions[live] = fit(given[live], dtype, "an action")
+        if not isinstance(space, gym.spaces.Box):
+            require_indices(space, actions[live], "an action")
+        return actions
+
+    def _parse(self, options: dict[str, Any] | None) -> _Request:
+        options = options or {}
+        mask = options.get("reset_mask")
+        mask = np.ones(self.num_envs, np.bool_) if mask is None else np.asarray(mask, np.bool_)
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"reset_mask must have shape ({self.num_envs},), got {mask.shape}")
+        entries: Sequence[Task | None] = options.get("tasks") or ()
+        if entries and len(entries) != self.num_envs:
+            raise ValueError(
+                f"options['tasks'] needs one entry for each of the {self.num_envs} slots "
+                f"(None keeps a task), got {len(entries)}"
+            )
+        slots = [i for i, task in enumerate(entries) if task is not None]
+        new = [task for task in entries if task is not None]
+        for task in new:
+            if not isinstance(task, Task):
+                raise TypeError(f"options['tasks'] must hold metarl.Task, got {task!r}")
+        if not mask[slots].all():
+            raise ValueError("a slot was given a task but is not in reset_mask")
+        without = mask & ~self._has_task
+        without[slots] = False
+        if without.all() or ("reset_mask" in options and without.any()):
+            require_task(None)
+        return _Request(mask & ~without, slots, new)
+
+    def _seeds(self, seed: Seed, index: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
+        """Return the seeds of slots ``index``; an integer ``s`` seeds slot ``i`` with ``s + i``.
+
+        Where none is given it is derived from the slot's last.
+        """
+        if seed is None:
+            seeds: Any = [None] * self.num_envs
+        elif isinstance(seed, int | np.integer):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = seed
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed needs {self.num_envs} entries, got {len(seeds)}")
+        if isinstance(seeds, np.ndarray):
+            self._seed[index] = seeds[index].astype(np.uint64)
+        else:
+            fresh = seeding.fold(self._seed[index], 2**63)  # no episode is that long
+            given = [seeds[i] for i in index.tolist()]
+            self._seed[index] = np.array(
+                [f if s is None else s for f, s in zip(fresh, given, strict=True)], np.uint64
+            )
+        return self._seed[index]
+
+    def _start(self, mask: npt.NDArray[np.bool_]) -> None:
+        self._terminated[mask] = self._truncated[mask] = False
+        self._live[mask] = True
+
+
+class TaskVectorEnv(SlotVectorEnv):
+    """Slots that are ordinary environments, stepped by a few worker processes.
+
+    A slot's experience depends on its task, seed and actions alone: the number of workers
+    changes no bit of it. Dict and Tuple observations are reported flattened. Environments are
+    reset with the seed modulo 2**31, since many of them take no larger one.
+
+    Args:
+        tasks: makes the environments.
+        num_envs: slots.
+        num_workers: processes, each with its share of the slots; 0 steps them in this one,
+            None takes as many as there are cores.
+        timeout: seconds that one call of an environment may take, in a worker.
+        restarts: how many times, in all, a killed or hung worker is started again, its
+            unfinished episodes replayed from their seeds and recorded actions.
+    """
+
+    def __init__(
+        self,
+        tasks: MakesEnvs,
+        num_envs: int,
+        *,
+        num_workers: int | None = None,
+        timeout: float = 60.0,
+        restarts: int = 0,
+    ) -> None:
+        super().__init__(tasks, num_envs)
+        workers = default_workers(num_envs) if num_workers is None else num_workers
+        if workers < 0 or timeout <= 0 or restarts < 0:
+            raise ValueError(
+                f"num_workers and restarts must be at least 0 and timeout above 0, "
+                f"got {workers}, {restarts}, {timeout}"
+            )
+        self._pool: Pool
+        if workers == 0:
+            self._pool = LocalPool(tasks, num_envs)
+        else:
+            self._pool = WorkerPool(
+                tasks, num_envs, min(workers, num_envs), timeout=timeout, restarts=restarts
+            )
+        space = self.single_observation_space
+        self._pool.views["observation"][:] = blank_observations(space, num_envs)
+        self._bind()
+
+    def worker_pids(self) -> list[int]:
+        """Return the numbers of the processes that step, beside this one."""
+        return self._pool.pids()
+
+    def slots_for(self, lanes: int) -> slice | npt.NDArray[np.intp]:
+        """Return as many slots of every worker as can be, a worker's next to each other.
+
+        Neighbouring rows, which are often of one kind of task, then share a process and
+        what it keeps for that kind.
+        """
+        workers = np.arange(lanes) % max(1, len(self.worker_pids()))
+        return np.argsort(workers, kind="stable")
+
+    def _bind(self) -> None:
+        """Take over the arrays that the slots report into."""
+        views = self._pool.views
+        self._observation, self._action = views["observation"], views["action"]
+        self._reward, self._live = views["reward"], views["live"]
+        self._terminated, self._truncated = views["terminated"], views["truncated"]
+        self._info = {k: views[f"info.{k}"] for k in self._info_names}
+        self._waiting = False
+
+    def reset(
+        self,
+        *,
+        seed: Seed = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """Start episodes; see the module's contract."""
+        request = self._parse(options)
+        index = np.flatnonzero(request.mask)
+        seeds = self._seeds(seed, index)
+        tasks = dict(zip(request.slots, request.tasks, strict=True))
+        self._has_task[request.slots] = True
+        self._live[index] = False
+        if index.size:
+            starts = [
+                Start(i, slot_seed % SEEDS, tasks.get(i))
+                for i, slot_seed in zip(index.tolist(), seeds.tolist(), strict=True)
+            ]
+            self._pool.send(("reset", starts))
+            self._pool.wait()
+        self._start(request.mask)
+        return self._observation.copy(), {}
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Ask every live slot to take a step; :meth:`step_wait` returns what came of it."""
+        if self._waiting:
+            raise RuntimeError("step_async was called twice without step_wait between")
+        self._action[:] = self._accepted(actions)
+        self._pool.send(("step", None))
+        self._waiting = True
+
+    def step_wait(self) -> Step:
+        """Return what :meth:`step` does, for the actions of :meth:`step_async`."""
+        if not self._waiting:
+            raise RuntimeError("step_wait was called without step_async")
+        self._waiting = False
+        self._pool.wait()
+        live = self._live.copy()
+        terminated, truncated = self._terminated.copy(), self._truncated.copy()
+        self._live &= ~(terminated | truncated)
+        return (
+            self._observation.copy(),
+            np.where(live, self._reward, 0.0),
+            terminated,
+            truncated,
+            {key: np.where(live, values, 0.0) for key, values in self._info.items()},
+        )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close every environment and end the workers."""
+        self._pool.close()
+
+
+def default_workers(num_envs: int) -> int:
+    """Return one worker a core, none where there is one core or one slot."""
+    cores = len(usable_cores())
+    return 0 if num_envs == 1 or cores == 1 else min(cores, num_envs)

@@ -1,0 +1,306 @@
+"""Families whose dynamics are two pure functions over arrays of any library."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from metarl import seeding
+from metarl.errors import EnvError, described
+from metarl.stepping.spaces import (
+    fit,
+    indices_inside,
+)
+from metarl.stepping.vector import Seed, SlotVectorEnv, Step
+from metarl.task import Env, Task, require_task
+from metarl.tasks.distribution import TaskDistribution
+
+Array: TypeAlias = Any
+
+
+class NoiseSpec(NamedTuple):
+    """How many random numbers a slot needs at one reset or step."""
+
+    uniform: int = 0
+    normal: int = 0
+
+
+class Noise(NamedTuple):
+    """Random numbers handed to an array family's functions."""
+
+    uniform: Array
+    """``[slot, uniform]`` in (0, 1)."""
+    normal: Array
+    """``[slot, normal]``, standard normal."""
+
+
+State: TypeAlias = dict[str, Array]
+"""Arrays ``[slot, …]`` by name: all that the next step depends on, the task included."""
+
+
+class Transition(NamedTuple):
+    """What one step of an array family returns; every array starts with the slot axis."""
+
+    state: State
+    observation: Array
+    reward: Array
+    terminated: Array
+    info: dict[str, Array]
+    """One array for each of ``info_keys``."""
+
+
+class ArrayTaskDistribution(TaskDistribution):
+    """A family whose dynamics are two pure functions over arrays of any library.
+
+    They use ``array_api_compat.array_namespace``, draw nothing themselves, and never write
+    into their arguments.
+    """
+
+    array_functions = True
+    max_slots = 5000
+    initial_noise: NoiseSpec = NoiseSpec()
+    transition_noise: NoiseSpec = NoiseSpec()
+
+    @abstractmethod
+    def initial(self, params: Mapping[str, Array], noise: Noise) -> tuple[State, Array]:
+        """Return the state and observation that start an episode of the tasks ``params``."""
+
+    @abstractmethod
+    def transition(self, state: State, action: Array, noise: Noise) -> Transition:
+        """Advance every slot by one step."""
+
+    def stack(self, tasks: Sequence[Task]) -> dict[str, npt.NDArray[Any]]:
+        """Return the tasks' parameters as arrays ``[task, …]``."""
+        return {name: np.array([task[name] for task in tasks]) for name, _ in tasks[0].params}
+
+    def make(self, task: Task | None = None) -> Env:
+        """Make the one-slot case of :meth:`make_vec` as a single Gymnasium environment."""
+        return ArrayEnv(self, task)
+
+    def make_vec(self, num_envs: int, **options: Any) -> SlotVectorEnv:
+        """Make ``num_envs`` slots that are stepped together as arrays.
+
+        ``options`` are those of worker processes, of which this needs none.
+        """
+        return ArrayVectorEnv(self, num_envs)
+
+
+class ArrayVectorEnv(SlotVectorEnv):
+    """Slots of a family written as array functions, all stepped by a few NumPy calls.
+
+    A slot's random numbers at a step depend on its seed and on the step alone.
+    """
+
+    distribution: ArrayTaskDistribution
+
+    def __init__(self, tasks: ArrayTaskDistribution, num_envs: int) -> None:
+        super().__init__(tasks, num_envs)
+        self._params: dict[str, npt.NDArray[Any]] = {}
+        self._tasks: dict[int, Task] = {}
+        self._state: State = {}
+        self._elapsed = np.zeros(num_envs, np.int64)
+        self._stepped: Step | None = None
+
+    def reset(
+        self,
+        *,
+        seed: Seed = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """Start episodes; see the module's contract."""
+        mask, slots, tasks = self._parse(options)
+        if tasks:
+            with _family_exits():
+                params = self.distribution.stack(tasks)
+            _write(self._params, np.array(slots), params, self.num_envs)
+            self._has_task[slots] = True
+            self._tasks.update(zip(slots, tasks, strict=True))
+        index = np.flatnonzero(mask)
+        self._seeds(seed, index)
+        if index.size:
+            self._elapsed[index] = 0
+            params = {name: values[index] for name, values in self._params.items()}
+            noise = self._noise(index, self.distribution.initial_noise)
+            with _family_exits():
+                state, observation = self.distribution.initial(params, noise)
+            _write(self._state, index, state, self.num_envs)
+            self._observe(index, observation)
+            self._start(mask)
+        return self._observation.copy(), {}
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Take the step: array code has nothing to wait for."""
+        self._stepped = self._step(actions)
+
+    def step_wait(self) -> Step:
+        """Return what the step gave."""
+        if self._stepped is None:
+            raise RuntimeError("step_wait was called without step_async")
+        result, self._stepped = self._stepped, None
+        return result
+
+    def _step(self, actions: npt.NDArray[Any]) -> Step:
+        actions = self._accepted(actions)
+        reward = np.zeros(self.num_envs)
+        info = {key: np.zeros(self.num_envs) for key in self._info_names}
+        index = np.flatnonzero(self._live)
+        if index.size:
+            self._elapsed[index] += 1
+            noise = self._noise(index, self.distribution.transition_noise)
+            state = {name: values[index] for name, values in self._state.items()}
+            with _family_exits():
+                result = self.distribution.transition(state, actions[index], noise)
+            _write(self._state, index, result.state, self.num_envs)
+            self._observe(index, result.observation)
+            reward[index] = self._numbers(index, result.reward, "a reward")
+            terminated = self._fit(index, result.terminated, np.bool_, "terminated")
+            self._terminated[index] = terminated
+            self._truncated[index] = ~terminated & (
+                self._elapsed[index] >= self.distribution.horizon
+            )
+            for key, values in zip(self.distribution.info_keys, info.values(), strict=True):
+                if key not in result.info:
+                    cause = f"step's info has no {key!r}; info_keys promises a finite number"
+                    raise self._failure(None, cause)
+                values[index] = self._numbers(index, result.info[key], f"step's info[{key!r}]")
+            self._live &= ~(self._terminated | self._truncated)
+        return (
+            self._observation.copy(),
+            reward,
+            self._terminated.copy(),
+            self._truncated.copy(),
+            info,
+        )
+
+    def _observe(self, index: npt.NDArray[np.intp], observation: Array) -> None:
+        space = self.single_observation_space
+        shape, dtype = space.shape or (), np.dtype(space.dtype)
+        rows = self._fit(index, observation, dtype, "an observation", shape)
+        inside = indices_inside(space, rows)
+        if inside is not None and not inside.all():
+            first = int(np.argmin(inside))
+            raise self._failure(
+                int(index[first]), f"an observation is {rows[first]}, outside {space}"
+            )
+        self._observation[index] = rows
+
+    def _numbers(
+        self, index: npt.NDArray[np.intp], values: Array, name: str
+    ) -> npt.NDArray[np.float64]:
+        """Return one finite number for each of the slots ``index``."""
+        rows = self._fit(index, values, np.float64, name)
+        finite = np.isfinite(rows)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            cause = f"{name} is {rows[first]}; accepted: a finite number"
+            raise self._failure(int(index[first]), cause)
+        return rows
+
+    def _fit(
+        self,
+        index: npt.NDArray[np.intp],
+        values: Array,
+        dtype: npt.DTypeLike,
+        name: str,
+        shape: tuple[int, ...] = (),
+    ) -> npt.NDArray[Any]:
+        """Return what the family gave for the slots ``index``: ``[slot, *shape]`` of ``dtype``."""
+        rows, expected = np.asarray(values), (len(index), *shape)
+        if not shape and rows.ndim == 0:  # the same for all
+            rows = np.broadcast_to(rows, expected)
+        if rows.shape != expected:
+            raise self._failure(None, f"{name} has shape {rows.shape}, expected {expected}")
+        try:
+            return fit(rows, dtype, name)
+        except ValueError as error:
+            raise self._failure(None, str(error)) from error
+
+    def _failure(self, slot: int | None, cause: str) -> EnvError:
+        task = None if slot is None else self._tasks.get(slot)
+        return EnvError(None, slot, task, f"ValueError: {cause}")
+
+    def _noise(self, index: npt.NDArray[np.intp], spec: NoiseSpec) -> Noise:
+        """Draw each slot's numbers for its present step (0 is the reset)."""
+        if not any(spec):
+            empty = np.zeros((len(index), 0))
+            return Noise(empty, empty)
+        keys = seeding.fold(self._seed[index], self._elapsed[index])
+        return Noise(
+            seeding.uniform(seeding.fold(keys, 0), spec.uniform),
+            seeding.normal(seeding.fold(keys, 1), spec.normal),
+        )
+
+
+@contextlib.contextmanager
+def _family_exits() -> Iterator[None]:
+    """Turn a family's ``sys.exit()`` into its failure: else the program would end as if done."""
+    try:
+        yield
+    except SystemExit as error:
+        raise EnvError(None, None, None, described(error), traceback.format_exc()) from error
+
+
+def _write(
+    target: dict[str, Array], index: npt.NDArray[Any], rows: dict[str, Array], size: int
+) -> None:
+    """Write ``rows`` into ``target`` at ``index``, whose arrays are made where absent."""
+    for name, values in rows.items():
+        values = np.asarray(values)
+        if len(index) == size:  # every slot, in order
+            target[name] = values.copy()  # it may be shared between names, or read-only
+            continue
+        if name not in target:
+            target[name] = np.zeros((size, *values.shape[1:]), values.dtype)
+        kind = np.result_type(target[name], values)  # 0.5 after 1, "right" after "left"
+        target[name] = target[name].astype(kind, copy=False)
+        target[name][index] = values
+
+
+class ArrayEnv(gym.Env[Any, Any]):
+    """One slot of an array family as an ordinary Gymnasium environment."""
+
+    def __init__(self, tasks: ArrayTaskDistribution, task: Task | None = None) -> None:
+        self.metadata = {"render_modes": []}
+        self.observation_space = tasks.observation_space
+        self.action_space = tasks.action_space
+        self.horizon = tasks.horizon
+        self._slot = ArrayVectorEnv(tasks, 1)
+        self._own_names = dict(zip(tasks.reported_keys, tasks.info_keys, strict=True))
+        self.task = task
+        self._fresh_task = task
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode, of a new task if ``options`` has one."""
+        super().reset(seed=seed)
+        new = (options or {}).get("task")
+        if new is not None and not isinstance(new, Task):
+            raise TypeError(f"options['task'] must be a metarl.Task, got {type(new).__name__}")
+        new = new or self._fresh_task
+        self.task = new or self.task
+        require_task(self.task)
+        slot_seed = int(self.np_random.integers(2**63)) if seed is None else seed
+        observation, _ = self._slot.reset(
+            seed=np.array([slot_seed], np.uint64), options={"tasks": [new]} if new else None
+        )
+        self._fresh_task = None
+        return observation[0], {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Advance one step."""
+        observation, reward, terminated, truncated, info = self._slot.step(np.array([action]))
+        return (
+            observation[0],
+            float(reward[0]),
+            bool(terminated[0]),
+            bool(truncated[0]),
+            {self._own_names[key]: values[0] for key, values in info.items()},
+        )

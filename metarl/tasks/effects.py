@@ -1,0 +1,137 @@
+"""Which parameters of a task distribution change what an agent meets, and which do not."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any, cast
+
+import numpy as np
+
+from metarl import seeding
+from metarl.stepping.vector import SlotVectorEnv
+from metarl.task import SPLITS, Task
+from metarl.tasks.distribution import TaskDistribution
+
+NUM_EPISODES = 6
+"""Episodes in which a parameter may show its effect."""
+
+
+def effects(
+    tasks: TaskDistribution,
+    *,
+    num_episodes: int = NUM_EPISODES,
+    seconds: float = math.inf,
+    vec_options: Mapping[str, Any] | None = None,
+) -> dict[str, bool | None]:
+    """Return for each parameter whether going from one end to the other changed anything.
+
+    Two slots hold tasks that differ in one parameter (:meth:`TaskDistribution.ends`) and get the
+    same seeds and the same random actions. A parameter has no effect where observations, rewards,
+    ends of episodes and ``info_keys`` were the same bits in ``num_episodes`` episodes. Random
+    actions may never reach the place where a parameter matters, so this is a sign, not a proof.
+
+    Args:
+        tasks: whose parameters.
+        num_episodes: for every parameter.
+        seconds: time to spend in all; a parameter that showed nothing until then has None.
+        vec_options: for ``tasks.make_vec``; by default both slots are stepped in this process.
+    """
+    ends = tasks.ends()
+    if not ends:
+        return {}
+    with closing(tasks.make_vec(2, **(vec_options or {"num_workers": 0}))) as envs:
+        deadline = time.monotonic() + seconds
+        return {
+            name: _differ(envs, pair, number, num_episodes, deadline)
+            for number, (name, pair) in enumerate(ends.items())
+        }
+
+
+def _differ(
+    envs: SlotVectorEnv, pair: tuple[Task, Task], number: int, num_episodes: int, deadline: float
+) -> bool | None:
+    """Return whether two tasks gave different bits in any episode; None if the time ran out."""
+    for episode in range(num_episodes):
+        seed = seeding.derive(0, number, episode)
+        observation, _ = envs.reset(
+            seed=cast(Any, np.array([seed, seed], np.uint64)), options={"tasks": list(pair)}
+        )
+        if not _same(observation):
+            return True
+        # every other episode keeps each action for a while, which leads further away
+        actions = _actions(envs, int(seed % 2**31), keep=8 if episode % 2 else 1)
+        ended = False
+        while not ended:
+            if time.monotonic() >= deadline:
+                return None
+            observation, reward, terminated, truncated, info = envs.step(next(actions))
+            if not all(map(_same, (observation, reward, terminated, truncated, *info.values()))):
+                return True
+            ended = bool((terminated | truncated)[0])
+    return False
+
+
+def _actions(envs: SlotVectorEnv, seed: int, keep: int) -> Iterator[Any]:
+    space = copy.deepcopy(envs.single_action_space)
+    space.seed(seed)
+    while True:
+        action = np.asarray(space.sample())
+        for _ in range(keep):
+            yield np.stack([action, action])
+
+
+def _same(pair: Any) -> bool:
+    return np.array_equal(pair[0], pair[1])
+
+
+def shared_tasks(tasks: TaskDistribution, n: int = 1000) -> list[str]:
+    """Say which splits share tasks although the distribution does not declare it.
+
+    Each line names two splits, of ``n`` tasks drawn from each how many they share, and one.
+    """
+    if tasks.shared_split:
+        return []
+    drawn = {split: tasks.sample(np.random.default_rng(7), n, split) for split in SPLITS}
+    found = []
+    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        common = set(drawn[cast(Any, first)]) & set(drawn[cast(Any, second)])
+        declared = tasks.shared_validation and (first, second) == ("train", "validation")
+        if common and not declared:
+            found.append(
+                f"{first} and {second} share {len(common)} of {n} tasks drawn with equal seeds, "
+                f"such as {next(iter(common))}"
+            )
+    return found
+
+
+def warn_of_tasks(
+    tasks: TaskDistribution, *, seconds: float, vec_options: Mapping[str, Any] | None = None
+) -> None:
+    """Warn, before hours are spent on them, of tasks that are alike or shared by two splits.
+
+    Args:
+        tasks: what an agent is about to be trained on.
+        seconds: time to spend on stepping environments.
+        vec_options: for ``tasks.make_vec``.
+    """
+    for line in shared_tasks(tasks):
+        warnings.warn(f"{tasks.name}: {line}", stacklevel=2)
+    for name, changes in effects(tasks, seconds=seconds, vec_options=vec_options).items():
+        if changes is None:
+            warnings.warn(
+                f"{tasks.name}: whether `{name}` changes anything was not seen within {seconds:g} "
+                "s (metarl.check_task_distribution takes the time it needs)",
+                stacklevel=2,
+            )
+        elif not changes:
+            warnings.warn(
+                f"{tasks.name}: `{name}` changed nothing in {NUM_EPISODES} episodes of random "
+                "actions from one end to the other: it may have no effect (--no-check leaves this "
+                "out)",
+                stacklevel=2,
+            )

@@ -1,0 +1,443 @@
+"""RL²: does it train on what it acted with, remember what it should, refuse what cannot work?"""
+
+import copy
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from metarl.agents.rl2 import RL2, RL2Config
+from metarl.errors import UserError
+from metarl.experience.data import Timestep, Trial
+from metarl.experience.rollout import Keys, run_trial, torch_generator
+from metarl.learning import distributions
+from metarl.seeding import LaneGenerator, Phase
+from metarl.task import Task
+from metarl.tasks.arrays import ArrayTaskDistribution, NoiseSpec, Transition
+
+
+class Uneven(ArrayTaskDistribution):
+    """Episodes of 1 to 5 steps that end by chance; an action moves a point to a target."""
+
+    name = "uneven"
+    horizon = 5
+    episodes_per_trial = 3
+    transition_noise = NoiseSpec(uniform=1)
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def __init__(self, discrete):
+        box = gym.spaces.Box(np.float32(-2), np.float32(4), (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(3, start=1) if discrete else box
+
+    def sample(self, rng, n, split):
+        return [Task.of(self.name, target=t + (split == "test")) for t in rng.uniform(size=n)]
+
+    def initial(self, params, noise):
+        target = params["target"]
+        return {"target": target, "x": 0 * target}, np.stack([0 * target, 0 * target], 1)
+
+    def transition(self, state, action, noise):
+        u = noise.uniform[:, 0]
+        x = state["x"] + 0.1 * action.reshape(len(u), -1)[:, 0]
+        reward = -np.abs(x - state["target"])
+        observation = np.stack([x, u], 1)
+        return Transition({**state, "x": x}, observation, reward, u < 0.4, {})
+
+
+BANDIT = metarl.make("bandit/n5-k3")
+FAMILIES = {"bandit": BANDIT, "discrete": Uneven(True), "continuous": Uneven(False)}
+
+
+def agent_for(tasks, seed=1, device="cpu", **changes):
+    values = {"tasks_per_update": 6, "hidden_size": 8, "num_minibatches": 2} | changes
+    spaces = tasks.observation_space, tasks.action_space
+    return RL2(RL2Config(**values), *spaces, seed=seed, device=device)
+
+
+def trial_of(agent, tasks, seed=0, num=6):
+    batch = tasks.sample(np.random.default_rng(seed), num, "train")
+    return run_trial(
+        agent,
+        tasks.make_vec(num),
+        batch,
+        num_adaptations=0,
+        episodes_per_round=tasks.episodes_per_trial,
+        keys=Keys.of(seed, Phase.TRAIN, 0, num),
+    )
+
+
+def update(agent, trial, seed=3):
+    return agent.update(trial, torch_generator(seed))
+
+
+def same_state(a, b):
+    (tensors, extra), (others, other_extra) = a.state(), b.state()
+    assert tensors.keys() == others.keys()
+    return extra == other_extra and all(tensors[k].equal(others[k]) for k in tensors)
+
+
+def step_of(previous_action=0, previous_reward=0.0, boundary=False, trial_start=False):
+    def flag(x):
+        return torch.tensor([[x]])
+
+    return Timestep(
+        observation=torch.ones(1, 1, 1),
+        previous_action=torch.tensor([[previous_action]]),
+        previous_reward=torch.tensor([[float(previous_reward)]]),
+        boundary=flag(boundary),
+        trial_start=flag(trial_start),
+        active=flag(True),
+    )
+
+
+def act(agent, context, step):
+    return agent.act(context, step, LaneGenerator(np.array([[5]], np.uint64)))
+
+
+# conformance
+
+
+@pytest.mark.parametrize("chunk_length", [None, 3])
+@pytest.mark.parametrize("memory_size", [0, 3])
+@pytest.mark.parametrize("name", ["bandit/n10-k5", "half-cheetah/velocity:horizon=20"])
+def test_rl2_keeps_the_contract_of_an_agent(name, memory_size, chunk_length):
+    tasks = metarl.make(name)
+    agent = agent_for(tasks, chunk_length=chunk_length, encoder_sizes=(5,), memory_size=memory_size)
+    metarl.check_agent(agent, tasks)
+
+
+# acting and updating see the same
+
+
+@pytest.mark.parametrize(
+    ("family", "chunk_length"),
+    [
+        ("bandit", None),
+        ("bandit", 2),
+        ("discrete", None),
+        ("discrete", 4),
+        ("continuous", None),
+        ("continuous", 1),
+        ("continuous", 4),
+        ("continuous", 100),
+    ],
+)
+@pytest.mark.parametrize(("memory_size", "scaled"), [(0, False), (4, False), (0, True), (4, True)])
+def test_update_recomputes_what_was_recorded_while_acting(
+    family, chunk_length, memory_size, scaled
+):
+    tasks = FAMILIES[family]
+    agent = agent_for(
+        tasks,
+        chunk_length=chunk_length,
+        memory_size=memory_size,
+        normalize_observations=scaled,
+        learning_rate=0.03,
+        target_kl=None,
+    )
+    update(agent, trial_of(agent, tasks))  # away from the first policy, which is nearly constant
+    stream = trial_of(agent, tasks, seed=1).stream()
+    assert family == "bandit" or not stream.valid.all()  # trials of different lengths
+    batch = agent._batch(stream, stream.reward, stream.record["value"])
+    assert int(batch.valid.sum()) == int(stream.valid.sum())
+    output = agent.network(batch.inputs, batch.observation, batch.state)
+    log_prob = distributions.log_prob(output.distribution, batch.action)
+    value = agent._unscaled(output.value)
+    for new, recorded in ((log_prob, batch.log_prob), (value, batch.target)):
+        assert float(recorded[batch.valid].std()) > 1e-4
+        torch.testing.assert_close(new[batch.valid], recorded[batch.valid], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_policy_sees_scaled_observations_where_it_is_asked_to(scaled):
+    tasks = FAMILIES["continuous"]
+    agent = agent_for(tasks, normalize_observations=scaled, memory_size=0)
+    stream = trial_of(agent, tasks).stream()
+    update(agent, trial_of(agent, tasks))
+    observation = stream.observation[stream.valid]
+    batch = agent._batch(stream, stream.reward, stream.record["value"])
+    seen = batch.observation[batch.valid]
+    if not scaled:
+        assert seen.equal(observation)
+        return
+    mean, deviation = observation.mean(0), observation.std(0, unbiased=False).clamp(min=0.01)
+    expected = ((observation - mean) / deviation).clamp(-10, 10)
+    torch.testing.assert_close(seen, expected, rtol=1e-3, atol=1e-3)
+    assert batch.inputs[batch.valid][:, : seen.shape[1]].equal(seen)
+
+
+@pytest.mark.parametrize(
+    ("family", "chunk_length"), [("bandit", None), ("continuous", None), ("continuous", 4)]
+)
+def test_first_minibatch_has_ratio_one_and_no_kl(family, chunk_length):
+    tasks = FAMILIES[family]
+    agent = agent_for(tasks, num_epochs=1, num_minibatches=1, chunk_length=chunk_length)
+    metrics = update(agent, trial_of(agent, tasks))
+    assert metrics["kl"] == pytest.approx(0, abs=1e-9)
+    assert metrics["clip_fraction"] == 0
+    assert metrics["policy_loss"] == pytest.approx(0, abs=1e-5)  # minus the mean advantage
+
+
+def test_without_a_step_the_policy_stays_where_it_is():
+    agent = agent_for(BANDIT, learning_rate=1e-12, final_learning_rate=0.0, num_epochs=5)
+    metrics = update(agent, trial_of(agent, BANDIT))
+    assert metrics["kl"] == pytest.approx(0, abs=1e-9)
+    assert (metrics["clip_fraction"], metrics["num_epochs"]) == (0, 5)
+
+
+@pytest.mark.parametrize("lambdas", [{"gae_lambda": 1.0}, {"gae_lambda": 0.3, "value_lambda": 1.0}])
+def test_value_targets_are_what_is_left_of_the_whole_trial(monkeypatch, lambdas):
+    tasks = FAMILIES["continuous"]
+    agent = agent_for(tasks, discount=0.9, **lambdas)
+    trial = trial_of(agent, tasks)
+    batches, cut = [], agent._batch
+    monkeypatch.setattr(agent, "_batch", lambda *args: batches.append(args) or cut(*args))
+    update(agent, trial)
+    (_, _, target), episodes = batches[0], trial.rounds[0]
+    for task in range(6):
+        rewards = episodes.reward[task][episodes.valid[task]].tolist()
+        expected, following = [], 0.0
+        for reward in reversed(rewards):
+            following = reward + 0.9 * following
+            expected.insert(0, following)
+        unscaled = agent._unscaled(target[task, : len(rewards)])
+        np.testing.assert_allclose(unscaled.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_linear_baseline_is_fitted_to_every_trial_and_there_is_no_critic():
+    tasks = FAMILIES["continuous"]
+    agent = agent_for(tasks, baseline="linear", discount=0.9)
+    trial = trial_of(agent, tasks)
+    stream = trial.stream()
+    values = agent._values(stream)
+    for task in range(6):
+        n = int(stream.valid[task].sum())
+        returns, following = np.zeros(n), 0.0
+        for t in reversed(range(n)):
+            following = float(stream.reward[task, t]) + 0.9 * following
+            returns[t] = following
+        x = stream.observation[task, :n].double().numpy()
+        time = np.arange(n)[:, None] / (stream.valid.shape[1] - 1)
+        features = np.hstack([x, x**2, time, time**2, time**3, np.ones((n, 1))])
+        gram = features.T @ features + 1e-5 * np.eye(features.shape[1])
+        expected = features @ np.linalg.solve(gram, features.T @ returns)
+        np.testing.assert_allclose(values[task, :n].numpy(), expected, atol=1e-4)
+    assert "value_loss" not in update(agent, trial)
+    assert "value" not in trial.rounds[0].record
+    assert not [name for name in agent.state()[0] if "critic" in name]
+
+
+def test_lambda_of_the_critic_leaves_the_advantages_as_they_are(monkeypatch):
+    tasks = FAMILIES["continuous"]
+    advantages = []
+    for value_lambda in (None, 1.0):
+        agent = agent_for(tasks, gae_lambda=0.3, value_lambda=value_lambda)
+        trial, cut = trial_of(agent, tasks), agent._batch
+        monkeypatch.setattr(
+            agent, "_batch", lambda *args, cut=cut: advantages.append(args[1:]) or cut(*args)
+        )
+        update(agent, trial)
+    (a, target), (b, other) = advantages
+    assert a.equal(b) and not torch.allclose(target, other)
+
+
+# memory
+
+
+def test_hidden_state_survives_the_end_of_an_episode():
+    agent = agent_for(BANDIT)
+    contexts = []
+    for reward in (0.0, 1.0):
+        _, _, context = act(agent, agent.begin(1), step_of(previous_reward=reward))
+        contexts.append(act(agent, context, step_of(boundary=True))[2])
+    assert not torch.allclose(*contexts, atol=1e-4)
+
+
+def test_hidden_state_does_not_survive_the_end_of_a_trial():
+    fresh, used = agent_for(BANDIT), agent_for(BANDIT)
+    trial_of(used, BANDIT, seed=8)
+    a, b = trial_of(fresh, BANDIT, seed=9), trial_of(used, BANDIT, seed=9)
+    assert a.context.equal(b.context)
+    assert a.rounds[0].record["value"].equal(b.rounds[0].record["value"])
+
+
+@pytest.mark.parametrize("change", [{"boundary": True}, {"previous_action": 1}])
+@pytest.mark.parametrize("base", [{"previous_reward": 1.0}, {"previous_reward": 0.0}])
+def test_boundary_and_last_action_change_what_the_policy_knows(base, change):
+    agent = agent_for(BANDIT)
+    plain = act(agent, agent.begin(1), step_of(**base))[2]
+    assert not torch.allclose(plain, act(agent, agent.begin(1), step_of(**base, **change))[2])
+
+
+@pytest.mark.parametrize(("scale", "blind"), [(1.0, False), (0.0, True)])
+def test_last_reward_is_seen_times_the_observed_reward_scale(scale, blind):
+    agent = agent_for(BANDIT, observed_reward_scale=scale)
+    a, b = (act(agent, agent.begin(1), step_of(previous_reward=r))[2] for r in (0.0, 1.0))
+    assert a.equal(b) == blind
+
+
+def test_nothing_of_an_action_is_seen_at_the_start_of_a_trial():
+    agent = agent_for(BANDIT)
+    a, b = (act(agent, agent.begin(1), step_of(p, trial_start=True))[2] for p in (0, 2))
+    assert a.equal(b)
+
+
+# the update
+
+
+def test_schedule_is_linear_and_ends_at_the_final_values():
+    agent = agent_for(
+        BANDIT,
+        learning_rate=0.004,
+        final_learning_rate=0.001,
+        entropy_coefficient=0.03,
+        final_entropy_coefficient=0.0,
+        schedule_updates=3,
+    )
+    trial = trial_of(agent, BANDIT)
+    metrics = [update(agent, trial) for _ in range(5)]
+    rates = [m["learning_rate"] for m in metrics]
+    assert rates == pytest.approx([0.004, 0.003, 0.002, 0.001, 0.001])
+    bonus = [m["entropy_coefficient"] for m in metrics]
+    assert bonus == pytest.approx([0.03, 0.02, 0.01, 0.0, 0.0])
+
+
+def test_a_run_writes_the_length_of_its_schedule_out():
+    assert RL2Config().for_iterations(70).schedule_updates == 70
+    assert RL2Config(schedule_updates=9).for_iterations(70).schedule_updates == 9
+
+
+@pytest.mark.parametrize(("target_kl", "epochs"), [(1e-6, 1), (None, 5)])
+def test_kl_stops_an_update(target_kl, epochs):
+    agent = agent_for(BANDIT, learning_rate=0.05, num_epochs=5, target_kl=target_kl)
+    assert update(agent, trial_of(agent, BANDIT))["num_epochs"] == epochs
+
+
+@pytest.mark.parametrize("chunk_length", [None, 4])
+def test_padding_does_not_reach_the_update(chunk_length):
+    tasks = FAMILIES["continuous"]
+    clean, dirty = (agent_for(tasks, chunk_length=chunk_length) for _ in range(2))
+    trial = trial_of(clean, tasks)
+    episodes = trial.rounds[0]
+    assert not episodes.valid.all()
+
+    def spoil(x):
+        mask = episodes.valid.reshape(*episodes.valid.shape, *[1] * (x.ndim - 3))
+        return torch.where(mask, x, torch.full_like(x, 50))
+
+    fields = ("observation", "action", "taken", "reward")
+    spoiled = episodes._replace(
+        **{name: spoil(getattr(episodes, name)) for name in fields},
+        record={name: spoil(x) for name, x in episodes.record.items()},
+    )
+    assert update(clean, trial) == update(dirty, Trial(trial.tasks, [spoiled], trial.context))
+    assert same_state(clean, dirty)
+
+
+def test_min_std_holds_for_sampling_and_density():
+    tasks = FAMILIES["continuous"]
+    agent = agent_for(tasks, initial_std=0.5, min_std=0.5)
+    with torch.no_grad():
+        agent.network.policy.log_std.fill_(-9.0)
+    episodes = trial_of(agent, tasks, num=60).rounds[0]
+    spread = float(episodes.action[episodes.valid].std())
+    assert spread == pytest.approx(0.5, rel=0.1)  # 1000 draws: 2 %
+
+
+# config
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tasks_per_update", 0),
+        ("hidden_size", 0),
+        ("num_epochs", 0),
+        ("episodes_per_trial", 0),
+        ("chunk_length", 0),
+        ("schedule_updates", 0),
+        ("encoder_sizes", (8, 0)),
+        ("discount", 1.1),
+        ("discount", -0.1),
+        ("gae_lambda", 1.1),
+        ("gae_lambda", float("nan")),
+        ("value_lambda", -0.1),
+        ("memory_size", -1),
+        ("max_std", 0.05),
+        ("learning_rate", 0.0),
+        ("learning_rate", -1e-3),
+        ("learning_rate", float("inf")),
+        ("clip", 0.0),
+        ("max_gradient_norm", 0.0),
+        ("initial_std", 0.0),
+        ("min_std", -0.1),
+        ("final_learning_rate", -1e-9),
+        ("entropy_coefficient", -0.1),
+        ("final_entropy_coefficient", -0.1),
+        ("value_coefficient", -0.5),
+        ("target_kl", 0.0),
+        ("num_minibatches", 0),
+        ("num_minibatches", 1001),
+    ],
+)
+def test_config_refuses_what_cannot_train(name, value):
+    with pytest.raises(UserError, match=f"^--{name.replace('_', '-')}: got .*; accepted: "):
+        RL2Config(**{name: value})
+
+
+def test_config_accepts_the_ends_of_its_ranges():
+    RL2Config(
+        discount=1.0,
+        gae_lambda=0.0,
+        value_lambda=0.0,
+        memory_size=0,
+        num_minibatches=1000,
+        target_kl=None,
+        clip=1e-9,
+    )
+
+
+# state
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_after_a_round_trip_the_next_update_is_bit_identical(family, scaled):
+    tasks = FAMILIES[family]
+    options = {"schedule_updates": 4, "normalize_observations": scaled}
+    agent, other = agent_for(tasks, **options), agent_for(tasks, 2, **options)
+    update(agent, trial_of(agent, tasks))
+    tensors, extra = copy.deepcopy(agent.state())
+    trial = trial_of(agent, tasks, seed=1)
+    other.load_state(tensors, json.loads(json.dumps(extra)))
+    assert same_state(agent, other)
+    assert update(agent, trial) == update(other, trial)
+    assert same_state(agent, other)
+
+
+def test_state_is_not_tied_to_what_it_was_loaded_from():
+    agent, other = agent_for(BANDIT), agent_for(BANDIT, 2)
+    trial = trial_of(agent, BANDIT)
+    update(agent, trial)
+    saved = copy.deepcopy(agent.state()[0])
+    other.load_state(*agent.state())
+    update(other, trial)
+    assert all(saved[name].equal(value) for name, value in agent.state()[0].items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_update_on_cuda_equals_the_cpu(family):
+    tasks = FAMILIES[family]
+    cpu, cuda = agent_for(tasks), agent_for(tasks, device="cuda")
+    trial = trial_of(cpu, tasks)
+    for agent in (cpu, cuda):
+        update(agent, trial)
+    others = cuda.state()[0]
+    for name, value in cpu.state()[0].items():
+        assert others[name].device.type == "cuda" or value.ndim == 0
+        torch.testing.assert_close(others[name].cpu(), value, atol=1e-4, rtol=1e-4)

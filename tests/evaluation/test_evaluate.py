@@ -1,0 +1,569 @@
+"""Adaptation curves: the right number at the right point, whatever the batching?"""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from metarl.agents.rl2 import RL2, RL2Config
+from metarl.errors import EnvError, UserError
+from metarl.evaluation.curve import read_summary, summarize, summarize_metrics, summarize_returns
+from metarl.evaluation.evaluate import default_tasks, evaluate_adaptation, evaluation_tasks
+from metarl.experience.adaptation import adapt
+from metarl.task import Task
+from metarl.tasks.arrays import ArrayTaskDistribution, NoiseSpec, Transition
+
+BANDIT = metarl.make("bandit/n4-k3")
+FIELDS = {
+    "format",
+    "env",
+    "agent",
+    "seed",
+    "split",
+    "shared_split",
+    "iteration",
+    "env_steps",
+    "checkpoint",
+    "measure",
+    "actions",
+    "episodes",
+    "num_tasks",
+    "seconds",
+    "return",
+    "success",
+    "info",
+    "gain",
+    "trial_return",
+    "groups",
+}
+
+
+class Echo(ArrayTaskDistribution):
+    """Two steps an episode, each of which pays the action; success is an action of 1 or more."""
+
+    name = "echo"
+    horizon = 2
+    episodes_per_trial = 4
+    info_keys = ("success",)
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+    def sample(self, rng, n, split):
+        return [Task.of(self.name, x=x + (split == "test")) for x in rng.uniform(size=n)]
+
+    def initial(self, params, noise):
+        return {"x": params["x"]}, params["x"][:, None]
+
+    def transition(self, state, action, noise):
+        paid = action[:, 0].astype(float)
+        never = np.zeros(len(paid), np.bool_)
+        return Transition(state, state["x"][:, None], paid, never, {"success": paid >= 1})
+
+
+class Lottery(Echo):
+    """Pays a number drawn at the start of the episode, whatever is done."""
+
+    initial_noise = NoiseSpec(uniform=1)
+
+    def initial(self, params, noise):
+        return {"x": noise.uniform[:, 0]}, params["x"][:, None]
+
+    def transition(self, state, action, noise):
+        return super().transition(state, action, noise)._replace(reward=state["x"])
+
+
+class PaysItsParameter(Echo):
+    """Pays the task's parameter at every step."""
+
+    def transition(self, state, action, noise):
+        return super().transition(state, action, noise)._replace(reward=state["x"])
+
+
+class Reports(Echo):
+    """Says how fast it was in each step: 1 more than the action."""
+
+    info_keys = ("success", "speed")
+
+    def transition(self, state, action, noise):
+        now = super().transition(state, action, noise)
+        return now._replace(info=now.info | {"speed": now.reward + 1})
+
+
+class Kinds(PaysItsParameter):
+    """60 tasks of three kinds, in turns."""
+
+    group = "kind"
+
+    def tasks(self, split):
+        return [Task.of(self.name, x=float(i), kind=i % 3) for i in range(60)]
+
+    def stack(self, tasks):
+        return {"x": np.array([task["x"] for task in tasks])}
+
+
+class Counter:
+    """Acts with what it has counted: episodes begun before this one, or adaptations."""
+
+    num_adaptations = 1
+    tasks_per_update = 2
+    episodes_per_trial = None
+
+    def __init__(self, episodes_per_adaptation=None):
+        self.episodes_per_adaptation = episodes_per_adaptation
+        self.sequential = episodes_per_adaptation is None
+        self.seen, self.adapted_to = [], []
+
+    def begin(self, num_tasks):
+        return torch.full((num_tasks, 1), -1.0 if self.sequential else 0.0)
+
+    def act(self, context, timestep, generator, greedy=False):
+        self.seen.append((timestep, greedy))
+        if self.sequential:
+            context = context + (timestep.boundary & timestep.active)
+        return context.expand(timestep.active.shape).unsqueeze(-1), {}, context
+
+    def adapt(self, context, episodes, generator):
+        self.adapted_to.append(episodes.metrics["return"].shape)
+        return context + 1
+
+    def update(self, trial, generator):
+        raise AssertionError("an evaluation does not train")
+
+    def state(self):
+        return {}, {}
+
+    def load_state(self, tensors, extra):
+        pass
+
+
+def rl2(tasks=BANDIT, **changes):
+    values = {"tasks_per_update": 4, "hidden_size": 8, "num_minibatches": 1} | changes
+    agent = RL2(RL2Config(**values), tasks.observation_space, tasks.action_space, seed=4)
+    with torch.no_grad():  # so that what it remembers moves its actions
+        agent.network.policy.output.weight.mul_(200)
+    return agent
+
+
+def evaluate(agent, tasks=BANDIT, **changes):
+    return evaluate_adaptation(agent, tasks, **{"num_tasks": 12, **changes})
+
+
+# what a result depends on
+
+
+@pytest.mark.parametrize("num_slots", [5, 12, 100])
+@pytest.mark.parametrize("measure", ["experience", "probe"])
+def test_number_of_slots_does_not_change_the_results(num_slots, measure):
+    few = evaluate(rl2(), num_slots=num_slots, measure=measure)
+    assert np.array_equal(few.returns, evaluate(rl2(), measure=measure).returns)
+
+
+def test_first_tasks_of_a_larger_evaluation_are_those_of_a_smaller():
+    small, large = evaluate(rl2(), num_tasks=5), evaluate(rl2(), num_tasks=40)
+    assert np.array_equal(small.returns, large.returns[:, :5])
+    assert np.array_equal(small.trial_return, large.trial_return[:5])
+
+
+@pytest.mark.parametrize("num_slots", [None, 300])
+def test_tasks_beyond_the_first_block_are_new(num_slots):
+    agent = Counter()
+    evaluate(agent, Echo(), num_tasks=1010, num_episodes=1, num_slots=num_slots)
+    firsts = [t.observation.flatten() for t, _ in agent.seen if t.trial_start.all()]
+    shown = torch.cat(firsts)  # Echo shows its task, as float32: two may look alike by chance
+    assert len(shown) == 1010
+    assert len(set(shown.tolist())) > 1005
+
+
+def drawn(**changes):
+    agent, tasks = Counter(), Echo()
+    curve = evaluate(agent, tasks, num_tasks=20, **changes)
+    assert curve.returns.shape == (4, 20)
+    return agent.seen[0][0].observation.flatten().numpy() % 1  # Echo shows its task
+
+
+def test_seed_phase_and_iteration_choose_the_tasks():
+    base = drawn()
+    assert np.array_equal(base, drawn())
+    for change in ({"seed": 1}, {"phase": metarl.seeding.Phase.VALIDATE}, {"iteration": 1}):
+        assert np.abs(base - drawn(**change)).min() > 1e-5
+
+
+def test_splits_have_tasks_that_are_not_even_alike():
+    assert np.abs(drawn(split="test") - drawn(split="train")).min() > 1e-5
+
+
+def test_agent_is_not_changed():
+    agent = rl2()
+    before = {name: x.clone() for name, x in agent.state()[0].items()}
+    evaluate(agent)
+    assert all(before[name].equal(x) for name, x in agent.state()[0].items())
+
+
+def test_greedy_actions_do_not_depend_on_the_draw():
+    tasks = Echo()
+    agent = rl2(tasks)
+    greedy, sampled = (evaluate(agent, tasks, greedy=g).returns for g in (True, False))
+    agent.network.policy.log_std.data.fill_(3.0)  # draws are wider, the most likely stays
+    assert np.array_equal(evaluate(agent, tasks, greedy=True).returns, greedy)
+    assert not np.array_equal(evaluate(agent, tasks).returns, sampled)
+
+
+def test_an_untrained_agent_earns_what_chance_does():
+    tasks = metarl.make("bandit/n10-k5")
+    agent = RL2(RL2Config(), tasks.observation_space, tasks.action_space)
+    curve = evaluate(agent, tasks, num_tasks=2000)
+    # 20 000 pulls, correlated within a task at most: standard error below 0.5 / sqrt(2000) = 0.011
+    assert curve.returns.mean() == pytest.approx(0.5, abs=0.04)
+    assert curve.trial_return == pytest.approx(curve.returns.sum(0))
+
+
+# points
+
+
+def test_an_agent_that_learns_as_it_acts_has_a_point_an_episode():
+    curve = evaluate(Counter(), Echo())
+    assert curve.episodes == (0, 1, 2, 3)
+    assert np.array_equal(curve.returns, np.tile([[0], [2], [4], [6]], 12))  # two steps
+    assert np.array_equal(curve.success, np.tile([[0], [1], [1], [1]], 12))
+    assert np.array_equal(curve.trial_return, np.full(12, 12))
+
+
+@pytest.mark.parametrize("num_slots", [1, 3, 100])
+def test_an_agent_that_adapts_in_rounds_has_a_point_a_round(num_slots):
+    agent = Counter(episodes_per_adaptation=3)
+    curve = evaluate(agent, Echo(), num_episodes=9, num_tasks=5, num_slots=num_slots)
+    assert curve.episodes == (0, 3, 6)
+    assert np.array_equal(curve.returns, np.tile([[0], [2], [4]], 5))
+    assert np.array_equal(curve.success, np.tile([[0], [1], [1]], 5))
+    assert np.array_equal(curve.trial_return, np.full(5, 18))  # 3 episodes a round
+    assert sum(tasks for tasks, _ in agent.adapted_to) == 10  # 5 tasks, twice
+    assert {episodes for _, episodes in agent.adapted_to} == {3}
+
+
+def test_without_a_number_an_agent_that_adapts_has_four_points():
+    assert evaluate(Counter(20), Echo(), num_tasks=2).episodes == (0, 20, 40, 60)
+
+
+def test_a_probe_leaves_the_context_as_it_was():
+    agent = Counter()
+    curve = evaluate(agent, Echo(), measure="probe")
+    assert curve.episodes == (0, 1, 2, 3)
+    assert np.array_equal(curve.returns, np.tile([[0], [2], [4], [6]], 12))
+    assert curve.trial_return is None
+    assert curve.summary()["actions"] == "greedy"
+    assert [greedy for _, greedy in agent.seen] == [True, True, False, False] * 3 + [True, True]
+
+
+@pytest.mark.parametrize("adapts_every", [None, 3])
+def test_a_task_s_probes_start_alike(adapts_every):
+    agent = Counter(adapts_every)
+    probes = evaluate(agent, Lottery(), measure="probe", num_episodes=9).returns
+    assert len(np.unique(probes[0])) == 12  # another draw for each task
+    assert np.array_equal(probes, np.tile(probes[0], (len(probes), 1)))
+    experienced = evaluate(agent, Lottery(), num_episodes=9).returns
+    assert not np.array_equal(experienced[0], experienced[1])
+
+
+def test_a_probe_of_an_agent_that_adapts_in_rounds_has_its_points():
+    agent = Counter(episodes_per_adaptation=3)
+    curve = evaluate(agent, Echo(), measure="probe", num_episodes=9, num_tasks=4)
+    assert curve.episodes == (0, 3, 6)
+    assert np.array_equal(curve.returns, np.tile([[0], [2], [4]], 4))
+    assert agent.adapted_to == [(4, 3)] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"num_tasks": 0}, "--num-tasks"),
+        ({"num_episodes": 0}, "--num-episodes"),
+        ({"num_slots": 0}, "--num-slots"),
+        ({"num_slots": -3}, "--num-slots"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_numbers_that_make_no_evaluation_are_refused(changes, name):
+    with pytest.raises(UserError, match=f"^{name}: got"):
+        evaluate(Counter(), Echo(), **changes)
+
+
+@pytest.mark.parametrize("num_episodes", [2, 4])
+def test_episodes_that_fill_no_round_are_refused(num_episodes):
+    said = f"--num-episodes: got {num_episodes}; accepted: a multiple of 3"
+    with pytest.raises(UserError, match=said):
+        evaluate(Counter(3), Echo(), num_episodes=num_episodes)
+
+
+# statistics
+
+
+def test_summary_of_hand_typed_numbers():
+    result = summarize_returns(np.array([[1.0, 2, 3, 4, 100], [7, 7, 7, 7, 7]]))
+    assert result["mean"] == [22, 7]
+    assert result["iqm"] == [3, 7]  # of the middle half: 2, 3, 4
+    assert result["low"][0] < 22 < result["high"][0]
+    assert result["low"][1] == result["high"][1] == 7
+
+
+def test_interval_of_one_task_is_its_value():
+    assert summarize(np.array([[3.0]])) == {"mean": [3], "low": [3], "high": [3]}
+
+
+@pytest.mark.parametrize("successes", [22, 96])
+def test_single_outcomes_of_two_values_have_no_interquartile_mean(successes):
+    """It would be 0 for 22 of 100 successes, and 1 for 96."""
+    outcomes = (np.arange(100) < successes).astype(float)
+    paid = np.stack([np.zeros(100), outcomes])
+    assert summarize_returns(paid)["iqm"] is None
+    summary = summarize_metrics({"return": paid, "success": paid, "speed": 3 * paid})
+    assert summary["gain"]["mean"] == successes / 100
+    assert summary["gain"]["iqm"] is summary["return"]["iqm"] is None
+    assert summary["success"].keys() == summary["info"]["speed"].keys() == {"mean", "low", "high"}
+
+
+def test_pulls_of_a_bandit_have_no_interquartile_mean_but_their_total_has():
+    summary = evaluate(rl2()).summary()
+    assert summary["return"]["iqm"] is summary["gain"]["iqm"] is None
+    assert 0 < summary["trial_return"]["iqm"] < 4
+
+
+def test_success_of_a_kind_of_task_has_no_interquartile_mean():
+    summary = evaluate(Counter(), Kinds()).summary()
+    assert summary["groups"]["0"]["success"].keys() == {"mean", "low", "high"}
+    assert summary["groups"]["0"]["return"]["iqm"] is not None
+
+
+@pytest.mark.parametrize(("n", "tolerance"), [(200, 0.1), (1000, 0.1), (1001, 1e-6), (5000, 1e-6)])
+def test_interval_is_the_normal_one_where_there_are_many_tasks(n, tolerance):
+    values = np.random.default_rng(0).normal(5, 2, (3, n))
+    result = summarize(values)
+    half = 1.959964 * values.std(1, ddof=1) / np.sqrt(n)
+    for i in range(3):
+        assert result["high"][i] - result["mean"][i] == pytest.approx(half[i], rel=tolerance)
+        assert result["mean"][i] - result["low"][i] == pytest.approx(half[i], rel=tolerance)
+
+
+# files
+
+
+@pytest.mark.parametrize("measure", ["experience", "probe"])
+@pytest.mark.parametrize("tasks", [BANDIT, Echo()], ids=["bandit", "echo"])
+def test_files_have_the_fields_of_the_design(tmp_path, tasks, measure):
+    agent = Counter() if isinstance(tasks, Echo) else rl2()
+    curve = evaluate(agent, tasks, measure=measure, greedy=True, agent_name="rl2", seed=3)
+    curve.save(tmp_path, "test")
+    summary = read_summary(tmp_path / "test.json")
+    assert summary.keys() == FIELDS
+    assert (summary["format"], summary["split"], summary["num_tasks"]) == (1, "test", 12)
+    assert (summary["measure"], summary["actions"]) == (measure, "greedy")
+    assert summary["episodes"] == [0, 1, 2, 3]
+    assert summary["return"].keys() == {"mean", "iqm", "low", "high"}
+    assert all(len(summary["return"][name]) == 4 for name in ("mean", "low", "high"))
+    assert (summary["return"]["iqm"] is None) == (tasks is BANDIT)
+    assert (summary["success"] is None) == (tasks is BANDIT)
+    with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["return"], curve.returns)
+        assert ("success" in arrays) == (tasks is not BANDIT)
+        assert ("trial_return" in arrays) == (measure == "experience")
+    paired = curve.returns[-1] - curve.returns[0]
+    assert summary["gain"]["mean"] == pytest.approx(paired.mean(), abs=1e-6)
+    assert summary["gain"]["low"] >= paired.min() and summary["gain"]["high"] <= paired.max()
+    if measure == "experience":
+        assert summary["trial_return"]["mean"] == pytest.approx(curve.trial_return.mean())
+
+
+@pytest.mark.parametrize("measure", ["experience", "probe"])
+@pytest.mark.parametrize("adapts_every", [None, 3])
+def test_what_an_environment_reports_is_shown_as_its_success_is(tmp_path, measure, adapts_every):
+    curve = evaluate(Counter(adapts_every), Reports(), measure=measure, num_episodes=9)
+    curve.save(tmp_path, "test")
+    points = len(curve.episodes)
+    summary = read_summary(tmp_path / "test.json")
+    assert summary["info"].keys() == {"speed"}  # the mean over an episode's steps
+    assert summary["info"]["speed"]["mean"] == [1.0 + k for k in range(points)]
+    with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["info.speed"], np.tile(1.0 + np.arange(points)[:, None], 12))
+
+
+def test_what_an_environment_reports_is_shown_by_kind_of_task():
+    class ReportingKinds(Kinds, Reports):
+        info_keys = Reports.info_keys
+
+    groups = evaluate(Counter(), ReportingKinds(), num_tasks=7).summary()["groups"]
+    assert groups["2"]["info"]["speed"].keys() == {"mean", "low", "high"}
+
+
+@pytest.mark.parametrize("name", ["return", "length"])
+def test_a_reported_value_does_not_replace_an_episode_s_own(name):
+    class Hides(Reports):
+        info_keys = (name,)
+
+        def transition(self, state, action, noise):
+            now = super().transition(state, action, noise)
+            return now._replace(info={name: now.info["speed"]})
+
+    with pytest.raises(UserError, match=f"info_keys: got '{name}'; accepted: other names"):
+        evaluate(Counter(), Hides())
+
+
+@pytest.mark.parametrize("measure", ["experience", "probe"])
+def test_a_reported_value_that_is_not_finite_is_named(measure):
+    class Unsure(Reports):
+        def transition(self, state, action, noise):
+            now = super().transition(state, action, noise)
+            return now._replace(info=now.info | {"speed": np.full(len(now.reward), np.nan)})
+
+    with pytest.raises(EnvError, match=r"info\['speed'\] is nan; accepted: a finite number"):
+        evaluate(Counter(), Unsure(), measure=measure)
+
+
+def test_json_is_strict(tmp_path):
+    evaluate(rl2()).save(tmp_path, "test")
+
+    def refuse(token):
+        raise AssertionError(token)
+
+    json.loads((tmp_path / "test.json").read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"format": 2}'])
+def test_what_is_no_summary_is_refused(tmp_path, text):
+    path = tmp_path / "test.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"test\.json"):
+        read_summary(path)
+
+
+# one environment
+
+
+def test_an_adapted_policy_plays_an_ordinary_environment():
+    (task,) = BANDIT.sample(np.random.default_rng(0), 1, "test")
+    env = BANDIT.make(task)
+    policy = metarl.adapt(rl2(), env, episodes=5)
+    observation, _ = env.reset(seed=0)
+    action = policy.act(observation)
+    assert env.action_space.contains(action)
+    _, reward, *_ = env.step(action)
+    observation, _ = env.reset()
+    assert env.action_space.contains(policy.act(observation, reward, boundary=True))
+    action, _ = policy.predict(observation, deterministic=True)
+    assert env.action_space.contains(action)
+
+
+def test_an_adapted_policy_acts_within_the_bounds():
+    tasks = metarl.make("half-cheetah/velocity", horizon=5)
+    env = tasks.make(Task.of(tasks.name, velocity=1.0))
+    agent = rl2(tasks, initial_std=30.0)
+    policy = metarl.adapt(agent, env, episodes=1)
+    observation, _ = env.reset(seed=0)
+    actions = [policy.act(observation) for _ in range(5)]
+    assert all(env.action_space.contains(action) for action in actions)
+    assert np.abs(actions).max() == 1  # it was clipped
+    assert env.step(actions[0])[0].shape == (17,)
+
+
+def echo_env():
+    return Echo().make(Task.of("echo", x=0.25))
+
+
+@pytest.mark.parametrize("episodes", [0, 1, 3])
+def test_a_policy_has_as_many_episodes_behind_it_as_asked_for(episodes):
+    policy = adapt(Counter(), echo_env(), episodes=episodes)
+    assert policy.act([0.25], boundary=True) == [episodes]
+
+
+@pytest.mark.parametrize("episodes", [0, 1, 3])
+def test_a_policy_s_first_action_is_at_the_start_of_an_episode(episodes):
+    agent = Counter()
+    policy = adapt(agent, echo_env(), episodes=episodes)
+    policy.act([0.25])
+    policy.act([0.25], 1.5)
+    first, second = (timestep for timestep, _ in agent.seen[-2:])
+    assert bool(first.boundary)
+    assert bool(first.trial_start) == (episodes == 0)
+    assert not second.boundary
+
+
+def test_a_policy_is_fed_its_last_action_and_reward():
+    agent = Counter()
+    policy = adapt(agent, echo_env(), episodes=3)
+    policy.act([0.25], boundary=True)
+    policy.act([0.75], 1.5)
+    (before, _), (now, _) = agent.seen[-2:]
+    assert (before.previous_action.item(), before.previous_reward.item()) == (2, 2)
+    assert (now.previous_action.item(), now.previous_reward.item()) == (3, 1.5)
+    assert (now.observation.item(), now.trial_start.item()) == (0.75, False)
+
+
+def test_a_reward_that_is_not_given_is_not_the_last_one_again():
+    agent = Counter()
+    policy = adapt(agent, echo_env(), episodes=3)
+    for _ in range(2):
+        policy.act([0.25])
+    (first, _), (second, _) = agent.seen[-2:]
+    assert (first.previous_reward.item(), second.previous_reward.item()) == (2, 0)
+
+
+def test_adapting_in_rounds_takes_whole_rounds():
+    assert adapt(Counter(3), echo_env(), episodes=6).act([0.25]) == [2]
+    with pytest.raises(UserError, match="episodes: got 4; accepted: a multiple of 3"):
+        adapt(Counter(3), echo_env(), episodes=4)
+
+
+def test_negative_episodes_are_refused():
+    with pytest.raises(UserError, match="episodes: got -1"):
+        adapt(Counter(), echo_env(), episodes=-1)
+
+
+def test_sampled_actions_differ_and_are_the_same_for_one_seed():
+    agent, env = rl2(Echo()), echo_env()
+    first, again, other = (adapt(agent, env, episodes=1, seed=seed) for seed in (0, 0, 1))
+    actions = [policy.act([0.25]).item() for policy in (first, again, other)]
+    assert actions[0] == actions[1] != actions[2]
+    assert first.act([0.25]) != again.act([0.25], greedy=True)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_evaluation_tasks_are_those_of_the_results(monkeypatch, split):
+    monkeypatch.setattr(
+        "metarl.evaluation.evaluate.TASK_BLOCK", 5
+    )  # the tasks come from three blocks
+    tasks = PaysItsParameter()
+    curve = evaluate_adaptation(Counter(), tasks, split=split, num_tasks=12, seed=3)
+    drawn = evaluation_tasks(tasks, split=split, num_tasks=12, seed=3)
+    assert curve.returns[0] == pytest.approx([2 * task["x"] for task in drawn])
+    assert len({task["x"] for task in drawn}) == 12
+
+
+def test_finite_tasks_are_gone_through_in_turn_each_as_often_as_the_others():
+    assert default_tasks(Kinds(), "test") == 60
+    curve = evaluate_adaptation(Counter(), Kinds())
+    assert curve.returns[0] == pytest.approx([2.0 * i for i in range(60)])
+    more = evaluate_adaptation(Counter(), Kinds(), num_tasks=130, num_slots=50)
+    assert more.returns[0] == pytest.approx([2.0 * (i % 60) for i in range(130)])
+
+
+def test_few_tasks_and_infinitely_many_are_evaluated_on_1000():
+    direction = metarl.make("half-cheetah/direction")
+    assert default_tasks(direction, "test") == 1000
+    assert default_tasks(PaysItsParameter(), "test") == 1000
+
+
+def test_each_kind_of_task_has_its_own_means(tmp_path):
+    curve = evaluate_adaptation(Counter(), Kinds(), num_tasks=7, num_episodes=2)
+    curve.save(tmp_path, "test")
+    groups = json.loads((tmp_path / "test.json").read_text())["groups"]
+    assert {label: group["num_tasks"] for label, group in groups.items()} == {
+        "0": 3,
+        "1": 2,
+        "2": 2,
+    }
+    assert groups["1"]["return"]["mean"] == pytest.approx([2 * (1 + 4) / 2] * 2)
+    assert groups["2"]["success"]["mean"] == [0, 1]
+    with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
+        assert arrays["group"].tolist() == ["0", "1", "2", "0", "1", "2", "0"]

@@ -1,0 +1,113 @@
+import math
+
+import pytest
+import torch
+
+from metarl.learning.losses import approximate_kl, clip_fraction, clipped_surrogate, value_loss
+
+YES = torch.ones(3, dtype=torch.bool)
+PART = torch.tensor([True, True, False])
+
+
+def logs(*ratios):
+    return torch.tensor(ratios).log()
+
+
+def test_surrogate_at_ratio_one_is_minus_the_mean_advantage():
+    log_prob, advantage = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([3.0, -1.0, 1.0])
+    assert float(clipped_surrogate(log_prob, log_prob, advantage, YES, 0.2)) == -1.0
+
+
+def test_surrogate_gradient_at_ratio_one_is_that_of_the_policy_gradient():
+    log_prob = torch.tensor([-1.0, -2.0, -3.0], requires_grad=True)
+    advantage = torch.tensor([3.0, -1.0, 1.0])
+    clipped_surrogate(log_prob, log_prob.detach(), advantage, YES, 0.2).backward()
+    assert torch.allclose(log_prob.grad, -advantage / 3)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "objective", "slope"),
+    [
+        (1.5, 2.0, 2.4, 0.0),  # a gain is clipped at 1 + clip
+        (1.1, 2.0, 2.2, 2.2),
+        (0.5, 2.0, 1.0, 1.0),  # a loss is not
+        (0.5, -2.0, -1.6, 0.0),  # a gain is clipped at 1 - clip
+        (0.9, -2.0, -1.8, -1.8),
+        (1.5, -2.0, -3.0, -3.0),  # a loss is not
+    ],
+)
+def test_surrogate_clips_gains_only(ratio, advantage, objective, slope):
+    log_prob = logs(ratio).requires_grad_()
+    one = torch.ones(1, dtype=torch.bool)
+    loss = clipped_surrogate(log_prob, logs(1.0), torch.tensor([advantage]), one, 0.2)
+    loss.backward()
+    assert loss.item() == pytest.approx(-objective, rel=1e-5)
+    assert float(log_prob.grad) == pytest.approx(-slope, rel=1e-5)
+
+
+def test_masked_entries_have_no_influence_and_no_gradient():
+    old, advantage = logs(0.5, 0.4, 0.3), torch.tensor([1.0, -2.0, 3.0])
+
+    def losses(x):
+        return [
+            clipped_surrogate(x, old, advantage, PART, 0.2),
+            value_loss(x, advantage, PART),
+            approximate_kl(x, old, PART),
+            clip_fraction(x.detach(), old, PART, 0.2),
+        ]
+
+    a = torch.tensor([-1.0, -2.0, -3.0], requires_grad=True)
+    b = torch.tensor([-1.0, -2.0, 5.0], requires_grad=True)
+    for x, y in zip(losses(a), losses(b), strict=True):
+        assert x.item() == y.item()
+    for loss in losses(a)[:3]:
+        (gradient,) = torch.autograd.grad(loss, a)
+        assert float(gradient[2]) == 0 and float(gradient[:2].abs().sum()) > 0
+
+
+def test_losses_padding_changes_nothing():
+    x, y, z = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    yes = torch.ones(4, 6, dtype=torch.bool)
+
+    def wide(t):
+        return torch.cat([t, t.new_full((4, 2), 3)], 1)
+
+    padded = torch.cat([yes, ~yes[:, :2]], 1)
+    assert torch.allclose(
+        clipped_surrogate(x, y, z, yes, 0.2),
+        clipped_surrogate(wide(x), wide(y), wide(z), padded, 0.2),
+    )
+    assert torch.allclose(value_loss(x, y, yes), value_loss(wide(x), wide(y), padded))
+    assert torch.allclose(approximate_kl(x, y, yes), approximate_kl(wide(x), wide(y), padded))
+
+
+def test_value_loss_is_half_the_mean_square():
+    value, target = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.0, 4.0, 0.0])
+    assert float(value_loss(value, target, PART)) == 1.25
+
+
+def test_approximate_kl_is_zero_for_equal_policies():
+    log_prob = torch.tensor([-1.0, -2.0, -3.0])
+    assert float(approximate_kl(log_prob, log_prob, YES)) == 0
+
+
+def test_approximate_kl_is_never_negative():
+    x, y = 2 * torch.randn(2, 1000, 1, generator=torch.Generator().manual_seed(0))
+    one = torch.ones(1, dtype=torch.bool)
+    values = [float(approximate_kl(a, b, one)) for a, b in zip(x, y, strict=True)]
+    assert min(values) >= 0 and max(values) > 1
+
+
+def test_approximate_kl_estimates_the_kl_of_the_old_policy_from_the_new():
+    old, new = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.25, 0.5])
+    drawn = torch.tensor([0, 0, 1, 2])  # as often as the old policy would
+    yes = torch.ones(4, dtype=torch.bool)
+    exact = 0.5 * math.log(2) - 0.25 * math.log(2)
+    estimate = approximate_kl(new.log()[drawn], old.log()[drawn], yes)
+    assert float(estimate) == pytest.approx(exact, rel=1e-5)
+
+
+def test_clip_fraction_counts_ratios_outside():
+    valid = torch.tensor([True, True, True, True, False])
+    ratios = logs(1.0, 1.19, 1.21, 0.79, 3.0)
+    assert float(clip_fraction(ratios, torch.zeros(5), valid, 0.2)) == 0.5

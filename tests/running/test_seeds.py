@@ -1,0 +1,276 @@
+"""Several seeds in one command: is each the run it would be alone, and are all of them counted?"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metarl.agents.rl2 import RL2Config
+from metarl.errors import SeedsError, UserError
+from metarl.evaluation.curve import AdaptationCurve
+from metarl.running import commandline
+from metarl.running.commandline import parse_train, run_train
+from metarl.running.plot import plot
+from metarl.running.record import summarize_runs
+from metarl.running.run import Run
+from metarl.running.seeds import summarize_over_seeds, summarize_seeds, train_seeds
+from metarl.running.settings import TrainConfig
+from metarl.running.train import train
+
+AGENT = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2)
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+
+
+def config_of(directory, **changes):
+    values = {"env": "bandit/n3-k2", "iterations": 2, "evaluation_tasks": 30, "validation_tasks": 2}
+    return TrainConfig(**{**values, "run_dir": directory, **changes})
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds") / "group"
+    return folder, train_seeds(config_of(folder), "rl2", AGENT, (0, 3))
+
+
+def test_each_run_is_the_one_it_would_be_alone(group, tmp_path):
+    alone = train(config_of(tmp_path / "alone", seed=3), "rl2", AGENT).checkpoints.load()
+    beside = Run.open(group[0] / "3").checkpoints.load()
+    assert all(alone.tensors[name].equal(beside.tensors[name]) for name in alone.tensors)
+
+
+def test_the_evaluation_is_over_all_of_them(group):
+    folder, summary = group
+    files = [folder / str(seed) / "evaluation" / "test.npz" for seed in (0, 3)]
+    returns = np.concatenate([np.load(file, allow_pickle=False)["return"] for file in files], 1)
+    assert summary["return"]["mean"] == pytest.approx(returns.mean(1).tolist())
+    assert summary["gain"]["mean"] == pytest.approx((returns[-1] - returns[0]).mean())
+    assert summary["seed"] == [0, 3]
+    written = json.loads((folder / "evaluation" / "test.json").read_text())
+    assert written == summary
+    assert (folder / "evaluation" / "test-untrained.json").exists()
+    assert (folder / "evaluation" / "test.png").exists()
+
+
+def test_the_folder_is_no_run_and_says_which_are(group):
+    with pytest.raises(UserError, match=r"several seeds; name one: .*group/0, .*group/3"):
+        Run.open(group[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--hidden-size 16", "--hidden-size: got 16"),
+        ("--seed 5", "--seed: got 5"),
+        ("--run-dir elsewhere", "--run-dir: got"),
+        ("maml-ppo", "agent: got 'maml-ppo'"),
+        ("--print-config", "no --print-config beside it"),
+        ("--seeds 5 6", "no --seeds beside it"),
+        ("--preset rl2-mdp-n10", "no --preset beside it"),
+        ("--config nowhere.json", "no --config beside it"),
+    ],
+)
+def test_what_a_group_cannot_change_is_refused_once(group, options, said):
+    with pytest.raises(UserError, match=said):
+        run_train([*options.split(), "--resume", str(group[0])])
+
+
+def test_what_a_group_can_change_reaches_each_run(group, monkeypatch):
+    asked = []
+    monkeypatch.setattr(commandline, "resume_seeds", lambda *given: asked.append(given))
+    run_train(["--resume", str(group[0]), "--num_workers", "1", "--keep-checkpoints=3"])
+    ((folder, options),) = asked
+    assert folder == group[0]
+    assert sorted(zip(options[::2], options[1::2], strict=True)) == [
+        ("--keep-checkpoints", "3"),
+        ("--num-workers", "1"),
+    ]
+
+
+def test_settings_of_a_group_start_a_group(group):
+    path = str(group[0])
+    assert parse_train(["--config", path]).seeds == (0, 3)
+    assert parse_train(["--config", path, "--seeds", "7"]).seeds == (7,)
+    assert parse_train(["--config", path, "--seed", "7"]).seeds == ()
+
+
+@pytest.mark.parametrize("damage", ["other tasks", "another iteration", "cut off"])
+def test_evaluations_that_are_not_alike_are_not_taken_together(group, tmp_path, damage):
+    folder = tmp_path / "group"
+    shutil.copytree(group[0], folder)
+    path = folder / "3" / "evaluation" / "test.json"
+    summary = json.loads(path.read_text())
+    if damage == "other tasks":
+        summary["num_tasks"] = 29
+    elif damage == "another iteration":
+        summary["iteration"] = 1
+    else:
+        path.with_suffix(".npz").write_bytes(b"PK cut")
+    path.write_text(json.dumps(summary))
+    with pytest.raises(UserError, match="test.npz: cannot" if damage == "cut off" else "alike"):
+        summarize_seeds(folder, (0, 3))
+
+
+def test_it_is_drawn_and_summarised_as_its_runs(group, tmp_path):
+    plot([group[0]], "learning", tmp_path / "learning.png")
+    summarize_runs([group[0]], tmp_path / "summary.json")
+    entries = json.loads((tmp_path / "summary.json").read_text())["runs"]
+    assert [entry["train_config"]["seed"] for entry in entries] == [0, 3]
+
+
+def test_intervals_hold_the_spread_over_seeds_and_over_tasks():
+    rng = np.random.default_rng(0)
+    seeds, tasks = rng.normal(0, 3, (1, 10, 1)), rng.normal(0, 1, (1, 1, 400))
+    for values, spread in (
+        (seeds + np.zeros((1, 1, 400)), 3 / np.sqrt(10)),
+        (np.zeros((1, 10, 1)) + tasks, 1 / np.sqrt(400)),
+    ):
+        summary = summarize_over_seeds(values)
+        assert summary["mean"][0] == pytest.approx(values.mean())
+        width = (summary["high"][0] - summary["low"][0]) / (2 * 1.96)
+        assert width == pytest.approx(spread, rel=0.35)
+
+
+def test_what_environments_report_is_taken_together_too(tmp_path):
+    for seed, speed in ((0, 1.0), (3, 5.0)):
+        zeros = np.zeros((2, 30), np.float32)
+        AdaptationCurve(
+            *("x", "rl2", 0, "test", False, "experience", False, (0, 1)),
+            returns=zeros + np.float32(np.arange(30) % 2),
+            success=zeros + np.float32(np.arange(30) < 29),
+            info={"speed": zeros + speed},
+            seconds=1.0,
+        ).save(tmp_path / str(seed) / "evaluation", "test")
+    summary = summarize_seeds(tmp_path, (0, 3))
+    assert summary["info"]["speed"]["mean"] == [3, 3]
+    assert summary["success"]["mean"] == pytest.approx([29 / 30] * 2)
+    for values in (summary["success"], summary["info"]["speed"]):
+        assert values.keys() == {"mean", "low", "high"}  # no interquartile mean of outcomes
+    assert summary["return"]["iqm"] is None
+
+
+def test_a_group_s_folder_is_not_written_into_twice(group):
+    with pytest.raises(UserError, match=r"--run-dir: got .*empty"):
+        train_seeds(config_of(group[0]), "rl2", AGENT, (1,))
+
+
+BREAKS = """
+import metarl
+from drift import Drift
+
+class Breaks(Drift):
+    def step(self, action):
+        raise RuntimeError("joint 3 left its socket")
+
+tasks = metarl.FunctionTasks(
+    lambda params: Breaks(**params), {"drift": metarl.Uniform(-1, 1)}, horizon=3
+)
+"""
+
+
+UNMADE = """
+import metarl
+from drift import Drift
+
+def fail(task=None):
+    raise RuntimeError("no licence for the simulator")
+
+tasks = metarl.FunctionTasks(lambda p: Drift(**p), {"drift": metarl.Uniform(-1, 1)}, horizon=3)
+tasks.make = fail
+"""
+
+
+def test_a_seed_that_fails_is_named(tmp_path, write_module, monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    env = f"{write_module('breaks', BREAKS)}:tasks"
+    config = config_of(tmp_path / "group", env=env, check=False)  # it would fail at once
+    (tmp_path / "group").mkdir()
+    with pytest.raises(SeedsError, match="seeds 0 did not"):
+        train_seeds(config, "rl2", replace(AGENT, episodes_per_trial=1), (0,))
+    printed = capsys.readouterr().out
+    assert "[seed 0] error: environment failed" in printed
+    assert "joint 3 left its socket" in printed
+
+
+@pytest.mark.parametrize("taken", ["config.json", "3"])
+def test_a_group_in_whose_folder_another_begins_leaves_nothing(tmp_path, monkeypatch, taken):
+    """Of two groups that begin at once in one folder, the slower one undoes what it has made."""
+    folder, create = tmp_path / "new" / "group", Run.create
+
+    def slow(config, *rest):
+        if config.seed == 3:
+            other = replace(config, seed=7, run_dir=folder / taken)
+            if taken == "3":
+                create(other, *rest)
+            else:
+                (folder / "config.json").write_text("{}")
+        return create(config, *rest)
+
+    monkeypatch.setattr(Run, "create", slow)
+    with pytest.raises(UserError, match=r"--run-dir: got .*empty"):
+        train_seeds(config_of(folder), "rl2", AGENT, (0, 3))
+    assert [p.name for p in folder.iterdir()] == [taken]
+
+
+def test_a_group_whose_environments_cannot_be_made_leaves_nothing(
+    tmp_path, write_module, monkeypatch, capsys
+):
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"
+    )
+    env = f"{write_module('unmade', UNMADE)}:tasks"
+    config = config_of(tmp_path / "deep" / "group", env=env, num_workers=0, check=False)
+    with pytest.raises(SeedsError, match="seeds 0 did not"):
+        train_seeds(config, "rl2", replace(AGENT, episodes_per_trial=1), (0,))
+    assert not (tmp_path / "deep").exists()
+    said = capsys.readouterr()
+    assert "no licence for the simulator" in said.out
+    assert "go on with" not in said.out + said.err
+
+
+def test_a_signal_reaches_every_run_once(tmp_path):
+    options = "--env bandit/n3-k2 --tasks-per-update 4 --hidden-size 6 --num-minibatches 2"
+    command = [sys.executable, str(SCRIPT), *options.split(), "--iterations", "100000"]
+    process = subprocess.Popen(
+        [*command, "--seeds", "1", "2", "--run-dir", "group"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics = [tmp_path / "group" / seed / "metrics.jsonl" for seed in ("1", "2")]
+    while process.poll() is None and not all(
+        m.exists() and m.read_text().count("\n") > 1 for m in metrics
+    ):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 143, output
+    for seed in ("1", "2"):
+        assert Run.open(tmp_path / "group" / seed).checkpoints.load().iteration >= 1
+        assert f"[seed {seed}] go on with: python scripts/train.py --resume group/{seed}" in output
+    assert "Traceback" not in output
+    (said,) = (line for line in output.splitlines() if line.startswith("go on with all of them"))
+    last = max(Run.open(tmp_path / "group" / s).checkpoints.load().iteration for s in ("1", "2"))
+    words = said.split("scripts/train.py ")[1].split()
+    more = ["--iterations", str(last + 1), "--evaluation-tasks", "5", "--validation-tasks", "2"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words, *more],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for seed in ("1", "2"):
+        assert Run.open(tmp_path / "group" / seed).checkpoints.load().iteration == last + 1
+    summary = json.loads((tmp_path / "group" / "evaluation" / "test.json").read_text())
+    assert (summary["seed"], summary["num_tasks"]) == ([1, 2], 5)

@@ -1,0 +1,399 @@
+"""Worker processes: the same bits as without them, and every fault ends in one clear error."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from fakes import CounterTasks, StubAgent, counter_task
+from fragile import Fragile, fragile
+from gymnasium.envs.registration import EnvSpec
+
+import metarl
+from metarl.envs.half_cheetah import HalfCheetahVelocity
+from metarl.errors import EnvError, UserError
+from metarl.experience.rollout import Keys, collect
+from metarl.imports import import_module
+from metarl.seeding import Phase
+from metarl.stepping.workers import usable_cores
+
+
+def play(envs, tasks, steps=50):
+    """Return all that the slots report, episodes started again where they end."""
+    rng = np.random.default_rng(0)
+    observation, _ = envs.reset(seed=5, options={"tasks": tasks})
+    seen = [observation]
+    for _ in range(steps):
+        actions = rng.uniform(-1, 1, envs.action_space.shape)
+        observation, reward, terminated, truncated, info = envs.step(actions)
+        seen += [observation, reward, terminated, truncated, *info.values()]
+        ended = terminated | truncated
+        if ended.any():
+            seen.append(envs.reset(options={"reset_mask": ended})[0])
+    return seen
+
+
+def same(a, b):
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def children():
+    me = str(os.getpid())
+    listing = subprocess.run(["ps", "--ppid", me, "-o", "args="], capture_output=True, text=True)
+    return [line for line in listing.stdout.splitlines() if "metarl.stepping.workers" in line]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    yield
+    assert not children()
+    if os.path.isdir("/dev/shm"):
+        assert not {n for n in os.listdir("/dev/shm") if "tmp" in n or "psm" in n} - shared
+
+
+def test_experience_does_not_depend_on_the_number_of_workers():
+    slots = [counter_task(1 + i % 4, 2) for i in range(7)]
+    runs = []
+    for workers in (0, 1, 2, 4):
+        envs = CounterTasks().make_vec(7, num_workers=workers)
+        runs.append(play(envs, slots))
+        envs.close()
+    assert all(same(runs[0], run) for run in runs[1:])
+
+
+def test_parts_step_independently_and_give_the_same():
+    slots = [counter_task(2 + i % 3, 1) for i in range(5)]
+    for workers in (0, 2):
+        whole = CounterTasks().make_vec(5, num_workers=workers)
+        a, b = whole.split(2)
+        assert (a.num_envs, b.num_envs) == (2, 3)
+        expected = whole.reset(seed=3, options={"tasks": slots})[0]
+        got_a = a.reset(seed=3, options={"tasks": slots[:2]})[0]
+        got_b = b.reset(seed=5, options={"tasks": slots[2:]})[0]
+        assert np.array_equal(np.concatenate([got_a, got_b]), expected)
+        a.step_async(np.full((2, 2), 0.5))
+        b.step_async(np.full((3, 2), 1.0))
+        later, earlier = b.step_wait(), a.step_wait()
+        assert earlier[0][:, 2].tolist() == [0.5] * 2 and later[0][:, 2].tolist() == [1.0] * 3
+        assert later[1].tolist() == [1, 1, 1]
+        whole.close()
+
+
+def test_neighbouring_rows_share_a_worker_and_every_worker_has_its_share():
+    with contextlib.closing(CounterTasks().make_vec(7, num_workers=3)) as whole:
+        for part, first in ((whole, 0), *zip(whole.split(2), (0, 3), strict=True)):
+            for rows in range(1, part.num_envs + 1):
+                slots = np.array(part.slots_for(rows))
+                assert sorted(slots.tolist()) == list(range(rows))
+                worker = (first + slots) % 3
+                assert np.count_nonzero(np.diff(worker)) == min(rows, 3) - 1
+                assert np.ptp(np.bincount(worker, minlength=3)) <= 1
+
+
+def test_tasks_that_follow_each_other_are_met_in_one_process():
+    class WithProcess(gym.Wrapper):
+        def step(self, action):
+            *result, info = self.env.step(action)
+            return *result, info | {"process": os.getpid()}
+
+    class Processes(CounterTasks):
+        info_keys = ("process",)
+
+        def make(self, task=None):
+            return WithProcess(super().make(task))
+
+    tasks, agent = [counter_task(3)] * 6, StubAgent(sequential=True)
+    with contextlib.closing(Processes().make_vec(8, num_workers=2)) as envs:
+        keys = Keys.of(0, Phase.TRAIN, 0, 6)(0)
+        episodes, _, _ = collect(
+            agent, envs, tasks, agent.begin(6), None, num_episodes=1, keys=keys
+        )
+    a, b = episodes.metrics["process"][:, 0].reshape(2, 3).tolist()
+    assert len(set(a)) == len(set(b)) == 1 and a[0] != b[0]
+
+
+def test_step_async_and_step_wait_come_in_turn():
+    envs = CounterTasks().make_vec(2, num_workers=0)
+    envs.reset(seed=0, options={"tasks": [counter_task(3)] * 2})
+    with pytest.raises(RuntimeError, match="step_wait was called without step_async"):
+        envs.step_wait()
+    envs.step_async(np.zeros((2, 2)))
+    with pytest.raises(RuntimeError, match="step_async was called twice"):
+        envs.step_async(np.zeros((2, 2)))
+
+
+def test_finished_and_taskless_slots_are_not_stepped(tmp_path):
+    envs = Fragile().make_vec(3, num_workers=1)
+    envs.reset(seed=0, options={"tasks": [fragile(), None, fragile()]})
+    calls = envs._pool.views["progress"][0, 0]
+    before = int(calls)
+    envs.step(np.zeros((3, 1)))
+    assert int(envs._pool.views["progress"][0, 0]) - before == 3  # two steps, and the end
+    envs.close()
+
+
+def test_worker_loads_no_torch_and_one_blas_thread():
+    class Spy(HalfCheetahVelocity):
+        def make(self, task=None):
+            assert "torch" not in sys.modules, "torch was loaded"
+            assert os.environ["OMP_NUM_THREADS"] == "1"
+            return super().make(task)
+
+    envs = Spy().make_vec(2, num_workers=1)
+    envs.close()
+
+
+def test_an_id_whose_module_imports_torch_costs_other_tasks_nothing(write_module):
+    """A module that registers ids and loads torch is imported where its ids are used alone."""
+    write_module(
+        "heavy",
+        "import gymnasium as gym\nimport torch\n\n\nclass Heavy(gym.Env):\n    pass\n\n\n"
+        "gym.register('Heavy-v0', Heavy)\n",
+    )
+    import_module("heavy", "")
+    try:
+        test_worker_loads_no_torch_and_one_blas_thread()
+    finally:
+        del gym.registry["Heavy-v0"]
+
+
+def test_a_module_that_registers_again_in_a_worker_warns_of_nothing(write_module, capfd):
+    write_module(
+        "again",
+        "import gymnasium as gym\nfrom drift import Drift\n\n"
+        "gym.register('Again-v0', lambda drift: Drift(drift))\n\n\n"
+        "def make(params):\n    return gym.make('Again-v0', drift=params['drift'])\n",
+    )
+    module = import_module("again", "")
+    try:
+        params = {"drift": metarl.Uniform(0, 1)}
+        tasks = metarl.FunctionTasks(module.make, params, horizon=5)
+        drawn = tasks.sample(np.random.default_rng(0), 2, "train")
+        with contextlib.closing(tasks.make_vec(2, num_workers=1)) as envs:
+            envs.reset(seed=0, options={"tasks": drawn})
+        assert "Overriding" not in capfd.readouterr().err
+    finally:
+        del gym.registry["Again-v0"]
+
+
+def registered(monkeypatch, name, **changes):
+    """Register ``name`` until the test ends; by default it makes a CartPole."""
+    own = {"entry_point": "gymnasium.envs.classic_control:CartPoleEnv"}
+    spec = EnvSpec(name, **own | changes)
+    monkeypatch.setitem(gym.registry, name, spec)
+    return spec
+
+
+class Wrapped(gym.Wrapper):
+    def __init__(self):
+        super().__init__(gym.make("CartPole-v1"))
+
+
+def test_a_worker_knows_the_ids_that_this_process_has_registered(monkeypatch):
+    registered(monkeypatch, "OwnClass-v0", entry_point=Wrapped, max_episode_steps=7)
+    registered(monkeypatch, "OwnFunction-v0", entry_point=lambda: Wrapped())
+    registered(monkeypatch, "OfGymnasium-v0", kwargs={"sutton_barto_reward": True})
+    registered(monkeypatch, "CartPole-v1", max_episode_steps=9)  # not the package's own any more
+    registered(monkeypatch, "Unsendable-v0", kwargs={"lock": threading.Lock()})
+
+    def look(params):
+        limits = {name: gym.spec(name).max_episode_steps for name in ("OwnClass-v0", "CartPole-v1")}
+        assert limits == {"OwnClass-v0": 7, "CartPole-v1": 9}
+        gym.make("OwnFunction-v0").close()
+        assert gym.make("OfGymnasium-v0").unwrapped._sutton_barto_reward
+        return gym.make("OwnClass-v0")
+
+    tasks = metarl.FunctionTasks(look, {"mass": metarl.Choice(1, 2)})
+    slots = tasks.sample(np.random.default_rng(0), 1, "train")
+    with contextlib.closing(tasks.make_vec(1, num_workers=1)) as envs:
+        envs.reset(seed=0, options={"tasks": slots})
+        assert envs.step(np.array([0]))[1].tolist() == [1.0]
+
+
+def test_a_worker_has_this_process_s_arguments_variables_and_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--iterations", "3", "\udcff"])
+    monkeypatch.setenv("METARL_TEST", "set in code")
+    monkeypatch.chdir(tmp_path)
+
+    class Spy(Fragile):
+        def make(self, task=None):
+            assert sys.argv == ["train.py", "--iterations", "3", "\udcff"]
+            assert os.environ["METARL_TEST"] == "set in code"
+            assert Path.cwd() == tmp_path
+            return super().make(task)
+
+    Spy().make_vec(1, num_workers=1).close()
+
+
+def test_a_worker_whose_parent_leaves_before_it_has_begun_says_nothing(tmp_path):
+    here, there = socket.socketpair()
+    here.close()
+    with (tmp_path / "views").open("wb") as file:
+        numbers = there.fileno(), file.fileno()
+        command = "from metarl.stepping.workers import work; work({}, {})".format(*numbers)
+        done = subprocess.run(
+            [sys.executable, "-c", command],
+            capture_output=True,
+            text=True,
+            pass_fds=numbers,
+            env=os.environ | {"PYTHONPATH": str(Path(metarl.__file__).parents[1])},
+        )
+    there.close()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+FAULTS = {
+    "raise": "RuntimeError: joint 3 left its socket",
+    "shape": r"ValueError: an observation has shape \(3,\), observation_space has \(2,\)",
+    "nan": "ValueError: an observation has NaN or inf",
+    "reward": "ValueError: step returned the reward inf",
+    "key": "ValueError: step's info has no 'clock'; info_keys promises a finite number",
+    "reset": "RuntimeError: bad start",
+    "space": "ValueError: spaces differ between tasks",
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_names_worker_slot_task_and_cause(fault, workers):
+    envs = Fragile().make_vec(4, num_workers=workers)
+    with pytest.raises(EnvError, match=FAULTS[fault]) as caught:
+        play(envs, [fragile(), fragile(), fragile(), fragile(fault)])
+    assert (caught.value.worker, caught.value.slot) == (1 if workers else None, 3)
+    assert caught.value.task == fragile(fault)
+    message = str(caught.value)
+    assert "slot 3, task fragile(fault=" + fault in message
+    if fault == "raise":
+        assert "in step" in message and "fragile.py" in message  # the original traceback
+    envs.close()
+
+
+def test_killed_worker_is_reported():
+    envs = Fragile().make_vec(4, num_workers=2)
+    with pytest.raises(EnvError, match=r"in worker 0, slot 2, task .*killed by SIGKILL"):
+        play(envs, [fragile(), fragile(), fragile("kill"), fragile()])
+    envs.close()
+
+
+def test_hung_environment_is_reported():
+    envs = Fragile().make_vec(4, num_workers=2, timeout=1.0)
+    with pytest.raises(EnvError, match=r"worker 1, slot 1, task .*did not return within 1 s"):
+        play(envs, [fragile(), fragile("hang"), fragile(), fragile()])
+    envs.close()
+
+
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+def test_restarted_worker_replays_its_unfinished_episodes(fault, tmp_path):
+    sound = Fragile().make_vec(5, num_workers=0)
+    expected = play(sound, [fragile()] * 5, steps=80)
+    envs = Fragile().make_vec(5, num_workers=2, timeout=2.0, restarts=1)
+    slots = [fragile()] * 5
+    slots[2] = fragile(fault, tmp_path / "was here")
+    assert same(play(envs, slots, steps=80), expected)
+    assert (tmp_path / "was here").exists()
+    envs.close()
+
+
+def test_restarted_worker_leaves_finished_slots_as_they_are(tmp_path):
+    envs = Fragile().make_vec(2, num_workers=1, restarts=1)
+    envs.reset(seed=0, options={"tasks": [fragile("kill", tmp_path / "x"), fragile()]})
+    for _ in range(36):
+        envs.step(np.zeros((2, 1)))
+    envs._live[1], envs._truncated[1] = False, True  # as if it had ended
+    before = envs._observation[1].copy()
+    observation, reward, _, truncated, _ = envs.step(np.zeros((2, 1)))
+    assert np.array_equal(observation[1], before) and reward[1] == 0 and truncated[1]
+    again, _ = envs.reset(seed=[1, 9], options={"reset_mask": np.array([False, True])})
+    fresh = Fragile().make(fragile()).reset(seed=9)[0]
+    assert np.array_equal(again[1], fresh)  # the task was kept, too
+    envs.close()
+
+
+def test_restarts_are_counted():
+    envs = Fragile().make_vec(2, num_workers=1, restarts=2)
+    with pytest.raises(EnvError, match="killed by SIGKILL"):
+        play(envs, [fragile("kill"), fragile()])
+    assert envs._pool._restarts_left == 0
+    envs.close()
+
+
+def test_worker_killed_from_outside_between_steps():
+    envs = Fragile().make_vec(2, num_workers=1, restarts=1)
+    envs.reset(seed=0, options={"tasks": [fragile()] * 2})
+    a = envs.step(np.zeros((2, 1)))
+    os.kill(envs._pool._workers[0].process.pid, signal.SIGKILL)
+    time.sleep(0.1)
+    b = envs.step(np.zeros((2, 1)))
+    assert (b[0][:, 0] == 2).all() and (b[0][:, 1] > a[0][:, 1]).all()
+    envs.close()
+
+
+def test_distribution_that_does_not_pickle_is_refused():
+    tasks = Fragile()
+    tasks.lock = threading.Lock()
+    with pytest.raises(UserError, match=r"fragile: cannot be sent to worker processes.*lock"):
+        tasks.make_vec(2, num_workers=1)
+
+
+def test_error_while_making_is_reported():
+    class Broken(Fragile):
+        def make(self, task=None):
+            raise OSError("no asset")
+
+    for workers in (0, 1):
+        with pytest.raises(EnvError, match="slot 0: OSError: no asset"):
+            Broken().make_vec(2, num_workers=workers)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, signal, sys
+            import metarl
+            envs = metarl.make("half-cheetah/velocity").make_vec(2, num_workers=2)
+            print(*(w.process.pid for w in envs._pool._workers), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+            """
+        )
+    )
+    root = Path(metarl.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, str(script)],  # no `if __name__ == "__main__"` needed
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )
+    pids = [int(p) for p in done.stdout.split()]
+    assert len(pids) == 2, done.stderr
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{p}") for p in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [p for p in pids if os.path.exists(f"/proc/{p}")]
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="num_workers and restarts must be at least 0"):
+        Fragile().make_vec(2, num_workers=-1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinities here")
+def test_as_many_workers_as_cores_have_one_each():
+    cores = usable_cores()
+    with contextlib.closing(Fragile().make_vec(len(cores) + 1, num_workers=len(cores))) as envs:
+        pids = [worker.process.pid for worker in envs._pool._workers]
+        assert [os.sched_getaffinity(pid) for pid in pids] == [{core} for core in cores]
+    with contextlib.closing(Fragile().make_vec(40, num_workers=len(cores) + 1)) as envs:
+        pids = [worker.process.pid for worker in envs._pool._workers]
+        assert all(os.sched_getaffinity(pid) == set(cores) for pid in pids)
