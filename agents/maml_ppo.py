@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, cast
 
-import gymnasium as gym
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metarl.errors import DivergenceError, require
+from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import (
     Context,
     Episodes,
@@ -138,26 +138,23 @@ class MAMLPPO:
 
     Config = MAMLPPOConfig
 
-    sequential = False
-    episodes_per_trial: int | None = None
-
     def __init__(
         self,
         config: MAMLPPOConfig,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        spec: TaskSpec,
         *,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         self.config = config
-        self.observation_space, self.action_space = observation_space, action_space
+        self.spec = spec
         self.device = torch.device(device)
         self.tasks_per_update = config.tasks_per_update
-        self.episodes_per_adaptation: int | None = config.episodes_per_adaptation
-        self.num_adaptations = config.num_adaptations
-        self.codec = ActionCodec(action_space)
-        size = observation_size(observation_space)
+        self.shape = TrialShape(
+            config.episodes_per_adaptation, config.num_adaptations, sequential=False
+        )
+        self.codec = ActionCodec(spec.action_space)
+        size = observation_size(spec.observation_space)
         params = initial_params(
             size,
             config.hidden_sizes,
@@ -198,7 +195,7 @@ class MAMLPPO:
         )
         return Adapted({k: x.detach() for k, x in stepped.items()}, context.num_steps + 1)
 
-    def update(self, trial: Trial, generator: torch.Generator) -> Metrics:
+    def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
         """Improve the initial parameters by the meta-gradient, some epochs on one trial."""
         rounds = [self._batch(episodes) for episodes in trial.rounds]
         history = []

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
-import gymnasium as gym
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metarl.errors import DivergenceError, require
+from metarl.experience.agent import TaskSpec, TrialShape, prescribed_episodes
 from metarl.experience.data import (
     Context,
     Episodes,
@@ -97,9 +97,6 @@ class RL2Config:
     """Weight of the entropy bonus at the start."""
     final_entropy_coefficient: float = 0.0
     """Reached linearly at the end of the schedule."""
-    schedule_updates: int | None = None
-    """Updates until learning rate and entropy bonus have their final values; by default all
-    that a run starts out with."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     max_gradient_norm: float = 0.5
@@ -118,7 +115,7 @@ class RL2Config:
         """Refuse values that cannot train."""
         for name in ("tasks_per_update", "hidden_size", "num_epochs"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("episodes_per_trial", "chunk_length", "schedule_updates"):
+        for name in ("episodes_per_trial", "chunk_length"):
             value = getattr(self, name)
             require(self, name, value is None or value >= 1, "at least 1")
         for name in ("encoder_sizes", "head_sizes"):
@@ -150,12 +147,6 @@ class RL2Config:
             f"1 to tasks-per-update ({self.tasks_per_update})",
         )
 
-    def for_iterations(self, iterations: int) -> RL2Config:
-        """Return the same with a schedule as long as a run of ``iterations``."""
-        if self.schedule_updates is not None:
-            return self
-        return replace(self, schedule_updates=iterations)
-
 
 class _Batch(NamedTuple):
     """Sequences for the update: whole trials or chunks, rows first."""
@@ -177,26 +168,21 @@ class RL2:
 
     Config = RL2Config
 
-    sequential = True
-    episodes_per_adaptation: int | None = None
-    num_adaptations = 0
-
     def __init__(
         self,
         config: RL2Config,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        spec: TaskSpec,
         *,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         self.config = config
-        self.observation_space, self.action_space = observation_space, action_space
+        self.spec = spec
         self.device = torch.device(device)
         self.tasks_per_update = config.tasks_per_update
-        self.episodes_per_trial = config.episodes_per_trial
-        self.codec = ActionCodec(action_space)
-        size = observation_size(observation_space)
+        self.shape = TrialShape(config.episodes_per_trial or prescribed_episodes(spec))
+        self.codec = ActionCodec(spec.action_space)
+        size = observation_size(spec.observation_space)
         self.network = RecurrentActorCritic(
             size,
             size + self.codec.size + 2,
@@ -251,10 +237,9 @@ class RL2:
         """Return ``context``: acting has already carried it on."""
         return context
 
-    def update(self, trial: Trial, generator: torch.Generator) -> Metrics:
+    def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
         """Run PPO on whole trials, each one long episode that ends with its last step."""
         config = self.config
-        progress = min(1.0, self.num_updates / (config.schedule_updates or math.inf))
         entropy_coefficient = _between(
             config.entropy_coefficient, config.final_entropy_coefficient, progress
         )

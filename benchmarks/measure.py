@@ -21,10 +21,11 @@ from metarl import registry, seeding
 from metarl.console import console
 from metarl.errors import UserError, bad_option, near_matches
 from metarl.evaluation.evaluate import evaluate_adaptation
-from metarl.experience.rollout import one_thread, torch_generator
+from metarl.experience.agent import TaskSpec
+from metarl.experience.rollout import torch_generator, torch_threads
 from metarl.files import write_json
 from metarl.running.machine import check_device, commit, device_name
-from metarl.running.training import torch_threads, training_slots, training_trial
+from metarl.running.training import training_slots, training_trial
 from metarl.task import Split, Task
 from metarl.tasks.distribution import TaskDistribution
 
@@ -45,8 +46,6 @@ class Speed:
     """Episodes stepped at once; by default as in training."""
     num_workers: int | None = None
     """Processes that step simulators, 0 for none; by default one a core."""
-    lookahead: int = 1
-    """Parts of the slots that take turns."""
     iterations: int = 20
     """Meta-iterations; medians are reported."""
     evaluation_tasks: int = 400_000
@@ -90,7 +89,7 @@ class Classes:
     """The file."""
 
 
-@one_thread()  # the meta-update alone may use more
+@torch_threads(1)  # the meta-update alone may use more
 def measure_speed(
     env: str,
     agent: str,
@@ -103,7 +102,6 @@ def measure_speed(
     output: Path,
     num_slots: int | None = None,
     num_workers: int | None = None,
-    lookahead: int = 1,
 ) -> None:
     """Time meta-iterations and an evaluation of an agent.
 
@@ -118,27 +116,25 @@ def measure_speed(
         output: a JSON file.
         num_slots: episodes stepped at once; by default as in training.
         num_workers: processes that step simulators; by default one a core.
-        lookahead: parts of the slots that take turns.
     """
     check_device(device)
     tasks = registry.make(env)
     kind = registry.agent_class(agent)
     agent_config = kind.Config(**_fields(kind.Config, config))
-    learner = kind(agent_config, tasks.observation_space, tasks.action_space, device=device)
+    learner = kind(agent_config, TaskSpec.of(tasks), device=device)
     slots = num_slots or training_slots(learner, tasks)
     envs = tasks.make_vec(slots, num_workers=num_workers)
     times: dict[str, list[float]] = {"step": [], "act": [], "collect": [], "update": []}
     for i in range(iterations + 2):  # two to warm up
-        before = dict(envs.seconds)
         started = time.perf_counter()
-        trial = training_trial(learner, tasks, envs, seed=0, iteration=i, lookahead=lookahead)
+        trial = training_trial(learner, tasks, envs, seed=0, iteration=i)
         collected = time.perf_counter()
         with torch_threads(threads):
-            learner.update(trial, torch_generator(i))
+            learner.update(trial, torch_generator(i), 0.0)
         times["collect"].append(collected - started)
         times["update"].append(time.perf_counter() - collected)
-        for name, seconds in before.items():
-            times[name].append(envs.seconds[name] - seconds)
+        for name, seconds in trial.seconds.items():
+            times[name].append(seconds)
     envs.close()
     whole = [c + u for c, u in zip(times["collect"][2:], times["update"][2:], strict=True)]
     medians = {name: statistics.median(values[2:]) for name, values in times.items()}
@@ -155,7 +151,6 @@ def measure_speed(
         "env_steps_per_iteration": trial.env_steps,
         "num_slots": slots,
         "num_workers": num_workers,
-        "lookahead": lookahead,
         **{f"{name}_seconds_median": seconds for name, seconds in medians.items()},
         "iteration_seconds_median": statistics.median(whole),
         "env_steps_per_second": trial.env_steps / statistics.median(whole),

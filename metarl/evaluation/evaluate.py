@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from torch import Tensor
 from metarl import seeding
 from metarl.errors import bad_option, require_seed
 from metarl.evaluation.curve import AdaptationCurve, Measure
-from metarl.experience.agent import Agent, require_spaces, trial_rounds
+from metarl.experience.agent import Adapter, TrialShape, require_spaces, tell_tasks
 from metarl.experience.data import Context, Episodes, Metrics, Timestep, Trial
-from metarl.experience.rollout import Keys, collect, run_trial, torch_generator
+from metarl.experience.lanes import TrialKeys
+from metarl.experience.rollout import adapted, collect, run_trial
 from metarl.seeding import Component, Phase
 from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
@@ -39,7 +40,7 @@ _SPLIT_KEYS: dict[Split, int] = {"train": 0, "test": 1, "validation": 2}
 
 
 def evaluate_adaptation(
-    agent: Agent,
+    agent: Adapter,
     tasks: TaskDistribution,
     *,
     split: Split = "test",
@@ -83,6 +84,7 @@ def evaluate_adaptation(
         Points of the curve, with every task's value.
     """
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
+    shape = evaluation_shape(agent, num_episodes)
     if num_tasks is None:
         num_tasks = default_tasks(tasks, split)
     if num_tasks < 1:
@@ -91,9 +93,8 @@ def evaluate_adaptation(
         raise bad_option("--num-slots", num_slots, "at least 1")
     require_seed("--seed", seed)
     started = time.perf_counter()
-    adaptations, per_round = _rounds(agent, tasks, num_episodes)
     slots = num_slots or default_slots(tasks, num_tasks)
-    given, lanes = envs, 1 if agent.sequential else per_round
+    given, lanes = envs, 1 if shape.sequential else shape.episodes_per_round
     if envs is None:
         envs = tasks.make_vec(min(slots, num_tasks * lanes), **(vec_options or {}))
     parts: list[_Points] = []
@@ -104,20 +105,12 @@ def evaluate_adaptation(
             batch = _draw(tasks, split, numbers, seed, phase, iteration)
             if tasks.group is not None:
                 groups += [str(task[tasks.group]) for task in batch]
-            keys = Keys.of(seed, phase, iteration, numbers)
+            keys = TrialKeys(seed, phase, iteration, numbers)
             if measure == "probe":
-                points = _probe(agent, envs, batch, adaptations, per_round, keys)
+                points = _probe(agent, envs, batch, shape, keys)
             else:
-                trial = run_trial(
-                    agent,
-                    envs,
-                    batch,
-                    num_adaptations=adaptations,
-                    episodes_per_round=per_round,
-                    keys=keys,
-                    greedy=greedy,
-                )
-                points = adaptation_points(agent, trial)
+                trial = run_trial(agent, envs, batch, shape=shape, keys=keys, greedy=greedy)
+                points = adaptation_points(shape, trial)
             parts.append(points)
             if advance is not None:
                 advance(len(numbers))
@@ -154,17 +147,14 @@ class _Points:
     """The sum of all returns, ``[task]``."""
 
 
-def adaptation_points(agent: Agent, trial: Trial) -> _Points:
-    """Return a trial's points: a round's mean each, or an episode each in a single round."""
+def adaptation_points(shape: TrialShape, trial: Trial) -> _Points:
+    """Return a trial's points: the mean of each round, or each episode of a single round."""
     rounds = [_measured(episodes) for episodes in trial.rounds]
     total = torch.stack([r["return"].sum(1) for r in rounds]).sum(0)
-    if agent.episodes_per_adaptation is None:
-        count = sum(r["return"].shape[1] for r in rounds)
-        joined = {name: torch.cat([r[name] for r in rounds], 1) for name in rounds[0]}
-        return _Points(tuple(range(count)), joined, total)
-    at = tuple(k * agent.episodes_per_adaptation for k in range(len(rounds)))
+    if shape.learns_while_acting:
+        return _Points(shape.points, rounds[0], total)
     means = {name: torch.stack([r[name].mean(1) for r in rounds], 1) for name in rounds[0]}
-    return _Points(at, means, total)
+    return _Points(shape.points, means, total)
 
 
 def _measured(episodes: Episodes) -> dict[str, Tensor]:
@@ -188,59 +178,67 @@ def point_metrics(kind: str, means: Mapping[str, Sequence[float]], total: float)
 
 
 def _probe(
-    agent: Agent,
+    agent: Adapter,
     envs: SlotVectorEnv,
     tasks: list[Task],
-    adaptations: int,
-    per_round: int,
-    keys: Callable[[int], Keys],
+    shape: TrialShape,
+    keys: TrialKeys,
 ) -> _Points:
     """Measure by one greedy episode at each point, of which the agent keeps nothing.
 
-    A task's probes all start alike: points differ in what the agent knows, not in luck.
+    A task's probes all start alike: points differ in what the agent knows, not in luck. Probes
+    have the random numbers of an odd adaptation, experience those of even ones.
     """
-    stride = 1 if agent.episodes_per_adaptation is None else per_round
-    count = per_round if agent.episodes_per_adaptation is None else adaptations + 1
-    context: Context = agent.begin(len(tasks))
+    context: Context = tell_tasks(agent, agent.begin(len(tasks)), tasks)
     timestep: Timestep | None = None
     probes = []
-    for k in range(count):
+    for k, _ in enumerate(shape.points):
+        if k > 0:
+            own = keys.at(2 * k)
+            episodes, timestep, context = collect(
+                agent,
+                envs,
+                tasks,
+                context,
+                timestep,
+                num_episodes=shape.stride,
+                sequential=shape.sequential,
+                keys=own,
+            )
+            if not shape.learns_while_acting:
+                context = adapted(agent, context, episodes, own, tasks)
         probe, _, _ = collect(
-            agent, envs, tasks, context, timestep, num_episodes=1, keys=keys(1), greedy=True
+            agent,
+            envs,
+            tasks,
+            context,
+            timestep,
+            num_episodes=1,
+            sequential=shape.sequential,
+            keys=keys.at(1),
+            greedy=True,
         )
         probes.append(_measured(probe))
-        if k + 1 < count:
-            own = keys(2 * (k + 1))
-            episodes, timestep, context = collect(
-                agent, envs, tasks, context, timestep, num_episodes=stride, keys=own
-            )
-            if agent.episodes_per_adaptation is not None:
-                context = agent.adapt(context, episodes, torch_generator(own.adaptation))
-    return _Points(
-        tuple(k * stride for k in range(count)),
-        {name: torch.stack([p[name][:, 0] for p in probes], 1) for name in probes[0]},
-        None,
-    )
+    metrics = {name: torch.stack([p[name][:, 0] for p in probes], 1) for name in probes[0]}
+    return _Points(shape.points, metrics, None)
 
 
-def trial_episodes(agent: Agent, tasks: TaskDistribution, num_episodes: int | None) -> int:
-    """Return the episodes of a whole trial of an evaluation that is asked for ``num_episodes``."""
-    adaptations, per_round = _rounds(agent, tasks, num_episodes)
-    return (adaptations + 1) * per_round
+def evaluation_shape(agent: Adapter, num_episodes: int | None = None) -> TrialShape:
+    """Return the shape of an evaluation's trials.
 
+    Args:
+        agent: the one that is evaluated.
+        num_episodes: the number of episodes of a trial; by default as many as in training for
+            agents that learn while they act, and four rounds for others, as the MAML paper shows:
+            before adaptation, and after one to three steps.
 
-def _rounds(agent: Agent, tasks: TaskDistribution, num_episodes: int | None) -> tuple[int, int]:
-    if agent.episodes_per_adaptation is None:
-        if num_episodes is not None and num_episodes < 1:
-            raise bad_option("--num-episodes", num_episodes, "at least 1")
-        return 0, num_episodes or trial_rounds(agent, tasks.episodes_per_trial)[1]
-    each = agent.episodes_per_adaptation
-    if num_episodes is None:
-        return 3, each  # as the MAML paper shows: before, and after one to three steps
-    if num_episodes < each or num_episodes % each:
-        accepted = f"a multiple of {each}, a round of this agent"
-        raise bad_option("--num-episodes", num_episodes, accepted)
-    return num_episodes // each - 1, each
+    Raises:
+        UserError: if the agent's rounds cannot have that many episodes together.
+    """
+    shape = agent.shape
+    if num_episodes is not None:
+        return shape.for_episodes(num_episodes)
+    return shape if shape.learns_while_acting else replace(shape, num_adaptations=3)
 
 
 def default_tasks(tasks: TaskDistribution, split: Split) -> int:

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl import seeding
 from metarl.errors import UserError
-from metarl.experience.agent import Agent, require_spaces
+from metarl.experience.agent import Adapter, require_spaces
 from metarl.experience.data import Context, Episodes, Timestep, episodes_of
 from metarl.experience.lanes import Lanes, Log
-from metarl.experience.rollout import one_thread, torch_generator
+from metarl.experience.rollout import torch_generator, torch_threads
 from metarl.seeding import Component, LaneGenerator, Phase
 from metarl.stepping.slots import close_quietly
 from metarl.stepping.spaces import ActionCodec, flatten_observations
@@ -32,9 +34,7 @@ from metarl.task import Split
 from metarl.tasks.distribution import TaskDistribution
 
 ADAPTATION_EPISODES = 10
-
 EVALUATION_EPISODES = 3
-
 EVALUATIONS = 10
 """The published protocol: so many meta-batches, episodes to adapt with, and episodes after that."""
 
@@ -82,7 +82,7 @@ def official_steps(tasks: TaskDistribution, split: Split, meta_batch_size: int =
 
 
 def evaluate_officially(
-    agent: Agent,
+    agent: Adapter,
     tasks: TaskDistribution,
     *,
     split: Split = "test",
@@ -122,7 +122,7 @@ def evaluate_officially(
     official_envs = cast(Any, tasks).official_envs(split, meta_batch_size, vector_strategy)
     envs = _Watched(official_envs, advance)
     try:
-        with one_thread():
+        with torch_threads(1):
             success, mean_return, by_class = evaluation.metalearning_evaluation(
                 OfficialAgent(agent, envs, adaptation_episodes, seed),
                 cast(Any, envs),
@@ -170,14 +170,22 @@ class _Watched(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
         return cast(Any, self.env).get_attr(name)
 
 
+class _Step(NamedTuple):
+    """The last actions and what they were chosen from; empty where none wait for an outcome."""
+
+    observation: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+    taken: npt.NDArray[Any] = np.zeros(0)
+    tensors: Mapping[str, Tensor] = MappingProxyType({})
+
+
 class OfficialAgent:
     """One of our agents with the methods that Meta-World's evaluation calls.
 
-    Every slot is a task. Adapting goes on as in :func:`metarl.rollout.run_trial`; each episode of
-    the evaluation starts from what the adaptation left.
+    Every slot is a task. Adapting is what :func:`metarl.experience.rollout.run_trial` does; each
+    episode of the evaluation starts from what the adaptation left.
     """
 
-    def __init__(self, agent: Agent, envs: _Watched, adaptation_episodes: int, seed: int) -> None:
+    def __init__(self, agent: Adapter, envs: _Watched, adaptation_episodes: int, seed: int) -> None:
         self._agent, self._envs, self._episodes = agent, envs, adaptation_episodes
         self._codec = ActionCodec(envs.single_action_space)
         self._seed, self._count, self._acted = seed, 0, 0
@@ -189,6 +197,7 @@ class OfficialAgent:
         self._context: Context = self._agent.begin(self._size)
         self._lanes = self._new_lanes(None)
         self._log = Log()
+        self._step = _Step()
         self._final: npt.NDArray[np.float32] | None = None
         self._count += 1
 
@@ -196,54 +205,55 @@ class OfficialAgent:
         self, observations: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
         """Return sampled actions."""
-        observation, action, record, taken = self._act(observations, greedy=False)
-        self._arrays = {"observation": observation, "taken": taken}
-        self._tensors = {"action": action, **{f"record.{k}": value for k, value in record.items()}}
-        return self._codec.to_env(taken), {}
+        self._step = self._act(observations, greedy=False)
+        return self._codec.to_env(self._step.taken), {}
 
     def step(self, timestep: Any) -> None:
-        """See what came of the last actions."""
-        lanes = self._lanes
+        """See the outcome of the last actions."""
+        lanes, last = self._lanes, self._step
         terminated, truncated = np.asarray(timestep.terminated), np.asarray(timestep.truncated)
         reward = np.asarray(timestep.reward, np.float32)
         if self._final is None:
-            size = self._arrays["observation"].shape[-1]
+            size = last.observation.shape[-1]
             self._final = np.zeros((self._size, self._episodes, size), np.float32)
         self._log.add(
             lanes,
-            self._arrays | {"reward": reward, "terminated": terminated, "truncated": truncated},
-            self._tensors,
+            {
+                "observation": last.observation,
+                "taken": last.taken,
+                "reward": reward,
+                "terminated": terminated,
+                "truncated": truncated,
+            },
+            last.tensors,
         )
         ended = lanes.active & (terminated | truncated)
         for i in np.flatnonzero(ended).tolist():
-            last = cast(Any, self._envs.final_observation)[i]
-            self._final[i, lanes.episode[i]] = last
-        lanes.advance(self._arrays["taken"], reward, ended)
+            self._final[i, lanes.episode[i]] = cast(Any, self._envs.final_observation)[i]
+        lanes.advance(last.taken, reward, ended)
 
     def adapt(self) -> None:
-        """Learn from the episodes; what is known now is where every evaluation starts."""
-        if self._agent.episodes_per_adaptation is not None:
+        """Learn from the episodes; every evaluation starts from what is known now."""
+        if not self._agent.shape.learns_while_acting:
             self._context = self._agent.adapt(
                 self._context, self._gathered(), torch_generator(self._key(Component.ADAPTATION))
             )
         carried = self._lanes.timestep(np.zeros((self._size, 1), np.float32))
-        self._adapted = self._context, carried if self._agent.sequential else None
-        self._lanes = self._new_lanes(self._adapted[1])
+        carried_on = carried if self._agent.shape.sequential else None
+        self._adapted = self._context, carried_on
+        self._lanes, self._step = self._new_lanes(carried_on), _Step()
 
     def eval_action(self, observations: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Return greedy actions."""
-        lanes = self._lanes
-        fresh = lanes.boundary
-        lanes.previous_reward[~fresh] = self._envs.rewards[~fresh]
-        _, _, _, taken = self._act(observations, greedy=True)
-        lanes.previous_action[:] = taken
-        lanes.boundary[:] = lanes.trial_start[:] = False
-        return self._codec.to_env(taken)
+        self._count_last_step()
+        self._step = self._act(observations, greedy=True)
+        return self._codec.to_env(self._step.taken)
 
     def reset(self, env_mask: npt.NDArray[np.bool_]) -> None:
         """Start evaluation episodes in these slots, from what the adaptation left."""
         if not env_mask.any():
             return
+        self._count_last_step()
         context, carried = self._adapted
         rows = torch.from_numpy(env_mask)
 
@@ -251,31 +261,34 @@ class OfficialAgent:
             return torch.where(rows.to(now.device).reshape(-1, *[1] * (now.ndim - 1)), then, now)
 
         self._context = pytree.tree_map(choose, self._context, context)
-        fresh = self._new_lanes(carried)
-        for name in ("previous_action", "previous_reward", "boundary", "trial_start"):
-            getattr(self._lanes, name)[env_mask] = getattr(fresh, name)[env_mask]
+        self._lanes.restart(env_mask, self._new_lanes(carried))
 
-    def _act(
-        self, observations: npt.NDArray[np.float64], greedy: bool
-    ) -> tuple[npt.NDArray[np.float32], Any, Any, npt.NDArray[Any]]:
+    def _count_last_step(self) -> None:
+        """Show the lanes the last actions and their rewards, which agents are not handed."""
+        if self._step.taken.size:
+            never = np.zeros(self._size, np.bool_)  # reset() says which episodes have ended
+            self._lanes.advance(self._step.taken, self._envs.rewards, never)
+            self._step = _Step()
+
+    def _act(self, observations: npt.NDArray[np.float64], greedy: bool) -> _Step:
         flat = flatten_observations(self._envs.single_observation_space, observations)
         now = self._lanes.timestep(flat)
-        keys = seeding.fold(
-            seeding.fold(np.uint64(self._key(Component.ACTIONS)), np.arange(self._size)),
-            np.full(self._size, self._acted),
-        )
-        generator = LaneGenerator(keys.reshape(self._size, 1))
+        own = seeding.fold(np.uint64(self._key(Component.ACTIONS)), np.arange(self._size))
+        keys = seeding.fold(own, np.full(self._size, self._acted))
+        episodes = seeding.fold(own, self._lanes.episode)
+        generator = LaneGenerator(keys.reshape(self._size, 1), episodes.reshape(self._size, 1))
         with torch.no_grad():
             action, record, self._context = self._agent.act(self._context, now, generator, greedy)
         self._acted += 1
-        return flat, action, record, self._codec.taken(action.flatten(0, 1).cpu().numpy())
+        tensors = {"action": action, **{f"record.{k}": value for k, value in record.items()}}
+        return _Step(flat, self._codec.taken(action.flatten(0, 1).cpu().numpy()), tensors)
 
     def _gathered(self) -> Episodes:
         final = torch.from_numpy(cast(Any, self._final))
         return episodes_of(self._log.scatter(self._size, self._episodes), final)
 
     def _new_lanes(self, carried: Timestep | None) -> Lanes:
-        sequential = self._agent.sequential
+        sequential = self._agent.shape.sequential
         return Lanes(self._size, 1, self._episodes, self._codec, carried, sequential)
 
     def _key(self, component: Component) -> int:

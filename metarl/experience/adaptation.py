@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -14,9 +15,10 @@ from torch.utils import _pytree as pytree
 
 from metarl import seeding
 from metarl.errors import UserError, bad_option, require_seed
-from metarl.experience.agent import Agent, require_spaces
+from metarl.experience.agent import Adapter, require_spaces
 from metarl.experience.data import Context, Timestep
-from metarl.experience.rollout import Keys, collect, one_thread, torch_generator
+from metarl.experience.lanes import Lanes, TrialKeys
+from metarl.experience.rollout import adapted, collect, torch_threads
 from metarl.seeding import Component, LaneGenerator, Phase
 from metarl.stepping.spaces import (
     ActionCodec,
@@ -33,8 +35,12 @@ class PolicyState(NamedTuple):
 
     context: Context
     """What the agent knows: a row per environment if acting carries knowledge on, else one row."""
-    timestep: Timestep
-    """The last step of every environment, ``[task, lane]`` as agents take it."""
+    lanes: Lanes
+    """Where every environment is, before its last action is counted."""
+    taken: npt.NDArray[Any] | None
+    """The last actions, in policy units; None before the first."""
+    episode_keys: seeding.KeyArray
+    """The random keys of every environment's present episode."""
 
 
 class AdaptedPolicy:
@@ -45,13 +51,19 @@ class AdaptedPolicy:
     """
 
     def __init__(
-        self, agent: Agent, context: Context, timestep: Timestep | None, env: Env, seed: int
+        self,
+        agent: Adapter,
+        context: Context,
+        timestep: Timestep | None,
+        env: Env,
+        seed: int,
     ) -> None:
         self._agent = agent
+        self._sequential = agent.shape.sequential
         self._space = env.observation_space
         self._codec = ActionCodec(env.action_space)
-        self._adapted = PolicyState(context, timestep or _first_timestep(self._codec))
-        self._state = self._adapted
+        self._context, self._timestep = context, timestep
+        self._state = self._beginning(1)
         self._act_key, self._predict_key = (
             seeding.derive(seed, Phase.USE, Component.ACTIONS, number) for number in (1, 2)
         )
@@ -80,14 +92,11 @@ class AdaptedPolicy:
         flat, batched = _flat(self._space, observation)
         if batched:
             raise bad_option("observation", f"{len(flat)} at once", "one (predict takes several)")
-        context, before = self._state
-        before = before._replace(boundary=before.boundary | boundary)
-        if reward is not None:
-            paid = torch.tensor([[reward]], dtype=torch.float32)
-            before = before._replace(previous_reward=paid)
         keys = seeding.fold(self._act_key, np.full(1, self._num_acts))
         self._num_acts += 1
-        actions, self._state = self._step(PolicyState(context, before), flat, keys, greedy)
+        paid = np.full(1, 0.0 if reward is None else reward, np.float32)
+        state = self._counted(self._state, paid, np.full(1, boundary))
+        actions, self._state = self._step(state, flat, keys, greedy)
         return actions[0]
 
     def predict(
@@ -123,19 +132,58 @@ class AdaptedPolicy:
         start = np.asarray(episode_start is not None and episode_start, np.bool_)
         if start.shape not in ((), (n,)):
             raise UserError(f"episode_start: got shape {start.shape}; accepted: ({n},) or ()")
-        before = self._adapted_rows(n)
+        before = self._beginning(n)
         if state is not None:
             accepted = f"None, or what predict returned for {n} of them"
             if not isinstance(state, PolicyState):
                 raise UserError(f"state: got a {type(state).__name__}; accepted: {accepted}")
-            if (rows := state.timestep.active.numel()) != n:
+            if (rows := state.lanes.size) != n:
                 raise UserError(f"state: got that of {rows} environments; accepted: {accepted}")
-            before = self._where(np.broadcast_to(start, n), before, state)
+            before = self._restarted(np.broadcast_to(start, n), before, state)
         drawn = seeding.fold(self._predict_key, np.full(n, self._num_predictions))
         self._num_predictions += 1
         keys = seeding.fold(drawn, np.arange(n))
         actions, after = self._step(before, flat, keys, deterministic)
         return (actions if batched else actions[0]), after
+
+    def _beginning(self, n: int) -> PolicyState:
+        """Return what adaptation left, for each of ``n`` environments."""
+        rows = (n, 1) if self._sequential else (1, n)  # one task each, or lanes of one task
+        context, carried = self._context, self._timestep
+        if self._sequential:
+            context = pytree.tree_map(lambda x: x.repeat_interleave(n, 0), context)
+            if carried is not None:
+                carried = Timestep(*(x.repeat_interleave(n, 0) for x in carried))
+        lanes = Lanes(*rows, None, self._codec, carried, self._sequential)
+        return PolicyState(context, lanes, None, np.zeros(n, np.uint64))
+
+    def _counted(
+        self, state: PolicyState, reward: npt.NDArray[np.float32], ended: npt.NDArray[np.bool_]
+    ) -> PolicyState:
+        """Return the state after the rewards for its last actions have come."""
+        if state.taken is None:
+            return state
+        lanes = state.lanes.copy()
+        lanes.advance(state.taken, reward, ended)
+        return state._replace(lanes=lanes, taken=None)
+
+    def _restarted(
+        self, start: npt.NDArray[np.bool_], beginning: PolicyState, state: PolicyState
+    ) -> PolicyState:
+        """Return ``state`` one step on, but in the rows that ``start`` the ``beginning``."""
+        nothing = np.zeros(len(start), np.float32), np.zeros(len(start), np.bool_)
+        state = self._counted(state, *nothing)
+        context, lanes = state.context, state.lanes.copy()
+        lanes.restart(start, beginning.lanes)
+        if self._sequential:
+            rows = torch.from_numpy(start.copy())
+
+            def choose(then: Tensor, now: Tensor) -> Tensor:
+                mask = rows.to(now.device).reshape(-1, *[1] * (now.ndim - 1))
+                return torch.where(mask, then, now)
+
+            context = pytree.tree_map(choose, beginning.context, context)
+        return state._replace(context=context, lanes=lanes)
 
     def _step(
         self,
@@ -145,60 +193,15 @@ class AdaptedPolicy:
         greedy: bool,
     ) -> tuple[npt.NDArray[Any], PolicyState]:
         """Return an action for every row, in the environment's units, and the state after it."""
-        before, boundary = state.timestep, state.timestep.boundary
-        # Only sequential agents are shown what came before the episode.
-        fresh = torch.zeros_like(boundary) if self._agent.sequential else boundary
-        each = fresh.reshape(*fresh.shape, *[1] * (before.previous_action.ndim - 2))
-        now = Timestep(
-            observation=self._lanes(flat),
-            previous_action=before.previous_action.masked_fill(each, 0),
-            previous_reward=before.previous_reward.masked_fill(fresh, 0),
-            boundary=boundary,
-            trial_start=before.trial_start | fresh,
-            active=torch.ones_like(boundary),
-        )
-        generator = LaneGenerator(keys.reshape(boundary.shape))
-        with one_thread(), torch.no_grad():
-            action, _, context = self._agent.act(state.context, now, generator, greedy)
+        lanes = state.lanes
+        episode_keys = np.where(lanes.boundary, keys, state.episode_keys)
+        generator = LaneGenerator(keys.reshape(lanes.shape), episode_keys.reshape(lanes.shape))
+        with torch_threads(1), torch.no_grad():
+            action, _, context = self._agent.act(
+                state.context, lanes.timestep(flat), generator, greedy
+            )
         taken = self._codec.taken(action.flatten(0, 1).cpu().numpy())
-        after = now._replace(
-            previous_action=self._lanes(taken),
-            previous_reward=torch.zeros_like(now.previous_reward),
-            boundary=torch.zeros_like(boundary),
-            trial_start=torch.zeros_like(boundary),
-        )
-        return self._codec.to_env(taken), PolicyState(context, after)
-
-    def _lanes(self, rows: npt.NDArray[Any]) -> Tensor:
-        """Return ``[n, …]`` as ``[task, lane, …]``: n tasks if each has a context of its own."""
-        return torch.from_numpy(np.array(rows)).unsqueeze(1 if self._agent.sequential else 0)
-
-    def _adapted_rows(self, n: int) -> PolicyState:
-        """Return what adaptation left, for each of ``n`` environments."""
-        context, timestep = self._adapted
-        if self._agent.sequential:
-            context = pytree.tree_map(lambda x: x.repeat_interleave(n, 0), context)
-        axis = 0 if self._agent.sequential else 1
-        return PolicyState(context, Timestep(*(x.repeat_interleave(n, axis) for x in timestep)))
-
-    def _where(
-        self, start: npt.NDArray[np.bool_], then: PolicyState, otherwise: PolicyState
-    ) -> PolicyState:
-        """Return ``then`` in the rows that ``start``, and ``otherwise`` in the others."""
-        rows = self._lanes(start)
-
-        def choose(a: Tensor, b: Tensor) -> Tensor:
-            return torch.where(rows.reshape(*rows.shape, *[1] * (a.ndim - 2)).to(a.device), a, b)
-
-        def choose_task(a: Tensor, b: Tensor) -> Tensor:
-            return torch.where(rows.reshape(-1, *[1] * (a.ndim - 1)).to(a.device), a, b)
-
-        last = otherwise.timestep
-        first = then.timestep._replace(observation=last.observation)  # a step brings its own
-        context = otherwise.context
-        if self._agent.sequential:
-            context = pytree.tree_map(choose_task, then.context, context)
-        return PolicyState(context, Timestep(*map(choose, first, last)))
+        return self._codec.to_env(taken), PolicyState(context, lanes, taken, episode_keys)
 
 
 def _flat(space: gym.Space[Any], observation: Any) -> tuple[npt.NDArray[np.float32], bool]:
@@ -260,21 +263,8 @@ def _kind(observation: Any) -> str:
     return f"{type(observation).__name__} {shape}".strip()
 
 
-def _first_timestep(codec: ActionCodec) -> Timestep:
-    shape = () if codec.discrete else (codec.size,)
-    yes = torch.ones(1, 1, dtype=torch.bool)
-    return Timestep(
-        observation=torch.zeros(1, 1, 0),
-        previous_action=torch.zeros(1, 1, *shape, dtype=torch.int64 if codec.discrete else None),
-        previous_reward=torch.zeros(1, 1),
-        boundary=yes,
-        trial_start=yes,
-        active=yes,
-    )
-
-
 def adapt(
-    agent: Agent, env: Env, *, episodes: int, max_steps: int | None = None, seed: int = 0
+    agent: Adapter, env: Env, *, episodes: int, max_steps: int | None = None, seed: int = 0
 ) -> AdaptedPolicy:
     """Let ``agent`` adapt to one ordinary Gymnasium environment for some episodes.
 
@@ -295,11 +285,12 @@ def adapt(
     if not isinstance(env, gym.Env):
         raise bad_option("env", type(env).__name__, "a gymnasium.Env (one, not a vector of them)")
     require_spaces(agent, env.observation_space, env.action_space, "env")
-    each = agent.episodes_per_adaptation or 1
+    each = agent.shape.stride
     if episodes < 0 or episodes % each:
         raise bad_option("episodes", episodes, f"a multiple of {each}, 0 or more")
     require_seed("seed", seed)
-    horizon = getattr(agent, "horizon", None) if max_steps is None else max_steps
+    spec = getattr(agent, "spec", None)
+    horizon = max_steps if max_steps is not None else getattr(spec, "horizon", None)
     if horizon is None:
         horizon = time_limit(env)
     if horizon is None and episodes:
@@ -309,15 +300,25 @@ def adapt(
         raise bad_option("max_steps", horizon, "an integer, 1 or more")
     tasks = _OneEnv(env, int(horizon or 1))
     envs = tasks.make_vec(1, num_workers=0)
-    keys = Keys.of(seed, Phase.USE, 0, 1)
+    shape = replace(agent.shape, episodes_per_round=each)  # the policy returned acts in the last
+    keys = TrialKeys(seed, Phase.USE, 0, 1)
+    batch = [Task(tasks.name)]
     context: Context = agent.begin(1)
     timestep: Timestep | None = None
     for k in range(episodes // each):
+        own = keys.round(k, shape)
         gathered, timestep, context = collect(
-            agent, envs, [Task(tasks.name)], context, timestep, num_episodes=each, keys=keys(k)
+            agent,
+            envs,
+            batch,
+            context,
+            timestep,
+            num_episodes=each,
+            sequential=shape.sequential,
+            keys=own,
         )
-        if agent.episodes_per_adaptation is not None:
-            context = agent.adapt(context, gathered, torch_generator(keys(k).adaptation))
+        if not shape.learns_while_acting:
+            context = adapted(agent, context, gathered, own, batch)
     return AdaptedPolicy(agent, context, timestep, env, seed)
 
 

@@ -209,6 +209,20 @@ class Agent(Adapter, Protocol):
         """Take back what :meth:`state` returned."""
 
 
+def prescribed_episodes(spec: TaskSpec) -> int:
+    """Return the episodes of a trial that the task distribution prescribes.
+
+    Raises:
+        UserError: if it prescribes none.
+    """
+    if spec.episodes_per_trial is None:
+        raise UserError(
+            "--episodes-per-trial: got None; accepted: a number of episodes, since the task "
+            "distribution prescribes none"
+        )
+    return spec.episodes_per_trial
+
+
 def tell_tasks(adapter: Adapter, context: Context, tasks: Sequence[Task]) -> Context:
     """Return the context after an oracle has been told its tasks; others know nothing more."""
     reveal = getattr(adapter, "reveal", None)

@@ -5,9 +5,11 @@ It raises an ``AssertionError`` that says what to mend, or returns nothing.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -15,90 +17,182 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl import seeding
-from metarl.experience.agent import Agent, require_spaces, trial_rounds
-from metarl.experience.data import Timestep
-from metarl.experience.rollout import Keys, collect, run_trial, torch_generator
+from metarl.experience.agent import Adapter, Agent, TrialShape, require_spaces, tell_tasks
+from metarl.experience.data import Timestep, Trial
+from metarl.experience.lanes import Lanes, TrialKeys
+from metarl.experience.rollout import collect, run_trial, torch_generator
 from metarl.seeding import LaneGenerator, Phase
 from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.stepping.vector import SlotVectorEnv
+from metarl.task import Task
 from metarl.tasks.distribution import TaskDistribution
+
+State: TypeAlias = tuple[dict[str, Tensor], dict[str, Any]]
+"""The result of ``Agent.state``."""
+
+NUM_TASKS = 4
+ORDER = [2, 0, 3, 1]
+"""Another order of the tasks, which must change nothing about any of them."""
+
+
+def check_adapter(adapter: object, tasks: TaskDistribution) -> None:
+    """Check that ``adapter`` keeps the contract of :class:`metarl.Adapter`, acting in ``tasks``.
+
+    Actions have the right shape and type; rows of inactive lanes are left alone; contexts are
+    never written into, and ``act`` of an adapter that is not sequential leaves them as they
+    are; greedy actions do not depend on the generator; tasks in another order get the same
+    answers; ``insight``, where it is defined, has a row for every task.
+
+    Args:
+        adapter: made for the spaces of ``tasks``; it is left as it was.
+        tasks: the tasks it acts in.
+
+    Raises:
+        AssertionError: if a point of the contract is broken; the message says what to mend.
+    """
+    assert isinstance(adapter, Adapter), _lacks(adapter, Adapter)
+    assert isinstance(adapter.shape, TrialShape), (
+        f"the attribute shape is {adapter.shape!r}; accepted: a metarl.TrialShape"
+    )
+    require_spaces(adapter, tasks.observation_space, tasks.action_space, tasks.name)
+    with contextlib.closing(_slots(adapter, tasks)) as envs:
+        _check_act(adapter, tasks)
+        _check_adapt(adapter, envs, _trial(adapter, envs, tasks), _batch(tasks))
 
 
 def check_agent(agent: object, tasks: TaskDistribution, *, learns: bool = True) -> None:
     """Check that ``agent`` keeps the contract of :class:`metarl.Agent`, acting in ``tasks``.
 
-    Actions of the right shape; rows of inactive lanes left alone, contexts never written
-    into, and left as they are by agents that are not sequential; greedy actions that do not
-    depend on the generator; the same answers for tasks in another order; acting and adapting
-    that change nothing of the agent; ``state`` that brings back the same agent, after an
-    update too; copies by ``copy.deepcopy`` and ``pickle`` that act, learn and load by
-    themselves.
+    All that :func:`check_adapter` checks; acting and adapting change nothing of the agent;
+    ``state`` brings back the same agent, after an update too; copies by ``copy.deepcopy`` and
+    ``pickle`` act, learn and load by themselves.
 
     Args:
-        agent: made for the spaces of ``tasks``; left as it was.
-        tasks: which it acts in.
+        agent: made for the spaces of ``tasks``; it is left as it was.
+        tasks: the tasks it acts in.
         learns: False for a fixed baseline, whose ``update`` need not change anything.
-    """
-    assert isinstance(agent, Agent), "the agent lacks a method or attribute of metarl.Agent"
-    require_spaces(agent, tasks.observation_space, tasks.action_space, tasks.name)
-    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial or 2)
-    n = 4
-    batch = tasks.sample(np.random.default_rng(0), n, "train")
-    lanes = 1 if agent.sequential else 2
-    envs = tasks.make_vec(n * lanes, num_workers=0)
-    before = _copy_state(agent)
 
-    # one step, by hand
-    context = agent.begin(n)
+    Raises:
+        AssertionError: if a point of the contract is broken; the message says what to mend.
+    """
+    assert isinstance(agent, Agent), _lacks(agent, Agent)
+    before = _copy_state(agent)
+    check_adapter(agent, tasks)
+    assert _states_equal(before, agent.state()), "acting or adapting changed the agent"
+    with contextlib.closing(_slots(agent, tasks)) as envs:
+        trial = _trial(agent, envs, tasks)
+    updated = _check_update(agent, trial, before, learns)
+    _check_copies(agent, tasks, trial, before, updated)
+
+
+def _lacks(agent: object, protocol: type) -> str:
+    names = [n for n in dir(protocol) if not n.startswith("_")]
+    names += [n for p in protocol.__mro__ for n in getattr(p, "__annotations__", {}) if n[0] != "_"]
+    missing = sorted({name for name in names if not hasattr(agent, name)})
+    return (
+        f"the agent lacks a method or attribute of metarl.{protocol.__name__}: "
+        f"{', '.join(missing)} (metarl/experience/agent.py says what each is)"
+    )
+
+
+def _slots(adapter: Adapter, tasks: TaskDistribution) -> SlotVectorEnv:
+    return tasks.make_vec(NUM_TASKS * (1 if adapter.shape.sequential else 2), num_workers=0)
+
+
+def _batch(tasks: TaskDistribution) -> list[Task]:
+    return tasks.sample(np.random.default_rng(0), NUM_TASKS, "train")
+
+
+def _trial(adapter: Adapter, envs: SlotVectorEnv, tasks: TaskDistribution) -> Trial:
+    keys = TrialKeys(0, Phase.USE, 0, NUM_TASKS)
+    return run_trial(adapter, envs, _batch(tasks), shape=adapter.shape, keys=keys)
+
+
+def _lane_generator(key: int, lanes: int) -> LaneGenerator:
+    keys = seeding.fold(np.uint64(key), np.arange(NUM_TASKS * lanes)).reshape(NUM_TASKS, lanes)
+    return LaneGenerator(keys, keys)
+
+
+def _check_act(adapter: Adapter, tasks: TaskDistribution) -> None:
+    """Check one step, by hand."""
+    lanes = 1 if adapter.shape.sequential else 2
+    codec = ActionCodec(tasks.action_space)
+    context = adapter.begin(NUM_TASKS)
+    for part in pytree.tree_leaves(context):
+        assert isinstance(part, Tensor) and part.ndim and len(part) == NUM_TASKS, (
+            "begin(n) must return a tree of tensors with n rows, one per task"
+        )
     saved = copy.deepcopy(context)
-    now = _first_step(tasks, n, lanes)
+    now = _first_step(tasks, NUM_TASKS, lanes)
     idle = now._replace(active=now.active.clone())
     idle.active[1] = False
-    generator = LaneGenerator(seeding.fold(np.uint64(3), np.arange(n * lanes)).reshape(n, lanes))
-    action, record, after = agent.act(context, now, generator)
-    assert action.shape[:2] == (n, lanes), f"act returned actions {tuple(action.shape)}"
+    generator = _lane_generator(3, lanes)
+    action, record, after = adapter.act(context, now, generator)
+    expected = (NUM_TASKS, lanes) + (() if codec.discrete else (codec.size,))
+    assert tuple(action.shape) == expected, (
+        f"act returned actions of shape {tuple(action.shape)}; accepted: {expected}"
+    )
+    assert action.is_floating_point() != codec.discrete, (
+        f"act returned {action.dtype} actions; accepted: "
+        f"{'int64, from 0' if codec.discrete else 'float32'}"
+    )
     for name, value in record.items():
-        assert value.shape[:2] == (n, lanes), f"record {name!r} has shape {tuple(value.shape)}"
+        assert value.shape[:2] == (NUM_TASKS, lanes), (
+            f"record {name!r} has shape {tuple(value.shape)}; accepted: [task, lane, …]"
+        )
     assert _tree_equal(context, saved), "act wrote into the context it was given"
-    if not agent.sequential:
+    if not adapter.shape.sequential:
         assert _tree_equal(after, context), "the agent is not sequential, yet act changed context"
-    _, _, after_idle = agent.act(context, idle, generator)
+    _, _, after_idle = adapter.act(context, idle, generator)
     assert _tree_equal(_row(after_idle, 1), _row(context, 1)), (
         "act changed the context of a task whose lanes are not active"
     )
-    greedy = agent.act(context, now, generator, greedy=True)[0]
-    other = LaneGenerator(seeding.fold(np.uint64(4), np.arange(n * lanes)).reshape(n, lanes))
-    assert torch.equal(greedy, agent.act(context, now, other, greedy=True)[0]), (
+    greedy = adapter.act(context, now, generator, greedy=True)[0]
+    other = _lane_generator(4, lanes)
+    assert torch.equal(greedy, adapter.act(context, now, other, greedy=True)[0]), (
         "a greedy action depends on the generator"
     )
+    insight = getattr(adapter, "insight", None)
+    for name, value in ({} if insight is None else insight(after)).items():
+        assert len(value) == NUM_TASKS, f"insight {name!r} has not one row for each task"
 
-    # a trial, and the same with the tasks in another order
-    keys = Keys.of(0, Phase.USE, 0, np.arange(n))
-    kwargs: dict[str, Any] = {"num_adaptations": adaptations, "episodes_per_round": per_round}
-    trial = run_trial(agent, envs, batch, keys=keys, **kwargs)
-    order = [2, 0, 3, 1]
-    shuffled = Keys.of(0, Phase.USE, 0, np.array(order))
-    reordered = run_trial(agent, envs, [batch[i] for i in order], keys=shuffled, **kwargs)
-    # the first steps only: a simulator may turn a rounding error into another episode
+
+def _check_adapt(
+    adapter: Adapter, envs: SlotVectorEnv, trial: Trial, batch: Sequence[Task]
+) -> None:
+    """Check a trial against the same with the tasks in another order."""
+    shape = adapter.shape
+    shuffled = TrialKeys(0, Phase.USE, 0, np.array(ORDER))
+    reordered = run_trial(adapter, envs, [batch[i] for i in ORDER], shape=shape, keys=shuffled)
+    # Compare the first steps only: a simulator may turn a rounding error into another episode.
     for name in ("taken", "reward"):
         first, mixed = (getattr(t.rounds[0], name)[:, 0, :5] for t in (trial, reordered))
-        assert torch.allclose(first[order].double(), mixed.double(), rtol=1e-3, atol=1e-3), (
+        assert torch.allclose(first[ORDER].double(), mixed.double(), rtol=1e-3, atol=1e-3), (
             "the experience with a task depends on the place of the task in the batch"
         )
-    single = agent.begin(n)
-    episodes, _, single = collect(
-        agent, envs, batch, single, None, num_episodes=per_round, keys=keys(0)
+    keys = TrialKeys(0, Phase.USE, 0, NUM_TASKS).at(0)
+    episodes, _, context = collect(
+        adapter,
+        envs,
+        batch,
+        tell_tasks(adapter, adapter.begin(NUM_TASKS), batch),
+        None,
+        num_episodes=shape.episodes_per_round,
+        sequential=shape.sequential,
+        keys=keys,
     )
-    kept = copy.deepcopy(single)
-    adapted = agent.adapt(single, episodes, torch_generator(0))
-    assert _tree_equal(single, kept), "adapt wrote into the context it was given"
-    turned = agent.adapt(_row(single, order), _row(episodes, order), torch_generator(0))
-    assert _tree_equal(_row(adapted, order), turned, exact=False), (
+    kept = copy.deepcopy(context)
+    after = adapter.adapt(context, episodes, torch_generator(0))
+    assert _tree_equal(context, kept), "adapt wrote into the context it was given"
+    turned = adapter.adapt(_row(context, ORDER), _row(episodes, ORDER), torch_generator(0))
+    assert _tree_equal(_row(after, ORDER), turned, exact=False), (
         "what adapt makes of a task depends on the place of the task in the batch"
     )
-    assert _states_equal(before, agent.state()), "acting or adapting changed the agent"
 
-    # the meta-update, and the way back
-    metrics = agent.update(trial, torch_generator(1))
+
+def _check_update(agent: Agent, trial: Trial, before: State, learns: bool) -> State:
+    """Check the meta-update and the way back; return the state after the update."""
+    metrics = agent.update(trial, torch_generator(1), 0.0)
     assert all(np.isfinite(value) for value in metrics.values()), f"update returned {metrics}"
     assert not (learns and _states_equal(before, agent.state())), (
         "update changed nothing (a fixed baseline is checked with learns=False)"
@@ -106,13 +200,29 @@ def check_agent(agent: object, tasks: TaskDistribution, *, learns: bool = True) 
     updated = _copy_state(agent)
     agent.load_state(*copy.deepcopy(before))
     assert _states_equal(before, agent.state()), "load_state does not bring back state()"
-    agent.update(trial, torch_generator(1))
+    _recall_nothing(agent)
+    agent.update(trial, torch_generator(1), 0.0)
     assert _states_equal(updated, agent.state(), exact=False), (
         "after load_state, the same update leads elsewhere: state() leaves something out"
     )
     agent.load_state(*copy.deepcopy(before))
+    _recall_nothing(agent)
+    return updated
 
-    # copies, as joblib, Ray and multiprocessing make them
+
+def _recall_nothing(agent: Agent) -> None:
+    """Take the experience away from an agent that remembers some."""
+    if getattr(agent, "remembers", 0):
+        cast(Any, agent).recall([])
+
+
+def _check_copies(
+    agent: Agent, tasks: TaskDistribution, trial: Trial, before: State, updated: State
+) -> None:
+    """Check copies, as joblib, Ray and multiprocessing make them."""
+    lanes = 1 if agent.shape.sequential else 2
+    context, generator = agent.begin(NUM_TASKS), _lane_generator(3, lanes)
+    now = _first_step(tasks, NUM_TASKS, lanes)
     for way, copy_of in (("copy.deepcopy", _deep_copy), ("pickle", _pickled)):
         twin = copy_of(agent)
 
@@ -121,7 +231,7 @@ def check_agent(agent: object, tasks: TaskDistribution, *, learns: bool = True) 
             return _tree_equal(a, b)
 
         assert same(), f"a copy by {way} acts otherwise"
-        twin.update(trial, torch_generator(1))
+        twin.update(trial, torch_generator(1), 0.0)
         assert _states_equal(before, agent.state()), f"updating a copy by {way} changed the agent"
         assert _states_equal(updated, twin.state(), exact=False), (
             f"the same update leads a copy by {way} elsewhere"
@@ -130,7 +240,6 @@ def check_agent(agent: object, tasks: TaskDistribution, *, learns: bool = True) 
             one.load_state(*copy.deepcopy(updated))
         assert same(), f"a copy by {way} acts otherwise after load_state"
         agent.load_state(*copy.deepcopy(before))
-    envs.close()
 
 
 def _deep_copy(agent: Agent) -> Agent:
@@ -154,18 +263,10 @@ def _pickled(agent: Agent) -> Agent:
 
 
 def _first_step(tasks: TaskDistribution, n: int, lanes: int) -> Timestep:
-
-    codec = ActionCodec(tasks.action_space)
-    shape = () if codec.discrete else (codec.size,)
-    observation = torch.linspace(0, 1, n * lanes * observation_size(tasks.observation_space))
-    yes = torch.ones(n, lanes, dtype=torch.bool)
-    return Timestep(
-        observation=observation.reshape(n, lanes, -1),
-        previous_action=torch.from_numpy(np.zeros((n, lanes, *shape), codec.dtype)),
-        previous_reward=torch.zeros(n, lanes),
-        boundary=yes,
-        trial_start=yes,
-        active=yes,
+    beginning = Lanes(n, lanes, None, ActionCodec(tasks.action_space), None, lanes == 1)
+    size = observation_size(tasks.observation_space)
+    return beginning.timestep(
+        np.linspace(0, 1, n * lanes * size, dtype=np.float32).reshape(-1, size)
     )
 
 
@@ -181,14 +282,14 @@ def _tree_equal(a: Any, b: Any, exact: bool = True) -> bool:
     return len(x) == len(y) and all(same(p, q) for p, q in zip(x, y, strict=True))
 
 
-def _copy_state(agent: Agent) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _copy_state(agent: Agent) -> State:
     tensors, extra = agent.state()
     return {name: x.detach().clone() for name, x in tensors.items()}, copy.deepcopy(extra)
 
 
 def _states_equal(
-    a: tuple[dict[str, torch.Tensor], dict[str, Any]],
-    b: tuple[dict[str, torch.Tensor], dict[str, Any]],
+    a: State,
+    b: State,
     exact: bool = True,
 ) -> bool:
     if a[1] != b[1] or a[0].keys() != b[0].keys():

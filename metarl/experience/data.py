@@ -7,7 +7,8 @@ Arrays of experience are ``[task, episode, time, …]``; those of one moment are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
@@ -19,52 +20,61 @@ from metarl.errors import DivergenceError, bad_option
 from metarl.task import Task
 
 Context: TypeAlias = Any
-"""What an agent has learned about its tasks: a tree (tuples, dicts, NamedTuples) of tensors
-whose first axis is the task. Opaque to all but the agent, which never writes into one."""
-
+"""All that an agent has learned about its tasks so far: a tree (tuples, dicts, NamedTuples) of
+tensors whose first axis is the task. It is opaque to everyone but the agent. It is a value: no
+function writes into one that it was given."""
 
 Record: TypeAlias = dict[str, Tensor]
-"""What an agent wants back in ``update``: tensors ``[task, lane, …]`` of one step."""
-
+"""The tensors ``[task, lane, …]`` of one step that an agent wants back in ``update``, by name."""
 
 Metrics: TypeAlias = dict[str, float]
+"""Numbers to log, by name."""
 
 
 class Timestep(NamedTuple):
     """What an agent sees when it acts."""
 
     observation: Float[Tensor, "task lane observation"]
-    """Flattened."""
+    """The environment's observation, flattened."""
     previous_action: Shaped[Tensor, "task lane *action"]
-    """As it was taken: clipped to [-1, 1], or an integer; zero at ``trial_start``."""
+    """The action taken before, as it was taken: clipped to [-1, 1], or an integer. It is zero at
+    ``trial_start``."""
     previous_reward: Float[Tensor, "task lane"]
-    """The environment's; zero at ``trial_start``."""
+    """The environment's reward for that action; it is zero at ``trial_start``."""
     boundary: Bool[Tensor, "task lane"]
-    """First step of an episode: ``previous_*`` are the last of the episode before."""
+    """True at the first step of an episode: ``previous_*`` are the last of the episode before."""
     trial_start: Bool[Tensor, "task lane"]
-    """First step of a trial (of every episode, for agents that are not sequential)."""
+    """True at the first step of a trial (of every episode, for agents that are not sequential)."""
     active: Bool[Tensor, "task lane"]
-    """Where False the action is ignored and the row of the context stays as it is."""
+    """False where the action is ignored and the row of the context must stay as it is."""
 
 
 class Episodes(NamedTuple):
     """One round of experience."""
 
     observation: Float[Tensor, "task episode time observation"]
+    """What the agent saw before each action, flattened."""
     action: Shaped[Tensor, "task episode time *action"]
-    """As sampled: log-probabilities are of this one."""
+    """Actions as they were sampled; log-probabilities belong to these."""
     taken: Shaped[Tensor, "task episode time *action"]
-    """As the environment took it, in policy units."""
+    """Actions as the environment took them, clipped, in policy units."""
     reward: Float[Tensor, "task episode time"]
+    """The environment's rewards."""
     terminated: Bool[Tensor, "task episode time"]
+    """True at a step after which nothing follows, whatever the time limit."""
     truncated: Bool[Tensor, "task episode time"]
+    """True at a step after which the time limit cut the episode off."""
     valid: Bool[Tensor, "task episode time"]
+    """True where a step happened, False for padding."""
     record: Record
+    """What the agent's ``act`` returned as its record, ``[task, episode, time, …]`` by name."""
     final_observation: Float[Tensor, "task episode observation"]
-    """What the last step of an episode returned: what a truncated value is bootstrapped from."""
-    metrics: dict[str, Tensor]
-    """``[task, episode]``: ``return``, ``length``, and the distribution's ``info_keys``
-    (``success`` if it was reached at any step, others averaged over the steps)."""
+    """The observation after an episode's last step; a truncated value is bootstrapped from it."""
+    metrics: dict[str, Float[Tensor, "task episode"]]
+    """``return``, ``length``, and what the environment reports in ``info_keys``: ``success`` is 1
+    if it was reached at any step, other numbers are averaged over the steps."""
+    info: dict[str, Shaped[Tensor, "task episode time ..."]] = {}  # noqa: RUF012  # never written into
+    """The numbers that ``info_keys`` names, of every step, under the names they are reported as."""
 
 
 class Stream(NamedTuple):
@@ -75,30 +85,36 @@ class Stream(NamedTuple):
     previous_action: Shaped[Tensor, "task time *action"]
     previous_reward: Float[Tensor, "task time"]
     reward: Float[Tensor, "task time"]
+    next_observation: Float[Tensor, "task time observation"]
+    """The observation after the step, of the same episode also at its end."""
     boundary: Bool[Tensor, "task time"]
     trial_start: Bool[Tensor, "task time"]
     terminated: Bool[Tensor, "task time"]
     truncated: Bool[Tensor, "task time"]
     valid: Bool[Tensor, "task time"]
     record: Record
+    info: dict[str, Shaped[Tensor, "task time ..."]] = {}  # noqa: RUF012  # never written into
 
 
 class Trial(NamedTuple):
     """Everything an agent lived through with some tasks."""
 
     tasks: list[Task]
+    """The tasks, one for each row of everything else."""
     rounds: list[Episodes]
-    """One per adaptation, and one after the last."""
+    """One round before each adaptation, and one after the last."""
     context: Context
-    """After the last adaptation and, for sequential agents, the last episode."""
+    """What was known after the last adaptation and, for sequential agents, the last episode."""
+    seconds: Mapping[str, float] = MappingProxyType({})
+    """The time that gathering took: ``step`` in environments, ``act`` in the agent."""
 
     @property
     def env_steps(self) -> int:
-        """Number of environment steps taken."""
+        """The number of environment steps taken."""
         return sum(int(episodes.valid.sum()) for episodes in self.rounds)
 
     def stream(self) -> Stream:
-        """Join all episodes of all rounds: what recurrent agents train on."""
+        """Join all episodes of all rounds: the sequences that recurrent agents train on."""
         merged = join_episodes(self.rounds)
         tasks, episodes, time = merged.valid.shape
 
@@ -134,13 +150,24 @@ class Trial(NamedTuple):
             previous_action=shift(pack(merged.taken)),
             previous_reward=shift(reward),
             reward=reward,
+            next_observation=pack(next_observations(merged)),
             boundary=boundary,
             trial_start=trial_start,
             terminated=pack(merged.terminated),
             truncated=pack(merged.truncated),
             valid=pack(merged.valid),
             record={name: pack(x) for name, x in merged.record.items()},
+            info={name: pack(x) for name, x in merged.info.items()},
         )
+
+
+def next_observations(episodes: Episodes) -> Float[Tensor, "task episode time observation"]:
+    """Return the observation after every step; where no step was taken it means nothing."""
+    later = torch.roll(episodes.observation, -1, dims=2)
+    length = episodes.valid.sum(-1)
+    steps = torch.arange(episodes.valid.shape[-1], device=length.device)
+    last = (steps == (length - 1).unsqueeze(-1)).unsqueeze(-1)
+    return torch.where(last, episodes.final_observation.unsqueeze(2), later)
 
 
 def require_finite(where: str, values: Shaped[Tensor, "task ..."], tasks: Sequence[Task]) -> None:
@@ -176,10 +203,15 @@ def episodes_of(fields: dict[str, Tensor], final_observation: Tensor) -> Episode
         terminated=fields["terminated"],
         truncated=fields["truncated"],
         valid=valid,
-        record={k[7:]: v for k, v in fields.items() if k.startswith("record.")},
+        record=_fields_below("record.", fields),
+        info=_fields_below("info.", fields),
         final_observation=final_observation,
         metrics=metrics,
     )
+
+
+def _fields_below(prefix: str, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
 
 
 def join_episodes(rounds: Sequence[Episodes]) -> Episodes:
@@ -203,6 +235,7 @@ def join(parts: Sequence[Episodes], axis: int) -> Episodes:
     for part in parts:
         fields: dict[str, Any] = {name: padded(getattr(part, name)) for name in _TIMED}
         fields["record"] = {name: padded(x) for name, x in part.record.items()}
+        fields["info"] = {name: padded(x) for name, x in part.info.items()}
         even.append(part._replace(**fields))
     joined = pytree.tree_map(lambda *xs: torch.cat(xs, dim=axis), *even)
     return cast(Episodes, joined)

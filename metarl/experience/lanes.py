@@ -1,16 +1,30 @@
-"""What every lane of a wave is doing, what its agent sees next, and a log of its steps."""
+"""What every lane is doing and what its agent sees next; a log of the steps; the random keys.
+
+A lane is a slot that works for a task. :class:`Lanes` alone knows what an agent sees next:
+gathering experience, :func:`metarl.adapt`, Meta-World's own evaluation and the conformance checks
+all go through it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from metarl import seeding
+from metarl.experience.agent import TrialShape
 from metarl.experience.data import Timestep
+from metarl.seeding import Component, Phase
 from metarl.stepping.spaces import ActionCodec
+
+ENDLESS = 2**31
+"""The number of episodes of lanes that go on for ever."""
 
 
 class Log:
@@ -23,7 +37,7 @@ class Log:
         self._tensors: dict[str, list[Tensor]] = {}
 
     def add(
-        self, lanes: Lanes, arrays: dict[str, npt.NDArray[Any]], tensors: dict[str, Tensor]
+        self, lanes: Lanes, arrays: dict[str, npt.NDArray[Any]], tensors: Mapping[str, Tensor]
     ) -> None:
         """Append one step of the active lanes.
 
@@ -65,28 +79,37 @@ class Log:
 
 
 class Lanes:
-    """What every lane of a wave is doing; arrays are ``[task · lane]``.
+    """The bookkeeping of all lanes, in arrays ``[task · lane]``.
 
-    Lane l has episodes l, l + lanes, … of its task.
+    Lane l runs the episodes l, l + lanes, … of its task.
+
+    Args:
+        num_tasks: the number of tasks.
+        lanes: the number of lanes of each task; sequential agents have one.
+        num_episodes: the number of episodes of each task; None goes on for ever.
+        codec: the action space's.
+        carried: the timestep that the round before returned, for sequential agents; None at the
+            start of a trial.
+        sequential: whether the agent is shown across episodes what happened before.
     """
 
     def __init__(
         self,
         num_tasks: int,
         lanes: int,
-        num_episodes: int,
+        num_episodes: int | None,
         codec: ActionCodec,
         carried: Timestep | None,
         sequential: bool,
     ) -> None:
         self.shape = (num_tasks, lanes)
-        self.num_episodes = num_episodes
+        self.num_episodes = ENDLESS if num_episodes is None else num_episodes
         self.sequential = sequential
         self.size = num_tasks * lanes
         self.row = np.repeat(np.arange(num_tasks), lanes)
         self.episode = np.tile(np.arange(lanes), num_tasks)
         self.time = np.zeros(self.size, np.int64)
-        self.active = self.episode < num_episodes
+        self.active = self.episode < self.num_episodes
         self.boundary = np.ones(self.size, np.bool_)
         self.trial_start = np.full(self.size, carried is None)
         shape = (self.size,) if codec.discrete else (self.size, codec.size)
@@ -132,3 +155,84 @@ class Lanes:
             self.previous_reward[ended] = 0
         self.active = self.active & (self.episode < self.num_episodes)
         return ended & self.active
+
+    def restart(self, rows: npt.NDArray[np.bool_], beginning: Lanes) -> None:
+        """Take these rows back to where ``beginning``, as many lanes, has them."""
+        for name in _BY_LANE:
+            getattr(self, name)[rows] = getattr(beginning, name)[rows]
+
+    def copy(self) -> Lanes:
+        """Return lanes that go on from here independently."""
+        twin = copy.copy(self)
+        for name in _BY_LANE:
+            setattr(twin, name, getattr(self, name).copy())
+        return twin
+
+
+_BY_LANE = (
+    *("episode", "time", "active", "boundary", "trial_start"),
+    *("previous_action", "previous_reward"),
+)
+
+
+class Keys(NamedTuple):
+    """Where the random numbers of one round come from: one key for each task."""
+
+    environment: seeding.KeyArray
+    action: seeding.KeyArray
+    adaptation: int
+    first_episode: int = 0
+    """The number in the trial of the round's first episode, for sequential agents."""
+
+    def rows(self, index: slice) -> Keys:
+        """Return the keys of some of the tasks."""
+        return self._replace(environment=self.environment[index], action=self.action[index])
+
+    def environment_seeds(self, lanes: Lanes) -> seeding.KeyArray:
+        """Return the seed of every lane's present episode."""
+        return seeding.fold(self.environment[lanes.row], self.first_episode + lanes.episode)
+
+    def action_keys(self, lanes: Lanes) -> seeding.KeyArray:
+        """Return the key of every lane's present episode, from which actions are drawn."""
+        return seeding.fold(self.action[lanes.row], self.first_episode + lanes.episode)
+
+
+@dataclass(frozen=True)
+class TrialKeys:
+    """Where the random numbers of a trial come from.
+
+    Args:
+        seed: the run's, or the evaluation's.
+        phase: the purpose of the trial; phases never share a random number.
+        iteration: the number of the meta-update, 0 outside of training.
+        tasks: the numbers that the tasks go by, or how many there are.
+    """
+
+    seed: int
+    phase: Phase
+    iteration: int
+    tasks: npt.NDArray[np.int64] | int
+
+    def round(self, number: int, shape: TrialShape) -> Keys:
+        """Return the keys of a round.
+
+        A sequential agent's depend on the episode's number in the trial alone, so that a trial
+        that is cut into more rounds has the same random numbers.
+        """
+        if not shape.sequential:
+            return self.at(number)
+        keys = self.at(0)._replace(first_episode=number * shape.episodes_per_round)
+        return keys._replace(adaptation=self.at(number).adaptation) if number else keys
+
+    def at(self, adaptation: int) -> Keys:
+        """Return the keys after so many adaptations, whatever the trial's shape."""
+        numbers = np.arange(self.tasks) if isinstance(self.tasks, int) else self.tasks
+
+        def key(component: Component) -> np.uint64:
+            return seeding.derive(self.seed, self.phase, component, self.iteration, adaptation)
+
+        return Keys(
+            seeding.fold(key(Component.ENVIRONMENT), numbers),
+            seeding.fold(key(Component.ACTIONS), numbers),
+            int(key(Component.ADAPTATION) >> np.uint64(1)),
+        )

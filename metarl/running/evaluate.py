@@ -15,8 +15,8 @@ from metarl.evaluation.curve import AdaptationCurve, Measure
 from metarl.evaluation.evaluate import (
     default_tasks,
     evaluate_adaptation,
+    evaluation_shape,
     evaluation_tasks,
-    trial_episodes,
 )
 from metarl.evaluation.metaworld import (
     OfficialResult,
@@ -28,7 +28,7 @@ from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.evaluation.report import print_adaptation
 from metarl.evaluation.video import check_can_record, record_adaptation
 from metarl.experience.agent import Agent, require_spaces
-from metarl.experience.rollout import one_thread
+from metarl.experience.rollout import torch_threads
 from metarl.files import write_json
 from metarl.running.checkpoints import Which
 from metarl.running.folders import (
@@ -36,12 +36,11 @@ from metarl.running.folders import (
 )
 from metarl.running.machine import check_device
 from metarl.running.run import Run
-from metarl.stepping.spaces import space_from_json
 from metarl.task import Split
 from metarl.tasks.distribution import TaskDistribution
 
 
-@one_thread()
+@torch_threads(1)
 def evaluate(
     run: Run,
     *,
@@ -85,14 +84,13 @@ def evaluate(
         raise bad_option("--official", tasks.name, "tasks of Meta-World")
     if video:
         check_can_record()
-    own = {f"{k}_space": space_from_json(space) for k, space in run.config["spaces"].items()}
     spaces = tasks.observation_space, tasks.action_space
-    require_spaces(SimpleNamespace(**own), *spaces, f"--env: {tasks.name}")
+    require_spaces(SimpleNamespace(spec=run.spec), *spaces, f"--env: {tasks.name}")
     own_tasks = run.train_config.evaluation_tasks or default_tasks(tasks, split)
     num_tasks = own_tasks if num_tasks is None else num_tasks
     agent, saved = run.load_agent(checkpoint, device)
     own_episodes, episodes = (
-        trial_episodes(agent, tasks, number) for number in (None, num_episodes)
+        evaluation_shape(agent, number).num_episodes for number in (None, num_episodes)
     )
     label = evaluation_name(
         split,

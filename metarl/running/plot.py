@@ -12,9 +12,11 @@ from metarl import registry, seeding
 from metarl.console import console
 from metarl.errors import bad_option
 from metarl.evaluation.curve import read_summary
+from metarl.evaluation.evaluate import evaluation_shape
 from metarl.evaluation.plotting import Line, Paths, plot_adaptation, plot_learning, plot_paths
-from metarl.experience.agent import require_spaces, trial_rounds
-from metarl.experience.rollout import Keys, run_trial
+from metarl.experience.agent import require_spaces
+from metarl.experience.lanes import TrialKeys
+from metarl.experience.rollout import run_trial
 from metarl.running.folders import (
     claim_file,
 )
@@ -126,23 +128,18 @@ def _plot_paths(
     agent, checkpoint = run.load_agent()
     spaces = tasks.observation_space, tasks.action_space
     require_spaces(agent, *spaces, f"--env: {tasks.name}")
-    each = agent.episodes_per_adaptation
-    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
-    envs = tasks.make_vec(num_tasks * (1 if agent.sequential else per_round), num_workers=0)
-    trial = run_trial(
-        agent,
-        envs,
-        batch,
-        num_adaptations=0 if each is None else max(3, adaptations),
-        episodes_per_round=per_round,
-        keys=Keys.of(0, Phase.USE, 0, num_tasks),
-    )
+    shape = evaluation_shape(agent)
+    lanes = 1 if shape.sequential else shape.episodes_per_round
+    envs = tasks.make_vec(num_tasks * lanes, num_workers=0)
+    keys = TrialKeys(0, Phase.USE, 0, num_tasks)
+    trial = run_trial(agent, envs, batch, shape=shape, keys=keys)
     envs.close()
-    if each is None:  # a stage is an episode
-        stages = {k: [(trial.rounds[0], k)] for k in sorted({0, 1, 2, per_round - 1})}
+    if shape.learns_while_acting:  # a stage is an episode
+        shown = sorted({0, 1, 2, shape.num_episodes - 1})
+        stages = {k: [(trial.rounds[0], k)] for k in shown}
     else:  # a stage is a round, of which five episodes are drawn
         stages = {
-            k * each: [(episodes, e) for e in range(min(5, each))]
+            k * shape.stride: [(episodes, e) for e in range(min(5, shape.stride))]
             for k, episodes in enumerate(trial.rounds)
         }
     rows = []

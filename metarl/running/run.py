@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from metarl import registry
 from metarl.errors import UserError, bad_option
 from metarl.evaluation.curve import read_summary
-from metarl.experience.agent import Agent
+from metarl.experience.agent import Agent, TaskSpec
 from metarl.files import create_json, remove_leftovers, write_json
 from metarl.running.checkpoints import Checkpoint, CheckpointStore, Which
 from metarl.running.folders import (
@@ -25,7 +25,6 @@ from metarl.running.folders import (
 )
 from metarl.running.machine import commit, device_name
 from metarl.running.settings import TrainConfig, dataclass_of, read_settings, settings
-from metarl.stepping.spaces import reported_space, space_from_json, space_to_json
 from metarl.tasks.distribution import TaskDistribution
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metarl-toolkit")
@@ -67,11 +66,7 @@ class Run:
             **settings(config, agent, agent_config, derived),
             "id": secrets.token_hex(4),
             "tasks": tasks.name,
-            "spaces": {
-                "observation": space_to_json(reported_space(tasks.observation_space)),
-                "action": space_to_json(tasks.action_space),
-            },
-            "horizon": tasks.horizon,
+            "spec": TaskSpec.of(tasks).to_json(),
             "command": " ".join(sys.argv),
             "commit": commit(),
             "python": platform.python_version(),
@@ -136,7 +131,7 @@ class Run:
         if "seeds" in content:
             members = ", ".join(str(directory / str(seed)) for seed in content["seeds"])
             raise UserError(f"{directory}: holds the runs of several seeds; name one: {members}")
-        if not {"spaces", "command"} <= content.keys():
+        if not {"spec", "command"} <= content.keys():
             raise UserError(f"{path}: settings, of no run (train.py --config takes them)")
         run = Run(directory, content, agent)
         if agent is not None and agent != run.agent_name:
@@ -191,23 +186,24 @@ class Run:
 
     def for_another_run(self) -> tuple[TrainConfig, Any]:
         """Return the settings for a run of its own, derived fields open again."""
-        given = self.config["agent_config"]
-        values = {k: v for k, v in given.items() if k not in self.config.get("derived", ())}
-        agent_config = dataclass_of(self.agent_class.Config, values, self._settings_path)
-        return dataclasses.replace(self.train_config, run_dir=None), agent_config
+        opened: dict[str, Any] = dict.fromkeys(self.config.get("derived", ()))
+        return dataclasses.replace(self.train_config, run_dir=None, **opened), self.agent_config
 
     @property
     def checkpoints(self) -> CheckpointStore:
         """Where the agent's states are saved."""
         return CheckpointStore(self.directory / "checkpoints", self.train_config.keep_checkpoints)
 
+    @property
+    def spec(self) -> TaskSpec:
+        """What the tasks of the training have in common."""
+        return TaskSpec.from_json(self.config["spec"])
+
     def make_agent(self, device: str | None = None) -> Agent:
         """Make the agent as it was before training, from the saved spaces alone."""
-        spaces = self.config["spaces"]
         agent: Agent = self.agent_class(
             self.agent_config,
-            space_from_json(spaces["observation"]),
-            space_from_json(spaces["action"]),
+            self.spec,
             seed=self.train_config.seed,
             device=device or "cpu",
         )
@@ -216,11 +212,9 @@ class Run:
     def load_agent(
         self, which: Which = "final", device: str | None = None
     ) -> tuple[Agent, Checkpoint]:
-        """Make the agent as it was saved; its ``horizon`` is that of its training."""
+        """Make the agent as it was saved."""
         checkpoint = self.checkpoints.load(which)
         agent = self.make_agent(device)
-        if "horizon" in self.config:  # runs of earlier versions have none
-            cast(Any, agent).horizon = self.config["horizon"]
         try:
             checkpoint.load_into(agent)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:

@@ -17,7 +17,7 @@ from metarl.errors import (
     near_matches,
     require_seed,
 )
-from metarl.experience.agent import Agent, trial_rounds
+from metarl.experience.agent import Agent
 from metarl.files import read_object
 from metarl.tasks.distribution import TaskDistribution
 
@@ -102,14 +102,15 @@ class TrainConfig:
     """Meta-updates; 400 where neither they nor `--env-steps` are given."""
     env_steps: int | None = None
     """Instead of `--iterations`: as many as take this many steps with full-length episodes."""
+    schedule_iterations: int | None = None
+    """Iterations until schedules, such as that of the learning rate, reach their final values;
+    by default all that a run starts out with."""
     num_slots: int | None = None
     """Episodes stepped at once; by default as many as the agent can use, within the
     distribution's `max_slots`."""
     num_workers: int | None = None
     """Processes that step simulators, 0 for none; by default one a core. The experience does
     not depend on it."""
-    lookahead: int = 1
-    """Parts of the slots that take turns: one acts while the others step."""
     env_timeout: float = 60.0
     """Seconds that one call of an environment may take in a worker."""
     env_restarts: int = 0
@@ -151,9 +152,9 @@ class TrainConfig:
             "validation_interval",
             "validation_tasks",
             "evaluation_tasks",
+            "schedule_iterations",
             "env_steps",
             "num_slots",
-            "lookahead",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -183,8 +184,13 @@ class TrainConfig:
         if self.best_by == "success_after" and "success" not in tasks.reported_keys:
             accepted = f"return_after, trial_return ({tasks.name} reports no success)"
             raise bad_option("--best-by", self.best_by, accepted)
-        adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
-        if self.env_steps is None:
-            return replace(self, iterations=self.iterations or 400)
-        steps = agent.tasks_per_update * (adaptations + 1) * per_round * tasks.horizon
-        return replace(self, iterations=math.ceil(self.env_steps / steps), env_steps=None)
+        iterations = self.iterations or 400
+        if self.env_steps is not None:
+            steps = agent.tasks_per_update * agent.shape.num_episodes * tasks.horizon
+            iterations = math.ceil(self.env_steps / steps)
+        schedule = self.schedule_iterations or iterations
+        return replace(self, iterations=iterations, env_steps=None, schedule_iterations=schedule)
+
+    def progress(self, iteration: int) -> float:
+        """Return how far schedules have come before the update after ``iteration`` updates."""
+        return min(1.0, iteration / (self.schedule_iterations or math.inf))

@@ -10,7 +10,8 @@ from typing import Any
 from metarl import registry
 from metarl.console import console
 from metarl.errors import DivergenceError, EnvError, UserError, bad_option
-from metarl.experience.rollout import one_thread
+from metarl.experience.agent import TaskSpec
+from metarl.experience.rollout import torch_threads
 from metarl.files import remove_leftovers
 from metarl.running.evaluate import evaluate
 from metarl.running.folders import (
@@ -21,7 +22,6 @@ from metarl.running.metrics import import_wandb, read_metrics
 from metarl.running.run import Run
 from metarl.running.settings import TrainConfig, settings
 from metarl.running.training import meta_train
-from metarl.stepping.spaces import reported_space
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
 
@@ -37,7 +37,7 @@ class Plan:
     agent: str
     agent_config: Any
     derived: tuple[str, ...]
-    """Fields of the agent's config that follow from the run's length."""
+    """Fields of the config that follow from the run's length."""
     tasks: TaskDistribution
 
     @staticmethod
@@ -51,17 +51,11 @@ class Plan:
         if config.wandb is not None:
             import_wandb()
         tasks = registry.make(config.env)
-        space = reported_space(tasks.observation_space)
-        probe = registry.agent_class(agent)(
-            agent_config, space, tasks.action_space, seed=config.seed
-        )
-        config = config.resolve(probe, tasks)
-        asked = agent_config
-        if hasattr(agent_config, "for_iterations"):
-            agent_config = agent_config.for_iterations(config.iterations)
-        names = [f.name for f in dataclasses.fields(asked)]
-        derived = tuple(n for n in names if getattr(asked, n) != getattr(agent_config, n))
-        return Plan(config, agent, agent_config, derived, tasks)
+        agent_class = registry.agent_class(agent)
+        probe = agent_class(agent_config, TaskSpec.of(tasks), seed=config.seed)
+        resolved = config.resolve(probe, tasks)
+        derived = () if config.schedule_iterations else ("schedule_iterations",)
+        return Plan(resolved, agent, agent_config, derived, tasks)
 
     def check(self) -> None:
         """Warn of tasks that make training pointless, unless the run is not to be checked."""
@@ -76,7 +70,7 @@ class Plan:
         return settings(self.config, self.agent, self.agent_config, self.derived)
 
 
-@one_thread()  # the meta-update alone may use more
+@torch_threads(1)  # the meta-update alone may use more
 def train(
     config: TrainConfig, agent_name: str, agent_config: Any, resume: Run | None = None
 ) -> Run:

@@ -6,13 +6,11 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
-import torch
 
 from metarl import seeding
 from metarl.console import ticker
@@ -23,9 +21,10 @@ from metarl.evaluation.evaluate import (
     evaluate_adaptation,
     point_metrics,
 )
-from metarl.experience.agent import Agent, require_spaces, trial_rounds
+from metarl.experience.agent import Agent, require_spaces
 from metarl.experience.data import Metrics, Trial
-from metarl.experience.rollout import Keys, run_trial, torch_generator
+from metarl.experience.lanes import TrialKeys
+from metarl.experience.rollout import run_trial, torch_generator, torch_threads
 from metarl.running.checkpoints import Checkpoint, CheckpointStore
 from metarl.running.metrics import MetricsLog
 from metarl.running.settings import TrainConfig
@@ -63,7 +62,8 @@ def meta_train(
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     slots = config.num_slots or training_slots(agent, tasks)
     last = Checkpoint.of(agent, iteration, env_steps)
-    total = config.resolve(agent, tasks).iterations or 0
+    config = config.resolve(agent, tasks)
+    total = config.iterations or 0
     with (
         ExitStack() as stack,
         MetricsLog(directory, iteration, config.wandb) as log,
@@ -81,22 +81,15 @@ def meta_train(
                 Stopped.refuse()
                 started = time.perf_counter()
                 number = last.iteration
-                before = dict(envs.seconds)
                 # sample tasks, collect, adapt
-                trial = training_trial(
-                    agent,
-                    tasks,
-                    envs,
-                    seed=config.seed,
-                    iteration=number,
-                    lookahead=config.lookahead,
-                )
+                trial = training_trial(agent, tasks, envs, seed=config.seed, iteration=number)
                 collected = time.perf_counter()
                 # meta-update
                 key = seeding.derive(config.seed, Phase.TRAIN, Component.UPDATE, number)
                 try:
                     with torch_threads(config.threads):
-                        metrics = agent.update(trial, torch_generator(int(key)))
+                        own = torch_generator(int(key))
+                        metrics = agent.update(trial, own, config.progress(number))
                     finished = time.perf_counter()
                     new = Checkpoint.of(agent, number + 1, last.env_steps + trial.env_steps)
                     _refuse_divergence(new, metrics)
@@ -112,8 +105,8 @@ def meta_train(
                 metrics |= _trial_metrics(agent, trial) | {
                     "time/env_steps_per_s": trial.env_steps / took,
                     "time/collect_share": (collected - started) / took,
-                    "time/step_share": (envs.seconds["step"] - before["step"]) / took,
-                    "time/act_share": (envs.seconds["act"] - before["act"]) / took,
+                    "time/step_share": trial.seconds["step"] / took,
+                    "time/act_share": trial.seconds["act"] / took,
                     "time/update_share": (finished - collected) / took,
                 }
                 if ended or new.iteration % config.validation_interval == 0:
@@ -241,37 +234,22 @@ def _warn_of_leap(iteration: int, divergence: float, agent: Agent, trial: Trial)
 
 def training_slots(agent: Agent, tasks: TaskDistribution) -> int:
     """Return how many slots a training of ``agent`` steps at once by default."""
-    _, per_round = trial_rounds(agent, tasks.episodes_per_trial)
-    lanes = 1 if agent.sequential else per_round
+    lanes = 1 if agent.shape.sequential else agent.shape.episodes_per_round
     return default_slots(tasks, agent.tasks_per_update * lanes)
 
 
 def training_trial(
-    agent: Agent,
-    tasks: TaskDistribution,
-    envs: SlotVectorEnv,
-    *,
-    seed: int,
-    iteration: int,
-    lookahead: int = 1,
+    agent: Agent, tasks: TaskDistribution, envs: SlotVectorEnv, *, seed: int, iteration: int
 ) -> Trial:
     """Sample the tasks of one iteration and gather the trial that the update learns from."""
     rng = seeding.numpy_generator(seed, Phase.TRAIN, Component.TASKS, iteration)
     batch = tasks.sample(rng, agent.tasks_per_update, "train")
-    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
-    return run_trial(
-        agent,
-        envs,
-        batch,
-        num_adaptations=adaptations,
-        episodes_per_round=per_round,
-        keys=Keys.of(seed, Phase.TRAIN, iteration, len(batch)),
-        lookahead=lookahead,
-    )
+    keys = TrialKeys(seed, Phase.TRAIN, iteration, len(batch))
+    return run_trial(agent, envs, batch, shape=agent.shape, keys=keys)
 
 
 def _trial_metrics(agent: Agent, trial: Trial) -> Metrics:
-    points = adaptation_points(agent, trial)
+    points = adaptation_points(agent.shape, trial)
     means = {k: [float(x[:, i].mean()) for i in (0, -1)] for k, x in points.metrics.items()}
     return point_metrics("train", means, float(points.metrics["return"].sum(1).mean()))
 
@@ -303,14 +281,3 @@ def _note(metrics: Metrics, env_steps: int) -> str:
         f"return {metrics['train/return_before']:.2f} → {metrics['train/return_after']:.2f} "
         f"(trial {metrics['train/trial_return']:.2f}), {env_steps:,} steps"
     )
-
-
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """Run the body with so many torch threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
