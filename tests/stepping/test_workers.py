@@ -14,16 +14,14 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from fakes import CounterTasks, StubAgent, counter_task
+from fakes import CounterTasks, counter_task
 from fragile import Fragile, fragile
 from gymnasium.envs.registration import EnvSpec
 
 import metarl
 from metarl.envs.half_cheetah import HalfCheetahVelocity
 from metarl.errors import EnvError, UserError
-from metarl.experience.rollout import Keys, collect
 from metarl.imports import import_module
-from metarl.seeding import Phase
 from metarl.stepping.workers import usable_cores
 
 
@@ -71,36 +69,17 @@ def test_experience_does_not_depend_on_the_number_of_workers():
     assert all(same(runs[0], run) for run in runs[1:])
 
 
-def test_parts_step_independently_and_give_the_same():
-    slots = [counter_task(2 + i % 3, 1) for i in range(5)]
-    for workers in (0, 2):
-        whole = CounterTasks().make_vec(5, num_workers=workers)
-        a, b = whole.split(2)
-        assert (a.num_envs, b.num_envs) == (2, 3)
-        expected = whole.reset(seed=3, options={"tasks": slots})[0]
-        got_a = a.reset(seed=3, options={"tasks": slots[:2]})[0]
-        got_b = b.reset(seed=5, options={"tasks": slots[2:]})[0]
-        assert np.array_equal(np.concatenate([got_a, got_b]), expected)
-        a.step_async(np.full((2, 2), 0.5))
-        b.step_async(np.full((3, 2), 1.0))
-        later, earlier = b.step_wait(), a.step_wait()
-        assert earlier[0][:, 2].tolist() == [0.5] * 2 and later[0][:, 2].tolist() == [1.0] * 3
-        assert later[1].tolist() == [1, 1, 1]
-        whole.close()
-
-
 def test_neighbouring_rows_share_a_worker_and_every_worker_has_its_share():
-    with contextlib.closing(CounterTasks().make_vec(7, num_workers=3)) as whole:
-        for part, first in ((whole, 0), *zip(whole.split(2), (0, 3), strict=True)):
-            for rows in range(1, part.num_envs + 1):
-                slots = np.array(part.slots_for(rows))
-                assert sorted(slots.tolist()) == list(range(rows))
-                worker = (first + slots) % 3
-                assert np.count_nonzero(np.diff(worker)) == min(rows, 3) - 1
-                assert np.ptp(np.bincount(worker, minlength=3)) <= 1
+    with contextlib.closing(CounterTasks().make_vec(7, num_workers=3)) as envs:
+        for rows in range(1, 8):
+            slots = np.array(envs.slots_for(rows))
+            assert sorted(slots.tolist()) == list(range(rows))
+            worker = slots % 3
+            assert np.count_nonzero(np.diff(worker)) == min(rows, 3) - 1
+            assert np.ptp(np.bincount(worker, minlength=3)) <= 1
 
 
-def test_tasks_that_follow_each_other_are_met_in_one_process():
+def test_rows_that_follow_each_other_are_stepped_in_one_process():
     class WithProcess(gym.Wrapper):
         def step(self, action):
             *result, info = self.env.step(action)
@@ -112,13 +91,10 @@ def test_tasks_that_follow_each_other_are_met_in_one_process():
         def make(self, task=None):
             return WithProcess(super().make(task))
 
-    tasks, agent = [counter_task(3)] * 6, StubAgent(sequential=True)
     with contextlib.closing(Processes().make_vec(8, num_workers=2)) as envs:
-        keys = Keys.of(0, Phase.TRAIN, 0, 6)(0)
-        episodes, _, _ = collect(
-            agent, envs, tasks, agent.begin(6), None, num_episodes=1, keys=keys
-        )
-    a, b = episodes.metrics["process"][:, 0].reshape(2, 3).tolist()
+        envs.reset(seed=0, options={"tasks": [counter_task(3)] * 8})
+        process = envs.step(np.zeros((8, 2)))[4]["process"]
+        a, b = process[envs.slots_for(6)].reshape(2, 3).tolist()
     assert len(set(a)) == len(set(b)) == 1 and a[0] != b[0]
 
 
