@@ -115,7 +115,7 @@ class ArrayVectorEnv(SlotVectorEnv):
         options: dict[str, Any] | None = None,
     ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
         """Start episodes; see the module's contract."""
-        mask, slots, tasks = self._parse(options)
+        mask, slots, tasks = self._checked_request(options)
         if tasks:
             with _family_exits():
                 params = self.distribution.stack(tasks)
@@ -123,7 +123,7 @@ class ArrayVectorEnv(SlotVectorEnv):
             self._has_task[slots] = True
             self._tasks.update(zip(slots, tasks, strict=True))
         index = np.flatnonzero(mask)
-        self._seeds(seed, index)
+        self._next_seeds(seed, index)
         if index.size:
             self._elapsed[index] = 0
             params = {name: values[index] for name, values in self._params.items()}
@@ -132,7 +132,7 @@ class ArrayVectorEnv(SlotVectorEnv):
                 state, observation = self.distribution.initial(params, noise)
             _write(self._state, index, state, self.num_envs)
             self._observe(index, observation)
-            self._start(mask)
+            self._mark_started(mask)
         return self._observation.copy(), {}
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
@@ -147,7 +147,7 @@ class ArrayVectorEnv(SlotVectorEnv):
         return result
 
     def _step(self, actions: npt.NDArray[Any]) -> Step:
-        actions = self._accepted(actions)
+        actions = self._checked_actions(actions)
         reward = np.zeros(self.num_envs)
         info = {key: np.zeros(self.num_envs) for key in self._info_names}
         index = np.flatnonzero(self._live)
