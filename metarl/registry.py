@@ -18,7 +18,7 @@ from typing import Any
 
 from metarl.errors import UserError, near_matches
 from metarl.imports import load_object, no_exit
-from metarl.tasks import gymnasium
+from metarl.tasks import gym_names
 from metarl.tasks.distribution import TaskDistribution
 
 TASK_DISTRIBUTIONS: dict[str, str] = {
@@ -112,7 +112,7 @@ def _make_gym(name: str, options: dict[str, Any]) -> TaskDistribution:
         )
     found = _GYM.fullmatch(name)
     assert found is not None
-    return gymnasium.parse((found["module"] or "") + found["id"], found["text"] or "")
+    return gym_names.parse((found["module"] or "") + found["id"], found["text"] or "")
 
 
 def _make_family(name: str, options: dict[str, Any]) -> TaskDistribution:
