@@ -30,12 +30,17 @@ Env: TypeAlias = "gym.Env[Any, Any]"
 """A Gymnasium environment with observations and actions of any type."""
 
 
-def _freeze(value: object) -> Value:
+_PLAIN = (bool, int, float, str)
+
+
+def _freeze(value: Any) -> Value:
+    """Return a parameter's value without NumPy types and lists."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return tuple(_freeze(v) for v in value)
-    if isinstance(value, bool | int | float | str):
+        # Most sequences are long and plain: spare them a call for every number.
+        return tuple(v if type(v) in _PLAIN else _freeze(v) for v in value)
+    if isinstance(value, _PLAIN):
         return value
     raise TypeError(f"a task parameter is made of numbers, strings and sequences; got {value!r}")
 
