@@ -65,7 +65,7 @@ def no_worker_left_behind():
 def test_experience_does_not_depend_on_the_number_of_workers():
     slots = [counter_task(1 + i % 4, 2) for i in range(7)]
     runs = []
-    for workers in (0, 1, 2, 4):
+    for workers in (0, 1, 3):
         envs = CounterTasks().make_vec(7, num_workers=workers)
         runs.append(play(envs, slots))
         envs.close()
