@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     """What the registry knows of a name; a family is imported only when it is made."""
 
     path: str
-    """Where the class or function is found: ``module:Name``."""
+    """Location of the class or function: ``module:Name``."""
     description: str = ""
     """One line for users; empty for entry points of other packages."""
 

@@ -320,7 +320,7 @@ class Slots:
         """Refuse NaN, infinity and indices outside the space, for all slots at once."""
         if not slots:
             return
-        # One sum shows whether all numbers are finite; it may also overflow, so look closer.
+        # A sum is finite only if all numbers are; a large sum may overflow, so then look at each.
         if self._floating and not math.isfinite(self._observation[slots].sum()):
             for slot in slots:
                 if not np.isfinite(self._observation[slot]).all():

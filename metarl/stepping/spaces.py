@@ -103,7 +103,7 @@ def require_indices(space: gym.Space[Any], values: npt.NDArray[Any], name: str) 
 
 
 def indices_inside(space: gym.Space[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
-    """Return whether each row's indices lie in ``space``; None if it is no space of indices."""
+    """Return whether each row's indices lie in ``space``, or None if it holds no indices."""
     limits = _limits(space)
     if limits is None:
         return None
@@ -420,7 +420,7 @@ def _bound_from_json(
     dtype: np.dtype[Any],
 ) -> npt.NDArray[Any]:
     found: Any = [infinite if x is None else x for x in numbers]
-    if dtype.kind != "f":  # Files of version 0.1 hold integers as floats.
+    if dtype.kind != "f":  # Files of the first edition hold integers as floats.
         if any(x != int(x) for x in found):
             raise ValueError(f"a bound of {dtype} is whole")
         found = np.array([int(x) for x in found], np.uint64 if dtype == np.uint64 else np.int64)

@@ -198,7 +198,7 @@ def pickled_registry() -> list[bytes]:
 
 def _register(specs: list[bytes]) -> None:
     """Register the parent's ids; those that cannot be unpickled here are left out."""
-    # A module imported later in this worker may register its ids again; that is no news.
+    # Do not warn when a module that is imported later registers its ids again.
     warnings.filterwarnings("ignore", message=".*Overriding environment .* already in registry")
     for data in specs:
         with contextlib.suppress(Exception, SystemExit):

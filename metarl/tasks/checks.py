@@ -73,7 +73,7 @@ def _check_effects(tasks: TaskDistribution, allow_no_effect: Collection[str]) ->
     names = ", ".join(f"`{name}`" for name in silent)
     assert not silent, (
         f"{names} changed nothing in {NUM_EPISODES} episodes of random actions from one end to "
-        "the other: remove what has no effect, or, where only a skilled agent would notice, pass "
+        "the other: remove it if it has no effect, or, if only a skilled agent would notice, pass "
         f"allow_no_effect={silent}"
     )
 

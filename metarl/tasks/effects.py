@@ -125,14 +125,14 @@ def warn_of_tasks(
     for name, changes in effects(tasks, seconds=seconds, vec_options=vec_options).items():
         if changes is None:
             warnings.warn(
-                f"{tasks.name}: whether `{name}` changes anything was not seen within {seconds:g} "
-                "s (metarl.check_task_distribution takes the time it needs)",
+                f"{tasks.name}: `{name}` has changed nothing within {seconds:g} s, and was not "
+                "tested further (metarl.check_task_distribution has no time limit)",
                 stacklevel=2,
             )
         elif not changes:
             warnings.warn(
                 f"{tasks.name}: `{name}` changed nothing in {NUM_EPISODES} episodes of random "
-                "actions from one end to the other: it may have no effect (--no-check leaves this "
-                "out)",
+                "actions from one end to the other: it may have no effect (--no-check skips this "
+                "test)",
                 stacklevel=2,
             )

@@ -1,4 +1,4 @@
-"""Where a parameter of a Gymnasium environment is set, and which values it takes there.
+"""Places where parameters of a Gymnasium environment are set, and the values they take there.
 
 A parameter's name is looked for among the physics of a MuJoCo model, then the constructor's
 arguments, then the numbers that the environment or its class holds as attributes.
@@ -21,7 +21,7 @@ from metarl.tasks.physics import MODEL_FIELDS, check_field, is_field, model_of
 from metarl.tasks.ranges import ACCEPTED_RANGES, Integers, Range, Uniform, is_number, text_of
 
 Place: TypeAlias = Literal["model", "constructor", "attribute"]
-"""Where a parameter is set: in the MuJoCo model, by the constructor, or as an attribute."""
+"""Place where a parameter is set: MuJoCo model, argument of the constructor, or attribute."""
 
 
 DERIVED: dict[type, dict[str, Callable[[Any], Any]]] = {
