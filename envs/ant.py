@@ -1,4 +1,4 @@
-"""Ant with a direction to run in or a place to run to.
+"""Ant with a direction to run in, or a place to run to.
 
 Source: the environments of PEARL (Rakelly et al., 2019, arXiv 1903.08254) and VariBAD (Zintgraf
 et al., 2020, arXiv 1910.08348): angles U(0, 2π), goals at radius 3·√U(0, 1), reward minus the
@@ -15,37 +15,37 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 
-from metarl.errors import bad_option
-from metarl.task import Env, Split, Task, mark_split
-from metarl.tasks.distribution import TaskDistribution, TaskEnv
+from metarl.task import Env, Split, Task, draw_unit
+from metarl.tasks.distribution import (
+    TaskDistribution,
+    TaskEnv,
+    name_with_options,
+    require_horizon,
+)
 
 CONTACT_WEIGHT = 5e-4
 
 
 class _Ant(TaskDistribution):
+    """Base of both families: name, horizon and spaces."""
+
     def __init__(self, name: str, horizon: int, observation_size: int) -> None:
-        if horizon < 2:
-            raise bad_option(f"{name} horizon", horizon, "at least 2 steps")
-        self.name = name + ("" if horizon == 200 else f":horizon={horizon}")
+        require_horizon(name, horizon)
+        self.name = name_with_options(name, horizon=(horizon, 200))
         self.horizon = horizon
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (observation_size,), np.float64)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
 
 
-def _bits(rng: np.random.Generator, shape: tuple[int, ...], split: Split) -> Any:
-    """Draw numbers of [0, 1) whose last bit tells the splits apart."""
-    return mark_split(rng.integers(2**40, size=shape), split) * 2.0**-40
-
-
 class AntDirection(_Ant):
-    """Run along an angle: reward v·(cos, sin) + 1 - 0.5·|action|² - contacts; ends in a fall."""
+    """Run along an angle: reward v·(cos, sin) + 1 - 0.5·|action|² - contacts; a fall ends it."""
 
     def __init__(self, horizon: int = 200) -> None:
         super().__init__("ant/direction", horizon, 27)
 
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
         """Draw angles."""
-        angles = 2 * math.pi * _bits(rng, (n,), split)
+        angles = 2 * math.pi * draw_unit(rng, (n,), split)
         return [Task.of(self.name, angle=angle) for angle in angles.tolist()]
 
     def make(self, task: Task | None = None) -> Env:
@@ -63,15 +63,15 @@ class AntDirection(_Ant):
 class AntGoal(_Ant):
     """Run to a place: reward -|x - x*| - |y - y*| - 0.1·|action|² - contacts.
 
-    The observation holds the position.
+    The observation includes the ant's position.
     """
 
     def __init__(self, horizon: int = 200) -> None:
         super().__init__("ant/goal", horizon, 29)
 
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
-        """Draw places: an angle, and a radius up to 3 m, spread evenly over the disc."""
-        angle, radius = _bits(rng, (2, n), split) * [[2 * math.pi], [1.0]]
+        """Draw places uniformly from a disc of radius 3 m."""
+        angle, radius = draw_unit(rng, (2, n), split) * [[2 * math.pi], [1.0]]
         goals = 3 * np.sqrt(radius) * np.array([np.cos(angle), np.sin(angle)])
         return [Task.of(self.name, goal=goal) for goal in goals.T]
 
@@ -90,6 +90,8 @@ class AntGoal(_Ant):
 
 
 class _DirectionEnv(TaskEnv):
+    """Adds the velocity along the task's angle to the reward."""
+
     heading: tuple[float, float]
 
     def apply_task(self, task: Task) -> None:
@@ -103,6 +105,8 @@ class _DirectionEnv(TaskEnv):
 
 
 class _GoalEnv(TaskEnv):
+    """Subtracts the L1 distance to the task's goal from the reward."""
+
     goal: tuple[float, float]
 
     def apply_task(self, task: Task) -> None:

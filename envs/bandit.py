@@ -1,8 +1,8 @@
 """Bernoulli bandits of the RL² paper (Duan et al., 2016, arXiv 1611.02779, section 3.1).
 
-A task has K arms whose success probabilities are uniform in [0, 1]. An episode is one pull,
-a trial has N of them. The observation never changes: what an agent knows of the arms it
-knows from its own actions and rewards.
+A task has K arms whose success probabilities are uniform in [0, 1]. An episode is one pull, and
+a trial has N episodes. The observation never changes, so an agent learns about the arms from its
+own actions and rewards alone.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from metarl.errors import bad_option
-from metarl.task import Split, Task, mark_split
+from metarl.task import Split, Task, draw_unit
 from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, NoiseSpec, State, Transition
 
 
 class BernoulliBandit(ArrayTaskDistribution):
-    """K-armed Bernoulli bandits, N pulls a trial."""
+    """K-armed Bernoulli bandits with N pulls per trial."""
 
     horizon = 1
     transition_noise = NoiseSpec(uniform=1)
 
     def __init__(self, n: int = 10, k: int = 5) -> None:
         if n < 1:
-            raise bad_option("bandit n", n, "at least 1 pull a trial")
+            raise bad_option("bandit n", n, "at least 1 pull per trial")
         if k < 2:
             raise bad_option("bandit k", k, "at least 2 arms")
         self.name = f"bandit/n{n}-k{k}"
@@ -36,20 +36,19 @@ class BernoulliBandit(ArrayTaskDistribution):
         self.action_space = gym.spaces.Discrete(k)
 
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
-        """Draw arms; the lowest bit of the first probability's 53 tells the splits apart."""
-        bits = rng.integers(2**53, size=(n, self.num_arms))
-        bits[:, 0] = mark_split(bits[:, 0], split)
-        rows = (bits * 2.0**-53).tolist()
+        """Draw the arms' probabilities; the first one tells the splits apart."""
+        shape, first = (n, self.num_arms), np.s_[:, 0]
+        rows = draw_unit(rng, shape, split, bits=53, marked=first).tolist()
         return [Task(self.name, (("p", tuple(row)),)) for row in rows]
 
     def initial(self, params: Mapping[str, Array], noise: Noise) -> tuple[State, Array]:
-        """Return the arms as the state, and the one observation there is."""
+        """Return the probabilities as the state, and the only observation."""
         p = params["p"]
         xp = array_namespace(p)
         return {"p": p}, xp.zeros(p.shape[0], dtype=xp.int64)
 
     def transition(self, state: State, action: Array, noise: Noise) -> Transition:
-        """Pay 1 with the probability of the arm that is pulled; the episode ends."""
+        """Pay 1 with the pulled arm's probability, else 0, and end the episode."""
         p = state["p"]
         xp = array_namespace(p)
         pulled = xp.take_along_axis(p, action[:, None], axis=1)[:, 0]

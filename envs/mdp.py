@@ -1,8 +1,8 @@
 """Random tabular MDPs of the RL² paper (Duan et al., 2016, arXiv 1611.02779, section 3.2).
 
-Ten states, five actions; rewards N(μ, 1) with μ ~ N(1, 1) for every state and action;
-transitions from a flat Dirichlet; episodes of ten steps from state 0. An agent gets n episodes
-with one MDP.
+An MDP has ten states and five actions. The reward of a state and action is N(μ, 1) with
+μ ~ N(1, 1), and the next state's probabilities are drawn from a flat Dirichlet distribution. An
+episode has ten steps and starts in state 0; an agent gets n episodes with one MDP.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STATES, ACTIONS, HORIZON = 10, 5, 10
 class TabularMDP(ArrayTaskDistribution):
     """Find out which actions pay and where they lead, in ``n`` episodes of ten steps.
 
-    A task is the seed its rewards and transitions are drawn from. The observation is the
+    A task is the seed from which its rewards and transitions are drawn. The observation is the
     state.
     """
 
@@ -41,15 +41,15 @@ class TabularMDP(ArrayTaskDistribution):
         self.action_space = gym.spaces.Discrete(ACTIONS)
 
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
-        """Draw seeds; the lowest bit tells the splits apart."""
+        """Draw seeds."""
         seeds = mark_split(rng.integers(2**52, size=n), split)
         return [Task(self.name, (("seed", seed),)) for seed in seeds.tolist()]
 
     def stack(self, tasks: Sequence[Task]) -> dict[str, npt.NDArray[Any]]:
-        """Draw the MDPs: mean rewards ``[task, s, a]``, cumulated transitions."""
+        """Draw the MDPs: mean rewards and cumulative transition probabilities."""
         keys = np.array([task["seed"] for task in tasks], np.uint64)
         mean = 1 + seeding.normal(seeding.fold(keys, 0), STATES * ACTIONS)
-        # a flat Dirichlet is exponentials divided by their sum
+        # Exponentials divided by their sum follow a flat Dirichlet distribution.
         weights = -np.log(seeding.uniform(seeding.fold(keys, 1), STATES * ACTIONS * STATES))
         weights = weights.reshape(-1, STATES, ACTIONS, STATES)
         cumulated = np.cumsum(weights / weights.sum(-1, keepdims=True), -1)
@@ -63,7 +63,7 @@ class TabularMDP(ArrayTaskDistribution):
         return {"mean": mean, "cumulated": params["cumulated"], "now": now}, now
 
     def transition(self, state: State, action: Array, noise: Noise) -> Transition:
-        """Pay N(μ, 1) and move on."""
+        """Pay N(μ, 1) and draw the next state."""
         mean, cumulated, now = state["mean"], state["cumulated"], state["now"]
         xp = array_namespace(mean)
         at = xp.arange(now.shape[0]) * (STATES * ACTIONS) + now * ACTIONS + action

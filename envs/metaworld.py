@@ -2,15 +2,14 @@
 
 Source: Yu et al., 2019 (arXiv 1910.10897) in the version of McLean et al., 2025 (Meta-World+, arXiv
 2505.11289), the package ``metaworld``. A task is a class and the vector that places its object and
-goal; the 50 goals a class and split are those of ``metaworld.ML1(…, seed)``, ``ML10`` and so on,
-drawn here without a simulator. The steps are the official ones, faster
-(:mod:`metarl.metaworld_step`).
+goal. The goals are the official ones (:mod:`metarl.envs.metaworld_goals`), and so are the steps,
+only faster (:mod:`metarl.envs.metaworld_step`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import gymnasium as gym
@@ -20,121 +19,35 @@ import numpy.typing as npt
 from metaworld import env_dict
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
+from metarl.envs.metaworld_goals import CLASSES, NUM_GOALS, class_name, draw_goals
 from metarl.envs.metaworld_step import fast
-from metarl.errors import UserError, bad_option, near_matches
+from metarl.errors import bad_option
 from metarl.task import Env, Split, Task, require_task
-from metarl.tasks.distribution import TaskDistribution
-
-NUM_GOALS = 50
-"""Goals a class and split, as the benchmarks have."""
+from metarl.tasks.distribution import TaskDistribution, name_with_options, require_horizon
 
 HORIZON = 500
-
-# Object and goal of these are drawn again while they lie closer than this in the plane [m]: the
-# condition of each class's ``reset_model``.
-_APART = {
-    "assembly-v3": 0.1,
-    "basketball-v3": 0.15,
-    "box-close-v3": 0.25,
-    "coffee-pull-v3": 0.15,
-    "coffee-push-v3": 0.15,
-    "disassemble-v3": 0.1,
-    "hand-insert-v3": 0.15,
-    "peg-insert-side-v3": 0.1,
-    "pick-out-of-hole-v3": 0.15,
-    "pick-place-v3": 0.15,
-    "pick-place-wall-v3": 0.15,
-    "push-back-v3": 0.15,
-    "push-v3": 0.15,
-    "push-wall-v3": 0.15,
-    "reach-v3": 0.15,
-    "reach-wall-v3": 0.15,
-    "shelf-place-v3": 0.1,
-    "soccer-v3": 0.15,
-    "stick-pull-v3": 0.1,
-    "stick-push-v3": 0.1,
-    "sweep-into-v3": 0.15,
-}
-
-CLASSES: dict[str, Any] = dict(env_dict.ALL_V3_ENVIRONMENTS)
-"""All 50, by name."""
-
-
-class _Anything:
-    """Stands for a simulator that nobody looks at."""
-
-    def __getattr__(self, name: str) -> Any:
-        return self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self
-
-
-class _WithoutSimulator(SawyerXYZEnv):
-    """Goes between a class and its base, so that the class sets itself up and nothing else."""
-
-    def __init__(
-        self,
-        hand_low: Any = (-0.2, 0.55, 0.05),
-        hand_high: Any = (0.2, 0.75, 0.3),
-        **rest: Any,
-    ) -> None:
-        self.hand_low, self.hand_high = np.array(hand_low), np.array(hand_high)
-        self.model = self.data = _Anything()
-
-
-def _placement_drawer(
-    cls: str,
-) -> Callable[[np.random.RandomState], npt.NDArray[np.float64]]:
-    """Return what draws class ``cls``'s placement vectors: within bounds, and apart."""
-    bare = type("Bounds", (CLASSES[cls], _WithoutSimulator), {})()
-    low, high = bare._random_reset_space.low, bare._random_reset_space.high
-    fixed = bare.goal[:2] if cls == "sweep-into-v3" else None  # its goal does not move
-
-    def too_close(drawn: npt.NDArray[np.float64]) -> bool:
-        goal = drawn[3:5] if fixed is None else fixed
-        return cls in _APART and bool(np.linalg.norm(drawn[:2] - goal) < _APART[cls])
-
-    def draw(rng: np.random.RandomState) -> npt.NDArray[np.float64]:
-        drawn: npt.NDArray[np.float64] = rng.uniform(low, high, size=low.size)
-        while too_close(drawn):
-            drawn = rng.uniform(low, high, size=low.size)
-        return drawn
-
-    return draw
-
-
-def draw_goals(classes: Sequence[str], seed: int) -> dict[str, npt.NDArray[np.float64]]:
-    """Draw the benchmarks' goals: ``[NUM_GOALS, placement]`` for each class.
-
-    The order of the draws is that of ``metaworld._make_tasks``: one stream over all classes, and
-    two placements a reset, of which the second counts.
-    """
-    rng = np.random.RandomState(seed)
-    goals = {}
-    for cls in classes:
-        draw = _placement_drawer(cls)
-        goals[cls] = np.array([(draw(rng), draw(rng))[1] for _ in range(NUM_GOALS)])
-    return goals
 
 
 class MetaWorld(TaskDistribution):
     """Goals of some classes to train on, and of the same or other classes to adapt to.
 
     Args:
-        name: without options.
-        train, test: classes, such as ``"reach-v3"``.
-        seed: of the goals.
-        test_seed: of the held-out goals; they are other goals only where classes or seeds differ.
-            Validation goals are of the training classes, drawn with ``seed + 2``.
-        reward: ``"v2"``, or ``"v1"``: the first benchmark's, hundreds of times as large.
-        horizon: steps an episode.
+        name: the benchmark's name, without the options below.
+        train: official names of the classes to train on, such as ``"reach-v3"``. Validation goals
+            are of these classes too, drawn with ``seed + 2``.
+        test: official names of the classes to adapt to.
+        seed: seed from which the goals are drawn.
+        test_seed: seed of the test goals, by default ``seed``. If classes are in both ``train``
+            and ``test``, their test goals are other goals only if this seed is another one.
+        reward: ``"v2"``, or ``"v1"`` for the first benchmark's rewards, which are hundreds of
+            times as large.
+        horizon: steps of an episode.
     """
 
     info_keys = ("success",)
     group = "cls"
     episodes_per_trial = 10
-    max_slots = 60  # 20 MB a class and process, and some for every slot
+    max_slots = 60  # A class takes 20 MB per process, and every slot some more.
 
     def __init__(
         self,
@@ -151,11 +64,10 @@ class MetaWorld(TaskDistribution):
             raise bad_option(f"{name} seed", seed, "0 or more")
         if reward not in ("v1", "v2"):
             raise bad_option(f"{name} reward", reward, "v2 or v1")
-        if horizon < 2:
-            raise bad_option(f"{name} horizon", horizon, "at least 2 steps")
-        options = {"seed": (seed, 0), "reward": (reward, "v2"), "horizon": (horizon, HORIZON)}
-        text = ",".join(f"{k}={v}" for k, (v, default) in options.items() if v != default)
-        self.name = f"{name}{',' if ':' in name else ':'}{text}" if text else name
+        require_horizon(name, horizon)
+        self.name = name_with_options(
+            name, seed=(seed, 0), reward=(reward, "v2"), horizon=(horizon, HORIZON)
+        )
         self.horizon, self.reward = horizon, reward
         self.classes: dict[Split, tuple[str, ...]] = {
             "train": tuple(train),
@@ -164,7 +76,7 @@ class MetaWorld(TaskDistribution):
         }
         seeds: dict[Split, int] = {
             "train": seed,
-            # neither the training goals' seed nor the one ML1 holds out
+            # This is neither the seed of the training goals nor that of ML1's test goals.
             "validation": seed + 2,
             "test": seed if test_seed is None else test_seed,
         }
@@ -174,15 +86,16 @@ class MetaWorld(TaskDistribution):
         self._pool = _Pool(reward, horizon)
 
     def tasks(self, split: Split) -> list[Task]:
-        """Return every goal of every class: the first of each class, then the second."""
+        """Return every goal of every class: the first goals of all classes, then the second."""
         goals = self.goals[split]
         return [self._task(cls, goals[cls][i]) for i in range(NUM_GOALS) for cls in goals]
 
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
-        """Draw goals, as many of every class as can be, in the order of the classes.
+        """Draw equally many goals of every class, in the order of the classes.
 
-        Which classes are one ahead is drawn too. The order keeps a class's slots together, and
-        the goals of a class are drawn without replacement as long as there are enough.
+        If ``n`` does not divide evenly, the classes that get one more are drawn too. The order
+        keeps a class's slots together. Within a class, goals are drawn without replacement as
+        long as there are enough.
         """
         goals = self.goals[split]
         each, rest = divmod(n, len(goals))
@@ -196,15 +109,15 @@ class MetaWorld(TaskDistribution):
         return tasks
 
     def make(self, task: Task | None = None) -> Env:
-        """Make an environment that can be every class, one at a time."""
+        """Make an environment that can be of any class, one at a time."""
         return MetaWorldEnv(self, self._pool, task)
 
     def release(self, env: Env, task: Task) -> None:
-        """Give a simulator of another class back, for the slot that needs it."""
+        """Return the simulator of ``env`` to the pool if ``task`` is of another class."""
         cast(MetaWorldEnv, env.unwrapped).release(task)
 
     def make_official(self, task: Task) -> Env:
-        """Make the official package's environment of ``task``, for comparison."""
+        """Make the official package's environment of ``task``, for comparisons."""
         simulator = CLASSES[task["cls"]](reward_function_version=self.reward)
         goal = np.array(task["rand_vec"], np.float64)
         simulator.set_task(_official_task(task["cls"], goal))
@@ -218,11 +131,15 @@ class MetaWorld(TaskDistribution):
     ) -> Any:
         """Make the official package's vector environment with these goals.
 
-        It is set up for ``metaworld.evaluation``: as many slots for every class, at most
-        ``meta_batch_size`` together, and goals in turn of which a slot sees 40 divided by the
-        slots of its class. ``vector_strategy`` is the package's own: one process, or one each.
+        It is set up for ``metaworld.evaluation``, which tests 40 goals per class: every class has
+        equally many slots, and the slots of a class share its goals.
+
+        Args:
+            split: the split whose goals are used.
+            meta_batch_size: largest number of slots, unless there are more classes.
+            vector_strategy: ``sync`` steps all slots in this process, ``async`` each in its own.
         """
-        # the package knows two sides; validation goals are handed over as its training goals
+        # The package knows two splits only: pass validation goals as its training goals.
         train = self.goals["validation" if split == "validation" else "train"]
         return metaworld._make_ml_envs_inner(
             _OfficialBenchmark(train, self.goals["test"]),
@@ -238,7 +155,7 @@ class MetaWorld(TaskDistribution):
         )
 
     def official_slots(self, split: Split, meta_batch_size: int = 20) -> int:
-        """Return how many environments :meth:`official_envs` has: 40 goals divide evenly."""
+        """Return the number of slots of :meth:`official_envs`; a class's slots share 40 goals."""
         classes = len(self.classes[split])
         each = max(
             n for n in (1, 2, 4, 5, 8, 10, 20, 40) if n <= max(1, meta_batch_size // classes)
@@ -249,12 +166,12 @@ class MetaWorld(TaskDistribution):
         return Task.of(self.name, cls=cls, rand_vec=placement)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave simulators behind: a worker builds its own."""
+        """Leave out the simulators when pickled: a worker builds its own."""
         return vars(self) | {"_pool": _Pool(self.reward, self.horizon)}
 
 
 class _OfficialBenchmark(metaworld.Benchmark):
-    """Our goals as the official package hands them on."""
+    """These goals in the form of the official package's benchmarks."""
 
     def __init__(
         self,
@@ -277,8 +194,19 @@ def _official_task(cls: str, goal: npt.NDArray[np.float64]) -> Any:
     return metaworld._encode_task(cls, data)
 
 
+def _observation_space() -> gym.spaces.Box:
+    """Return the official bounds of hand, gripper and objects, now and a step ago, without goal."""
+    hand, objects = SawyerXYZEnv._HAND_SPACE, np.full(14, np.inf)
+    low = np.concatenate([hand.low, [-1.0], -objects])
+    high = np.concatenate([hand.high, [1.0], objects])
+    none = np.zeros(3)
+    return gym.spaces.Box(
+        np.concatenate([low, low, none]), np.concatenate([high, high, none]), dtype=np.float64
+    )
+
+
 class ML1(MetaWorld):
-    """One class; held out are other goals of it (``metaworld.ML1``)."""
+    """One class, with other goals of it for testing (``metaworld.ML1``)."""
 
     def __init__(
         self, task: str, seed: int = 0, reward: str = "v2", horizon: int = HORIZON
@@ -296,7 +224,7 @@ class ML1(MetaWorld):
 
 
 class _Benchmark(MetaWorld):
-    """Classes to train on and others to adapt to."""
+    """Base of the benchmarks with fixed classes to train on and others to adapt to."""
 
     label: str
     split: Any
@@ -331,9 +259,9 @@ class ML45(_Benchmark):
 
 
 class Custom(MetaWorld):
-    """Classes of your own choice: ``metaworld/custom:train=reach+push,test=pick-place``.
+    """Your own choice of classes: ``metaworld/custom:train=reach+push,test=pick-place``.
 
-    Goals are those of ``metaworld.CustomML``.
+    The goals are those of ``metaworld.CustomML``.
     """
 
     def __init__(
@@ -358,38 +286,15 @@ class Custom(MetaWorld):
         )
 
 
-def class_name(name: str) -> str:
-    """Return the official name of class ``name``, which goes without its version here.
-
-    Raises:
-        UserError: for an unknown one; near matches are listed.
-    """
-    cls = f"{name}-v3"
-    if cls not in CLASSES:
-        names = [known.removesuffix("-v3") for known in CLASSES]
-        raise UserError(f"--env: Meta-World has no class {name!r}; {near_matches(name, names)}")
-    return cls
-
-
-def _observation_space() -> gym.spaces.Box:
-    """Return the official bounds: hand, gripper and objects, now and before; no goal."""
-    hand, objects = SawyerXYZEnv._HAND_SPACE, np.full(14, np.inf)
-    low = np.concatenate([hand.low, [-1.0], -objects])
-    high = np.concatenate([hand.high, [1.0], objects])
-    none = np.zeros(3)
-    return gym.spaces.Box(
-        np.concatenate([low, low, none]), np.concatenate([high, high, none]), dtype=np.float64
-    )
-
-
 class _Pool:
-    """Simulators of one process, by class: one is built when none of its class is free."""
+    """The simulators of one process, by class; environments borrow them."""
 
     def __init__(self, reward: str, horizon: int) -> None:
         self.reward, self.horizon = reward, horizon
         self._free: dict[str, list[Any]] = {}
 
     def take(self, cls: str) -> Any:
+        """Return a free simulator of class ``cls``; build one if there is none."""
         free = self._free.get(cls)
         if free:
             return free.pop()
@@ -399,11 +304,12 @@ class _Pool:
         return simulator
 
     def give_back(self, cls: str, simulator: Any) -> None:
+        """Let another environment use a simulator."""
         self._free.setdefault(cls, []).append(simulator)
 
 
 class MetaWorldEnv(gym.Env[Any, Any]):
-    """One slot: of whatever class its task is."""
+    """An environment of any class: it borrows the simulator that its task needs."""
 
     def __init__(self, tasks: MetaWorld, pool: _Pool, task: Task | None = None) -> None:
         self.observation_space, self.action_space = tasks.observation_space, tasks.action_space
@@ -418,7 +324,7 @@ class MetaWorldEnv(gym.Env[Any, Any]):
 
     @property
     def spec(self) -> None:  # type: ignore[override]  # never set
-        """None: it is made by its distribution, not by ``gymnasium.make``."""
+        """None: the environment is made by its distribution, not by ``gymnasium.make``."""
         return None
 
     def _take(self, task: Task) -> None:
@@ -434,14 +340,14 @@ class MetaWorldEnv(gym.Env[Any, Any]):
         self.task = task
 
     def release(self, task: Task) -> None:
-        """Give the simulator back if ``task`` needs that of another class."""
+        """Return the simulator to the pool if ``task`` is of another class."""
         if task["cls"] != self._cls:
             self.close()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, of a new task if ``options`` has one."""
+        """Start an episode, with a new task if ``options`` holds one."""
         super().reset(seed=seed)
         if options and options.get("task") is not None:
             self._take(options["task"])
@@ -456,23 +362,23 @@ class MetaWorldEnv(gym.Env[Any, Any]):
 
     @property
     def model(self) -> Any:
-        """MuJoCo's, for cameras."""
-        if hasattr(self._simulator, "use_model"):  # the official class stands in elsewhere
+        """MuJoCo's model, for cameras."""
+        if hasattr(self._simulator, "use_model"):  # An official simulator has no such method.
             self._simulator.use_model()
         return self._simulator.model
 
     @property
     def data(self) -> Any:
-        """MuJoCo's, for cameras."""
+        """MuJoCo's data, for cameras."""
         return self._simulator.data
 
     @property
     def frame_skip(self) -> int:
-        """Physics steps of a step."""
+        """Number of physics steps per step."""
         return int(self._simulator.frame_skip)
 
     def close(self) -> None:
-        """Give the simulator back."""
+        """Return the simulator to the pool."""
         if self._cls is not None:
             self._pool.give_back(self._cls, self._simulator)
             self._cls, self._simulator, self.task = None, None, None

@@ -1,17 +1,39 @@
-"""Meta-World's environments with a faster step and a remembered reset, bit for bit the same.
+"""Meta-World's environments with a faster step and reset, equal to the official ones bit for bit.
 
-:func:`fast` derives a class from an official one. What the task's own code computes (rewards,
-success, which object is observed) stays that code; what it stands on is exchanged: named access is
-looked up once, small-array helpers cost a few operations, physics that nothing reads is left out,
-and a reset of a task seen before puts back what the first one computed. Observations, rewards,
-info and success are the same bits as those of ``metaworld==3.1.1`` (tests/test_metaworld.py).
+An official step spends most of its time on overhead: it looks up bodies by name for every number,
+calls NumPy and SciPy on vectors of three numbers, and computes sensors that nothing reads; an
+official reset simulates 50 steps until the hand is settled. :func:`fast` derives a class from an
+official one that avoids this and returns the same bits as ``metaworld==3.1.1``
+(tests/envs/test_metaworld.py compares all 50 classes).
+
+The task's own code (its rewards, its success and the objects it observes) is not written again. It
+stays the official bytecode, in a new place:
+
+- **Classes.** ``fast(cls)`` has the bases ``(_FastStep, cls, _FastBase)``, so that methods are
+  looked up in ``_FastStep`` (step and reset), then in the official class, then in ``_FastBase``
+  (faster versions of the base class's methods) and last in ``SawyerXYZEnv``. An official class
+  that overrides a method of the base class thus keeps its own version.
+- **Helpers.** Each function that runs in a step is copied with other globals: ``np``,
+  ``reward_utils`` and ``Rotation`` are those of :mod:`metarl.envs.metaworld_helpers`. The official
+  module itself is not changed. Functions that set a class up run unchanged.
+- **Named parts.** During a step ``self.data`` is a :class:`_CachedData`, which looks up
+  ``data.body("hand")`` and its arrays once; MuJoCo never moves them.
+- **Physics.** ``mj_step`` runs as officially. The forward pass after it leaves out sensors only,
+  because the next step's solver starts from its forces.
+- **Resets.** A task's first reset runs the official code. What it sets (the simulator's state, the
+  positions of bodies and sites, attributes) is remembered for :data:`_REMEMBERED` tasks and
+  restored at later resets of the same task, which would compute the same again.
+- **Models.** All simulators of a class in a process share a compiled model. A simulator writes its
+  positions into it before each use, if another one used it last.
+
+All this depends on details of one version of Meta-World: with any other, ``fast`` warns and returns
+the official class.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import math
 import types
 import warnings
 from collections.abc import Callable
@@ -23,121 +45,24 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 from metaworld.utils import reward_utils
-from scipy.spatial.transform import Rotation
+
+from metarl.envs.metaworld_helpers import REPLACEMENTS, norm, tolerance
 
 VERIFIED = "3.1.1"
-"""The Meta-World whose numbers :func:`fast` was compared with."""
+"""Version of Meta-World with which :func:`fast` was compared."""
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _FROM_THE_START = int(mujoco.mjtStage.mjSTAGE_NONE)
 _REMEMBERED = 128
-"""Resets an environment remembers; a benchmark has 50 tasks a class and split."""
+"""Number of resets that an environment remembers; a benchmark has 50 tasks per class and split."""
 
 _DOWN = np.array([1.0, 0.0, 1.0, 0.0])
 _NO_GOAL = np.zeros(3)
 _Official: Any = official.SawyerXYZEnv
-_LONG_TAIL = np.sqrt(1 / reward_utils._DEFAULT_VALUE_AT_MARGIN - 1)
 
 
-# Helpers of the official code, with the same results
-
-
-def _norm(x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Compute ``np.linalg.norm``; a short cut for what rewards mostly ask for."""
-    if not args and not kwargs and type(x) is np.ndarray and x.dtype == np.float64 and x.ndim == 1:
-        return np.sqrt(x.dot(x))
-    return np.linalg.norm(x, *args, **kwargs)
-
-
-def _hstack(parts: Any) -> Any:
-    """Compute ``np.hstack``; a short cut for vectors."""
-    if all(type(part) is np.ndarray and part.ndim == 1 for part in parts):
-        return np.concatenate(parts)
-    return np.hstack(parts)
-
-
-def _tolerance(
-    x: Any,
-    bounds: tuple[Any, Any] = (0.0, 0.0),
-    margin: Any = 0.0,
-    sigmoid: Any = "gaussian",
-    value_at_margin: Any = reward_utils._DEFAULT_VALUE_AT_MARGIN,
-) -> Any:
-    """Compute ``reward_utils.tolerance``; a short cut for one number."""
-    lower, upper = bounds
-    if not isinstance(x, float) or not margin > 0 or lower > upper:
-        return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
-    if lower <= x <= upper:
-        return 1.0
-    distance = np.float64((lower - x if x < lower else x - upper) / margin)
-    if sigmoid == "long_tail" and value_at_margin == reward_utils._DEFAULT_VALUE_AT_MARGIN:
-        return float(1 / ((distance * _LONG_TAIL) ** 2 + 1))
-    return float(reward_utils._sigmoids(distance, value_at_margin, sigmoid))
-
-
-class _Rotation:
-    """The part of SciPy's ``Rotation`` that rewards and observations use."""
-
-    @staticmethod
-    def from_matrix(matrix: Any) -> Any:
-        return _Quaternion(matrix)
-
-
-class _Quaternion:
-    def __init__(self, matrix: Any) -> None:
-        self._matrix = matrix
-
-    def as_quat(self) -> Any:
-        return _quaternion(self._matrix)
-
-
-def _public_quaternion(matrix: Any) -> Any:
-    return Rotation.from_matrix(matrix).as_quat()
-
-
-def _scalar_quaternion(matrix: Any) -> Any:
-    """Compute the quaternion of a rotation in SciPy's order of operations, number by number."""
-    rows = matrix.tolist()
-    trace = rows[0][0] + rows[1][1] + rows[2][2]
-    largest = max(rows[0][0], rows[1][1], rows[2][2], trace)
-    result = [0.0] * 4
-    i = next((i for i in range(3) if rows[i][i] == largest), 3)
-    if i < 3:
-        j, k = (i + 1) % 3, (i + 2) % 3
-        result[i] = 1 - trace + 2 * rows[i][i]
-        result[j] = rows[j][i] + rows[i][j]
-        result[k] = rows[k][i] + rows[i][k]
-        result[3] = rows[k][j] - rows[j][k]
-    else:
-        result[0] = rows[2][1] - rows[1][2]
-        result[1] = rows[0][2] - rows[2][0]
-        result[2] = rows[1][0] - rows[0][1]
-        result[3] = 1 + trace
-    w, x, y, z = result
-    norm = math.sqrt(w * w + x * x + y * y + z * z)
-    return np.array((w / norm, x / norm, y / norm, z / norm))
-
-
-def _choose_quaternion() -> Callable[[Any], Any]:
-    """Return the scalar routine where it agrees with SciPy's to the bit, else SciPy's."""
-    rng = np.random.default_rng(0)
-    quaternions = rng.normal(size=(256, 4)) * (10.0 ** rng.integers(-9, 1, size=(256, 4)))
-    cases = [*Rotation.from_quat(quaternions).as_matrix(), np.eye(3)]
-    agrees = all(np.array_equal(_scalar_quaternion(m), _public_quaternion(m)) for m in cases)
-    return _scalar_quaternion if agrees else _public_quaternion
-
-
-_quaternion = _choose_quaternion()
-
-_NUMPY = types.SimpleNamespace(**vars(np))
-_NUMPY.linalg = types.SimpleNamespace(**(vars(np.linalg) | {"norm": _norm}))
-_NUMPY.hstack = _hstack
-_REWARDS = types.SimpleNamespace(**(vars(reward_utils) | {"tolerance": _tolerance}))
-_EXCHANGED = {"np": _NUMPY, "reward_utils": _REWARDS, "Rotation": _Rotation}
-
-
-class _Named:
-    """A named part of the simulator whose arrays are looked up once; they stay where they are."""
+class _CachedPart:
+    """A named part of the simulator that looks up each array once; arrays never move."""
 
     def __init__(self, view: Any) -> None:
         vars(self)["_view"] = view
@@ -150,8 +75,8 @@ class _Named:
         setattr(self._view, name, value)
 
 
-class _Views:
-    """``MjData`` whose named parts are looked up once."""
+class _CachedData:
+    """``MjData`` that looks up each named part once."""
 
     def __init__(self, data: Any) -> None:
         self._data = data
@@ -159,18 +84,19 @@ class _Views:
             setattr(self, kind, functools.cache(self._named(getattr(data, kind))))
 
     @staticmethod
-    def _named(find: Callable[[Any], Any]) -> Callable[[Any], _Named]:
-        return lambda name: _Named(find(name))
+    def _named(find: Callable[[Any], Any]) -> Callable[[Any], _CachedPart]:
+        return lambda name: _CachedPart(find(name))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
 
 
 class _SharedModel:
-    """A compiled model, and the simulator whose task its bodies and sites are placed for.
+    """A compiled model that all simulators of a class share.
 
-    Models are large (21 MB of meshes and textures) and slow to compile; simulators of a class
-    differ in nothing but the places that a reset gives to bodies and sites.
+    Models are large (21 MB of meshes and textures) and slow to compile. Simulators of a class
+    differ only in the positions that a reset gives to bodies and sites, so each simulator writes
+    its own positions into the model before it uses it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -178,19 +104,24 @@ class _SharedModel:
         self._body_pos, self._site_pos = model.body_pos, model.site_pos
         self.pristine = model.body_pos.copy(), model.site_pos.copy()
         self.owner: Any = None
+        """The simulator whose positions the model holds."""
 
     def place(self, owner: Any, body_pos: Any, site_pos: Any) -> None:
-        """Place bodies and sites for ``owner``'s task."""
+        """Write ``owner``'s positions of bodies and sites into the model."""
         self._body_pos[:], self._site_pos[:] = body_pos, site_pos
         self.owner = owner
 
 
 _MODELS: dict[str, _SharedModel] = {}
-"""By file, one for all simulators of a process."""
+"""Models of this process, by file."""
 
 
-class _Helpers(_Official):  # type: ignore[misc]  # its types say less than its code
-    """Goes between an official class and its base: what that class may override itself."""
+class _FastBase(_Official):  # type: ignore[misc]  # _Official is Any
+    """Faster methods of Meta-World's base class; it stands between that and an official class.
+
+    An official class that overrides one of these methods keeps its own. Outside a step, the
+    methods do what the base class does.
+    """
 
     model: Any
     data: Any
@@ -208,7 +139,7 @@ class _Helpers(_Official):  # type: ignore[misc]  # its types say less than its 
         return self._shared.model, mujoco.MjData(self._shared.model)
 
     def use_model(self) -> None:
-        """Make the shared model this simulator's, if another one has used it since."""
+        """Write this simulator's positions into the shared model, if another one used it last."""
         if self._shared.owner is not self:
             self._shared.place(self, *self._places)
 
@@ -284,31 +215,31 @@ class _Helpers(_Official):  # type: ignore[misc]  # its types say less than its 
             pad_y = float(pad[1])
             margin = abs(abs(pad_y - start_y) - pad_success_thresh)
             bounds = (obj_radius, pad_success_thresh)
-            sides.append(_tolerance(abs(pad_y - y), bounds, margin, "long_tail"))
+            sides.append(tolerance(abs(pad_y - y), bounds, margin, "long_tail"))
         tip = self.tcp_center
-        margin = _norm(self.obj_init_pos[::2] - self.init_tcp[::2]) - xz_thresh
-        across = _tolerance(_norm(tip[::2] - obj_pos[::2]), (0, xz_thresh), margin, "long_tail")
-        # single precision from here on, as far as the action's is (NEP 50)
+        margin = norm(self.obj_init_pos[::2] - self.init_tcp[::2]) - xz_thresh
+        across = tolerance(norm(tip[::2] - obj_pos[::2]), (0, xz_thresh), margin, "long_tail")
+        # From here on the numbers have the action's own precision, as officially (NEP 50).
         closed = min(max(0, action[-1]), desired_gripper_effort) / desired_gripper_effort
         caging = reward_utils.hamacher_product(reward_utils.hamacher_product(*sides), float(across))
         result = reward_utils.hamacher_product(caging, closed if caging > 0.97 else 0.0)
         if high_density:
             result = (result + caging) / 2
         if medium_density:
-            margin = abs(_norm(self.obj_init_pos - self.init_tcp) - object_reach_radius)
+            margin = abs(norm(self.obj_init_pos - self.init_tcp) - object_reach_radius)
             bounds = (0, object_reach_radius)
-            reach = _tolerance(_norm(obj_pos - tip), bounds, margin, "long_tail")
+            reach = tolerance(norm(obj_pos - tip), bounds, margin, "long_tail")
             result = (result + float(reach)) / 2
         return result
 
 
-class _Step(_Helpers):
-    """Goes before an official class: the step and the reset themselves."""
+class _FastStep(_FastBase):
+    """The faster step and reset; it overrides those of an official class."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._data = self.data
-        self._views = _Views(self.data)
+        self._views = _CachedData(self.data)
         body, site = self._views.body, self._views.site
         self._hand, self._right_claw, self._left_claw, self._left_pad, self._right_pad = (
             body(name).xpos for name in ("hand", "rightclaw", "leftclaw", "leftpad", "rightpad")
@@ -324,7 +255,7 @@ class _Step(_Helpers):
         self._size = mujoco.mj_stateSize(self.model, _STATE)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Advance one step, with the results of the official one."""
+        """Advance one step; the results are those of the official step."""
         action = np.asarray(action)
         if action.shape != (4,):
             raise ValueError(f"an action has 4 numbers, got shape {action.shape}")
@@ -334,7 +265,7 @@ class _Step(_Helpers):
         model, data = self.model, self._data
         place, scale = self._mocap, self.action_scale
         for i in range(3):
-            moved = action[i]  # of the action's own precision, and so its product (NEP 50)
+            moved = action[i]  # The product below keeps the action's own precision (NEP 50).
             if not -1 <= moved <= 1:
                 moved = np.clip(moved, -1, 1)
             to = place[i] + moved * scale
@@ -345,7 +276,8 @@ class _Step(_Helpers):
         self._ctrl[0], self._ctrl[1] = closing, -closing
         mujoco.mj_step(model, data, nstep=self.frame_skip)
         self.curr_path_length += 1
-        # All of it but the sensors: the next step's solver starts from these forces.
+        # Compute all but the sensors, which nothing reads; the next step's solver starts from
+        # these forces.
         mujoco.mj_forwardSkip(model, data, _FROM_THE_START, 1)
         self._in_step, self._tip = True, None
         self.data = self._views
@@ -366,7 +298,7 @@ class _Step(_Helpers):
         return observation.copy(), reward, False, truncated, info
 
     def reset(self, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; a task seen before is put back as the first reset left it."""
+        """Start an episode; restore the state after the first reset if the task was seen before."""
         self.use_model()
         if not self._freeze_rand_vec:
             drawn: tuple[Any, dict[str, Any]] = super().reset(seed=seed, options=options)
@@ -382,11 +314,12 @@ class _Step(_Helpers):
         return observation, info
 
     def _snapshot(self, observation: Any) -> _Snapshot:
+        """Return all that a reset has set."""
         state = np.empty(self._size)
         mujoco.mj_getState(self.model, self._data, state, _STATE)
         kept, copied = {}, {}
         for name, value in vars(self).items():
-            if isinstance(value, np.ndarray) and not _foreign(value):
+            if isinstance(value, np.ndarray) and not _is_window(value):
                 copied[name] = value.copy()
             elif value is None or isinstance(value, np.ndarray | np.generic | bool | int | float):
                 kept[name] = value
@@ -394,11 +327,13 @@ class _Step(_Helpers):
         return _Snapshot(state, self._places, kept, copied, observation.copy())
 
     def _restore(self, snapshot: _Snapshot) -> Any:
+        """Set all that a reset has set before, and return its observation."""
         model, data = self.model, self._data
         self._places = snapshot.places
         self._shared.place(self, *self._places)
         mujoco.mj_setState(model, data, snapshot.state, _STATE)
         mujoco.mj_forward(model, data)
+        # mj_forward changes the solver's warm start, which is part of the state: set it again.
         mujoco.mj_setState(model, data, snapshot.state, _STATE)
         attributes: dict[str, Any] = self.__dict__
         attributes.update(snapshot.kept)
@@ -408,30 +343,32 @@ class _Step(_Helpers):
 
 
 class _Snapshot(NamedTuple):
-    """What a reset leaves behind."""
+    """State of a simulator after a reset."""
 
     state: npt.NDArray[np.float64]
     places: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
-    """Of the model's bodies and sites."""
+    """Positions of the model's bodies and sites."""
     kept: dict[str, Any]
-    """Attributes that are numbers, or windows into the simulator's own memory."""
+    """Attributes that are immutable, or windows into the simulator's own memory."""
     copied: dict[str, npt.NDArray[Any]]
+    """Copies of attributes that are arrays of their own."""
     observation: npt.NDArray[np.float64]
 
 
-def _foreign(array: Any) -> bool:
-    """Tell whether ``array`` is a window into memory that NumPy did not allocate."""
+def _is_window(array: Any) -> bool:
+    """Return whether ``array`` is a window into memory that NumPy did not allocate."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array.base is not None
 
 
-# Which of an official class's own functions run at every step: all but those that set it up.
-_SETTING_UP = ("__", "reset", "_reset", "_set", "fix_", "adjust_")
+_SET_UP_PREFIXES = ("__", "reset", "_reset", "_set", "fix_", "adjust_")
+"""Prefixes of an official class's functions that run at a reset only; they stay official."""
 
 
-def _rebound(function: Any, module: dict[str, Any]) -> types.FunctionType:
-    """Return ``function`` as it stands, with helpers exchanged."""
+def _with_fast_helpers(function: Any, module: dict[str, Any]) -> types.FunctionType:
+    """Return a copy of ``function`` that finds its global names in ``module``."""
+    # Leave out the decorator that checks whether a task is set, since every reset here sets one.
     wrapped = next(
         (
             cell.cell_contents
@@ -440,7 +377,7 @@ def _rebound(function: Any, module: dict[str, Any]) -> types.FunctionType:
             )
             if name == "func"
         ),
-        function,  # not behind the check that a task is set, which our reset makes
+        function,
     )
     result = types.FunctionType(
         wrapped.__code__, module, wrapped.__name__, wrapped.__defaults__, wrapped.__closure__
@@ -451,9 +388,9 @@ def _rebound(function: Any, module: dict[str, Any]) -> types.FunctionType:
 
 @functools.cache
 def fast(cls: Any) -> Any:
-    """Return a subclass of the official ``cls`` with a faster step, the same bit for bit.
+    """Return a subclass of the official ``cls`` with a faster step and the same results.
 
-    For a Meta-World other than the verified one it is ``cls`` itself, and a warning.
+    For any version of Meta-World but the verified one, return ``cls`` itself and warn.
     """
     version = metadata.version("metaworld")
     if version != VERIFIED:
@@ -464,15 +401,15 @@ def fast(cls: Any) -> Any:
         )
         return cls
     module = dict(vars(importlib.import_module(cls.__module__)))
-    module.update({name: new for name, new in _EXCHANGED.items() if name in module})
+    module.update({name: new for name, new in REPLACEMENTS.items() if name in module})
     own: dict[str, Any] = {}
     for name, value in vars(cls).items():
-        if name.startswith(_SETTING_UP):
+        if name.startswith(_SET_UP_PREFIXES):
             continue
         if isinstance(value, staticmethod):
-            own[name] = staticmethod(_rebound(value.__func__, module))
+            own[name] = staticmethod(_with_fast_helpers(value.__func__, module))
         elif isinstance(value, types.FunctionType):
-            own[name] = _rebound(value, module)
-    result = type(f"Fast{cls.__name__}", (_Step, cls, _Helpers), own)
-    module[cls.__name__] = result
+            own[name] = _with_fast_helpers(value, module)
+    result = type(f"Fast{cls.__name__}", (_FastStep, cls, _FastBase), own)
+    module[cls.__name__] = result  # Some classes call their static methods by the class's name.
     return result

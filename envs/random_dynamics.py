@@ -8,20 +8,25 @@ Gymnasium's Walker2d-v5 and Hopper-v5 (current MuJoCo).
 
 from __future__ import annotations
 
-from metarl.errors import bad_option
+from metarl.tasks.distribution import name_with_options, require_horizon
 from metarl.tasks.gymnasium import GymTasks
 from metarl.tasks.ranges import LogUniform
 
 
 class _RandomDynamics(GymTasks):
+    """Base of both families: the ranges of the bodies, contacts and joints."""
+
     def __init__(self, id: str, name: str, horizon: int) -> None:
-        if horizon < 2:
-            raise bad_option(f"{name} horizon", horizon, "at least 2 steps")
+        require_horizon(name, horizon)
         wide = LogUniform(1.5**-3, 1.5**3, factor=True, each=True)
         narrow = LogUniform(1.3**-3, 1.3**3, factor=True, each=True)
         params = dict.fromkeys(("body_mass", "body_inertia", "geom_friction"), wide)
-        options = "" if horizon == 200 else f":horizon={horizon}"
-        super().__init__(id, params | {"dof_damping": narrow}, horizon=horizon, name=name + options)
+        super().__init__(
+            id,
+            params | {"dof_damping": narrow},
+            horizon=horizon,
+            name=name_with_options(name, horizon=(horizon, 200)),
+        )
 
 
 class WalkerParams(_RandomDynamics):

@@ -1,4 +1,4 @@
-"""What a program shows while it works: a console, and the progress of a long job."""
+"""The console that scripts print to, and the progress of a long job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 class Ticker:
-    """Progress of a long job: a bar with rate and ETA on a terminal, sparse lines elsewhere."""
+    """Progress of a long job: a bar with rate and ETA on a terminal, else a line now and then."""
 
     def __init__(self, title: str, total: int, done: int, unit: str, progress: Progress) -> None:
         self._title, self._total, self._unit = title, total, unit
@@ -30,7 +30,7 @@ class Ticker:
         self._start = self._last = time.monotonic()
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Count ``amount`` more; ``note`` is shown beside the bar."""
+        """Count ``amount`` more units and show ``note`` beside the bar."""
         self._done += amount
         self._progress.update(self._bar, advance=amount, note=note)
         now = time.monotonic()
@@ -47,7 +47,7 @@ class Ticker:
 
 @contextmanager
 def ticker(title: str, total: int, *, unit: str, done: int = 0) -> Iterator[Ticker]:
-    """Show the progress of a job of ``total`` units, ``done`` of which are behind it."""
+    """Show the progress of a job of ``total`` units, of which ``done`` are already done."""
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: a short message instead of a traceback."""
+"""Errors that a user can correct: a short message replaces the traceback."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class UserError(Exception):
 
 
 def bad_option(name: str, got: object, accepted: str) -> UserError:
-    """Return the error for option ``name`` (as typed on a command line)."""
+    """Return the error for a value of option ``name`` that is not accepted."""
     return UserError(f"{name}: got {got!r}; accepted: {accepted}")
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
-    """Return ``did you mean …?`` when something alike is known, and the whole list after it."""
+    """Return the list of known names, after ``did you mean …?`` if some are similar to ``name``."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
@@ -32,21 +32,21 @@ def near_matches(name: str, known: Iterable[str]) -> str:
 
 
 def require(config: object, name: str, holds: bool, accepted: str) -> None:
-    """Refuse the value of ``config``'s field ``name`` unless it ``holds``."""
+    """Refuse the value of ``config``'s field ``name`` unless its condition ``holds``."""
     if not holds:
         raise bad_option(f"--{name.replace('_', '-')}", getattr(config, name), accepted)
 
 
 def require_seed(name: str, seed: int) -> None:
-    """Refuse a seed that a generator cannot take; ``name`` is the option's."""
+    """Refuse a seed that is out of range; ``name`` is the option's, for the message."""
     if not 0 <= seed < 2**63:
         raise bad_option(name, seed, "0 to 2**63 - 1")
 
 
 class EnvError(Exception):
-    """An environment raised, returned what its spaces forbid, hung, or took its process along.
+    """An environment raised, hung, ended its process, or returned what its spaces do not hold.
 
-    Scripts print it and exit with code 1: what has been trained is saved.
+    Scripts save the trained agent, print the message and exit with code 1.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class EnvError(Exception):
         self.worker, self.slot, self.task, self.cause, self.trace = worker, slot, task, cause, trace
 
     def __str__(self) -> str:
-        """Return the message, and the environment's own traceback below it."""
+        """Return the message, followed by the environment's own traceback."""
         return f"{self.args[0]}\n{self.trace}".rstrip()
 
 
 class DivergenceError(Exception):
-    """A number that training computes is no longer finite; scripts exit with code 1.
+    """A number that training computed is not finite; scripts exit with code 1.
 
     Args:
-        where: the first place it was seen at.
-        task: whose number it is, where it is one task's.
+        where: name of the first quantity that was not finite.
+        task: the task that the number belongs to, if it belongs to one.
     """
 
     def __init__(self, where: str, task: object = None) -> None:
@@ -76,26 +76,26 @@ class DivergenceError(Exception):
         super().__init__(f"diverged: {where} is not finite{whose}")
         self.where, self.task = where, task
         self.cause = ""
-        """What probably led there, with what to do about it."""
+        """The probable cause and its remedy, set by the caller that knows them."""
 
     def __str__(self) -> str:
-        """Return the message, with the probable cause where one is known."""
+        """Return the message, followed by the probable cause if one is known."""
         return f"{self.args[0]}{f'; {self.cause}' if self.cause else ''}"
 
 
 class SaveError(Exception):
-    """A checkpoint or metrics could not be written, and the run was asked to stop then."""
+    """Training stopped because a checkpoint or metrics could not be written."""
 
 
 class SeedsError(Exception):
-    """Of several runs, some did not come to an end."""
+    """Some of the runs of a group of seeds did not finish."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the program to end; scripts exit with 128 and its number."""
+    """A signal asked the program to end; scripts exit with code 128 plus its number."""
 
     requested: ClassVar[int | None] = None
-    """A signal that has come."""
+    """Number of a signal that has arrived, if any."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -103,6 +103,6 @@ class Stopped(KeyboardInterrupt):
 
     @staticmethod
     def refuse() -> None:
-        """Stop for a signal that came where exceptions are ignored, in a destructor say."""
+        """Raise for a signal that arrived where exceptions are ignored, as in a destructor."""
         if Stopped.requested is not None:
             raise Stopped(Stopped.requested)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: a killed process leaves no half of one."""
+"""Atomic files: a killed process leaves the old content or the new, never a part of it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import psutil
 from metarl.errors import UserError
 
 _PARTIAL = ".partial"
-"""How the names of files that are being written end."""
+"""End of the names of files that are being written."""
 
 
 def read_object(path: Path, version: int) -> dict[str, Any]:
     """Read a JSON object whose ``format`` is ``version``.
 
     Raises:
-        UserError: where it is missing, damaged, or of another format.
+        UserError: if the file is missing, damaged, or of another format.
     """
     try:
         content = json.loads(path.read_text())
@@ -43,7 +43,7 @@ def write_json(path: Path, content: object) -> None:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that ``path`` holds either the old content or the new.
 
-    Of several processes that write it at once, the last one's content is there, unmixed.
+    If several processes write the file at once, it holds the content of the last one.
     """
     with replacing(path) as temporary:
         write_synced(temporary, data)
@@ -51,9 +51,9 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write ``path``'s new content under; afterwards it is in its place, whole.
+    """Yield a temporary file's path; after the body, that file takes the place of ``path``.
 
-    Where the body fails ``path`` keeps what it held, and nothing else is left.
+    If the body fails, ``path`` keeps its old content and the temporary file is removed.
     """
     temporary = _temporary(path)
     try:
@@ -65,11 +65,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def create_json(path: Path, content: object) -> None:
-    """Write JSON to ``path``, where nothing may be: of several processes that try, one succeeds.
+    """Write JSON to a file that must not exist: if several processes try, one succeeds.
 
     Raises:
-        FileExistsError: where there is something.
-        OSError: where it cannot be written; nothing is left of it then.
+        FileExistsError: if ``path`` exists.
+        OSError: if the file cannot be written; nothing of it is left then.
     """
     data, temporary = json.dumps(content, indent=1).encode(), _temporary(path)
     try:
@@ -78,7 +78,7 @@ def create_json(path: Path, content: object) -> None:
             os.link(temporary, path)
         except FileExistsError:
             raise
-        except OSError:  # the file system has no hard links
+        except OSError:  # This file system has no hard links.
             _create(path, data)
     finally:
         temporary.unlink(missing_ok=True)
@@ -96,17 +96,17 @@ def _create(path: Path, data: bytes) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Return a name to write ``path``'s content under that nobody else writes."""
+    """Return a path beside ``path`` that no other process writes."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_PARTIAL}")
 
 
 def is_leftover(path: Path) -> bool:
-    """Return whether :func:`write_whole` or :func:`create_json` named ``path``, as temporary."""
+    """Return whether ``path`` is a temporary file of this module."""
     return path.name.startswith(".") and path.name.endswith(_PARTIAL)
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove the files in ``directory`` that killed processes had begun to write."""
+    """Remove the temporary files that killed processes have left in ``directory``."""
     for path in directory.glob(f".*{_PARTIAL}"):
         writer = path.name.removesuffix(_PARTIAL).rpartition(".")[2].partition("-")[0]
         if path.is_file() and not (writer.isdigit() and psutil.pid_exists(int(writer))):
@@ -122,7 +122,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Wait until changes of the names in a folder are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

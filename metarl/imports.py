@@ -18,10 +18,10 @@ def import_module(name: str, wanted_by: str) -> ModuleType:
 
     Args:
         name: ``package.module``.
-        wanted_by: what the user typed, for messages.
+        wanted_by: the text that the user typed, for messages.
 
     Raises:
-        UserError: if there is no such module, or it ends the program.
+        UserError: if there is no such module, or if importing it ends the program.
     """
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -38,7 +38,7 @@ def import_module(name: str, wanted_by: str) -> ModuleType:
 
 @contextmanager
 def no_exit(name: str) -> Iterator[None]:
-    """Refuse code that ends the program where it should only make something."""
+    """Turn a ``sys.exit()`` of the user's code into an error that names the code."""
     try:
         yield
     except SystemExit as error:

@@ -1,10 +1,9 @@
-"""Names of task distributions and agents, and how a name becomes one.
+"""Names of task distributions and agents, and how they are made from their names.
 
 A name is ``family/variant``, with options of the family after a colon:
-``half-cheetah/velocity:high=2.0``. The registry holds strings only, so that asking for one
-family imports no other. Other packages add theirs by entry points of the groups
-``metarl.task_distributions`` and ``metarl.agents``. ``package.module:Name`` is taken where the
-user typed it, and so is the module of ``gym/module:Id``.
+``half-cheetah/velocity:high=2.0``. Other packages add names by entry points of the groups
+``metarl.task_distributions`` and ``metarl.agents``. A name may also be ``package.module:Name``, or
+``gym/Id:…`` and ``gym/module:Id:…`` for an environment registered with Gymnasium.
 """
 
 from __future__ import annotations
@@ -14,43 +13,75 @@ import functools
 import inspect
 import re
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from metarl.errors import UserError, near_matches
 from metarl.imports import load_object, no_exit
-from metarl.tasks import gymnasium
+from metarl.tasks import gym_names
 from metarl.tasks.distribution import TaskDistribution
 
-TASK_DISTRIBUTIONS: dict[str, str] = {
-    "ant/direction": "metarl.envs.ant:AntDirection",
-    "ant/goal": "metarl.envs.ant:AntGoal",
-    "bandit/n<N>-k<K>": "metarl.envs.bandit:BernoulliBandit",
-    "gridworld": "metarl.envs.gridworld:GridWorld",
-    "half-cheetah/direction": "metarl.envs.half_cheetah:HalfCheetahDirection",
-    "half-cheetah/velocity": "metarl.envs.half_cheetah:HalfCheetahVelocity",
-    "hopper/params": "metarl.envs.random_dynamics:HopperParams",
-    "mdp/n<N>": "metarl.envs.mdp:TabularMDP",
-    "metaworld/custom": "metarl.envs.metaworld:Custom",
-    "metaworld/ml1-<task>": "metarl.envs.metaworld:ML1",
-    "metaworld/ml10": "metarl.envs.metaworld:ML10",
-    "metaworld/ml25": "metarl.envs.metaworld:ML25",
-    "metaworld/ml45": "metarl.envs.metaworld:ML45",
-    "navigation": "metarl.envs.navigation:Navigation",
-    "walker/params": "metarl.envs.random_dynamics:WalkerParams",
-}
-"""Pattern of a name -> ``module:Class``; ``<N>`` stands for an integer, given as ``n=``, and
-``<task>`` for a name, given as ``task=``."""
+
+class Entry(NamedTuple):
+    """What the registry knows of a name; a family is imported only when it is made."""
+
+    path: str
+    """Location of the class or function: ``module:Name``."""
+    description: str = ""
+    """One line for users; empty for entry points of other packages."""
 
 
-AGENTS: dict[str, str] = {
-    "maml-ppo": "metarl.agents.maml_ppo:MAMLPPO",
-    "rl2": "metarl.agents.rl2:RL2",
+TASK_DISTRIBUTIONS: dict[str, Entry] = {
+    "ant/direction": Entry("metarl.envs.ant:AntDirection", "Ant runs in an unknown direction"),
+    "ant/goal": Entry("metarl.envs.ant:AntGoal", "Ant runs to an unknown place"),
+    "bandit/n<N>-k<K>": Entry(
+        "metarl.envs.bandit:BernoulliBandit", "K-armed Bernoulli bandits, N episodes of one pull"
+    ),
+    "gridworld": Entry("metarl.envs.gridworld:GridWorld", "5x5 grid with a hidden goal"),
+    "half-cheetah/direction": Entry(
+        "metarl.envs.half_cheetah:HalfCheetahDirection", "HalfCheetah runs forward or backward"
+    ),
+    "half-cheetah/velocity": Entry(
+        "metarl.envs.half_cheetah:HalfCheetahVelocity", "HalfCheetah runs at an unknown velocity"
+    ),
+    "hopper/params": Entry(
+        "metarl.envs.random_dynamics:HopperParams", "Hopper with unknown masses and frictions"
+    ),
+    "mdp/n<N>": Entry(
+        "metarl.envs.mdp:TabularMDP", "random MDPs of 10 states and 5 actions, N episodes"
+    ),
+    "metaworld/custom": Entry(
+        "metarl.envs.metaworld:Custom", "Meta-World, your classes for train= and test="
+    ),
+    "metaworld/ml1-<task>": Entry(
+        "metarl.envs.metaworld:ML1", "Meta-World, one class with unknown goals"
+    ),
+    "metaworld/ml10": Entry(
+        "metarl.envs.metaworld:ML10", "Meta-World, 10 training and 5 test classes"
+    ),
+    "metaworld/ml25": Entry(
+        "metarl.envs.metaworld:ML25", "Meta-World, 25 training and 5 test classes"
+    ),
+    "metaworld/ml45": Entry(
+        "metarl.envs.metaworld:ML45", "Meta-World, 45 training and 5 test classes"
+    ),
+    "navigation": Entry("metarl.envs.navigation:Navigation", "point in a plane with a hidden goal"),
+    "walker/params": Entry(
+        "metarl.envs.random_dynamics:WalkerParams", "Walker2d with unknown masses and frictions"
+    ),
 }
-"""Name -> ``module:Class``; the class has its config's dataclass as ``Config``."""
+"""Task distributions by the pattern of their names; ``<N>`` stands for an integer, which is given
+as the option ``n``, and ``<task>`` for a name, which is given as the option ``task``."""
+
+
+AGENTS: dict[str, Entry] = {
+    "maml-ppo": Entry("metarl.agents.maml_ppo:MAMLPPO", "MAML with PPO, adapts by gradient steps"),
+    "rl2": Entry("metarl.agents.rl2:RL2", "RL² with PPO, adapts by its recurrent memory"),
+}
+"""Agents by name; the class of each has its config's dataclass as ``Config``."""
 
 
 ENTRY_POINTS = {"tasks": "metarl.task_distributions", "agents": "metarl.agents"}
-"""Groups of other packages' entry points: a name as above = ``package.module:Class``."""
+"""Groups of entry points by which other packages add names."""
 
 
 _OBJECT = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
@@ -59,22 +90,22 @@ _GYM = re.compile(
     r"gym/(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:(?=[^:=]+(?::|$)))?"
     r"(?P<id>[^:]*)(?::(?P<text>.*))?"
 )
-"""``gym/[module:]Id[:text]``; only ``text`` has an equals sign."""
+"""``gym/[module:]Id[:text]``; an equals sign is part of ``text``."""
 
 
-def task_distributions() -> dict[str, str]:
-    """Return the patterns of all names, those of installed packages too."""
+def task_distributions() -> dict[str, Entry]:
+    """Return all task distributions by pattern, including those of installed packages."""
     return _entry_points(ENTRY_POINTS["tasks"]) | TASK_DISTRIBUTIONS
 
 
-def agents() -> dict[str, str]:
-    """Return the names of all agents, those of installed packages too."""
+def agents() -> dict[str, Entry]:
+    """Return all agents by name, including those of installed packages."""
     return _entry_points(ENTRY_POINTS["agents"]) | AGENTS
 
 
 @functools.cache
-def _entry_points(group: str) -> dict[str, str]:
-    return {entry.name: entry.value for entry in metadata.entry_points(group=group)}
+def _entry_points(group: str) -> dict[str, Entry]:
+    return {entry.name: Entry(entry.value) for entry in metadata.entry_points(group=group)}
 
 
 def make(name: str, **options: Any) -> TaskDistribution:
@@ -85,10 +116,10 @@ def make(name: str, **options: Any) -> TaskDistribution:
             (``half-cheetah/velocity:high=2.0``), ``gym/Id:name=low..high`` for any Gymnasium
             environment (``gym/module:Id`` where a module registers it), or
             ``package.module:Name``.
-        options: of the family, as keywords; they win over those in the name.
+        options: options of the family, which override those in the name.
 
     Raises:
-        UserError: for an unknown name (near matches are listed) or option.
+        UserError: if the name or an option is unknown; the message lists near matches.
 
     >>> make("bandit/n10-k5").episodes_per_trial
     10
@@ -102,7 +133,7 @@ def make(name: str, **options: Any) -> TaskDistribution:
 
 
 def _make_gym(name: str, options: dict[str, Any]) -> TaskDistribution:
-    """Make what ``gym/[module:]Id[:text]`` says."""
+    """Make the tasks of a name ``gym/[module:]Id[:text]``."""
     if options:
         raise UserError(f"--env: {name}: accepted: ranges in the name, or metarl.GymTasks")
     if "<" in name:
@@ -112,17 +143,17 @@ def _make_gym(name: str, options: dict[str, Any]) -> TaskDistribution:
         )
     found = _GYM.fullmatch(name)
     assert found is not None
-    return gymnasium.parse((found["module"] or "") + found["id"], found["text"] or "")
+    return gym_names.parse((found["module"] or "") + found["id"], found["text"] or "")
 
 
 def _make_family(name: str, options: dict[str, Any]) -> TaskDistribution:
-    """Make what a registered name and its options say."""
+    """Make the task distribution of a registered name."""
     base, _, text = name.partition(":")
-    for pattern, path in task_distributions().items():
+    for pattern, entry in task_distributions().items():
         values = _match(pattern, base)
         if values is None:
             continue
-        family = load_object(path)
+        family = load_object(entry.path)
         given = {**values, **_parse_options(name, text), **options}
         accepted = inspect.signature(family).parameters
         unknown = [option for option in given if option not in accepted]
@@ -138,13 +169,12 @@ def _make_family(name: str, options: dict[str, Any]) -> TaskDistribution:
         if missing:
             example = ",".join(f"{option}=…" for option in required)
             raise UserError(f"--env: {name} lacks {missing[0]}; accepted: {base}:{example}")
-        distribution = family(**given)
-        return _require_distribution(name, distribution)
+        return _require_distribution(name, family(**given))
     raise UserError(f"--env: unknown environment {name!r}; {near_matches(base, env_names())}")
 
 
 def _make_object(name: str, options: dict[str, Any]) -> TaskDistribution:
-    """Make what ``package.module:Name`` is: a distribution, or what returns one."""
+    """Make the task distribution ``package.module:Name``, or call the function of that name."""
     made = found = load_object(name)
     if isinstance(found, TaskDistribution):
         if options:
@@ -152,14 +182,16 @@ def _make_object(name: str, options: dict[str, Any]) -> TaskDistribution:
     elif callable(found):
         try:
             inspect.signature(found).bind(**options)
-        except ValueError:  # a builtin tells nothing of its arguments
+        except ValueError:  # Some builtins have no signature.
             pass
         except TypeError as error:
             raise UserError(f"--env: {name}: {error}") from error
         made = found(**options)
     made = _require_distribution(name, made)
     own = getattr(made, "name", "")
-    made.name = name if not own or "<" in own else own  # "<lambda>" makes nothing again
+    made.name = (
+        name if not own or "<" in own else own
+    )  # A name like "<lambda>" cannot make it again.
     return made
 
 
@@ -173,7 +205,7 @@ def _require_distribution(name: str, made: object) -> TaskDistribution:
 
 
 def env_names() -> list[str]:
-    """Return the names of all families, placeholders filled with an example."""
+    """Return an example name of every family, with its placeholders filled."""
     example = {"N": "10", "K": "5", "task": "reach"}
     options = {"metaworld/custom": ":train=reach+push,test=pick-place"}
     names = [
@@ -184,15 +216,15 @@ def env_names() -> list[str]:
 
 
 def agent_class(name: str) -> Any:
-    """Return the class of agent ``name``, or that of ``package.module:Name``.
+    """Return the class of agent ``name``, or the class ``package.module:Name``.
 
     Raises:
-        UserError: for an unknown name; near matches are listed.
+        UserError: if the name is unknown; the message lists near matches.
     """
     if _OBJECT.match(name):
         kind = load_object(name)
     elif name in agents():
-        kind = load_object(agents()[name])
+        kind = load_object(agents()[name].path)
     else:
         raise UserError(f"agent: unknown agent {name!r}; {near_matches(name, agents())}")
     if not isinstance(kind, type) or not dataclasses.is_dataclass(getattr(kind, "Config", None)):
@@ -201,12 +233,13 @@ def agent_class(name: str) -> Any:
 
 
 def _match(pattern: str, name: str) -> dict[str, int | str] | None:
-    regex = re.sub(
-        r"<(\w+)>",
-        lambda m: f"(?P<{m[1].lower()}>{'[0-9]+' if m[1].isupper() else '[a-z][a-z0-9-]*'})",
-        pattern,
-    )
-    found = re.fullmatch(regex, name)
+    """Return the values that ``name`` has for the placeholders of ``pattern``, if it matches."""
+
+    def group(placeholder: re.Match[str]) -> str:
+        word = placeholder[1]
+        return f"(?P<{word.lower()}>{'[0-9]+' if word.isupper() else '[a-z][a-z0-9-]*'})"
+
+    found = re.fullmatch(re.sub(r"<(\w+)>", group, pattern), name)
     if found is None:
         return None
     return {k: int(v) if v.isdigit() else v for k, v in found.groupdict().items()}
@@ -243,7 +276,7 @@ def _check_type(name: str, option: str, value: Any, default: Any) -> None:
 
 
 def is_import(name: str) -> bool:
-    """Return whether making ``name`` imports a module that the name itself chooses."""
+    """Return whether making ``name`` imports a module that the name itself mentions."""
     gym = _GYM.fullmatch(name)
     if gym is not None:
         items = (gym["text"] or "").split(",")

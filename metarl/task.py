@@ -1,4 +1,4 @@
-"""What a task is: data, never an environment."""
+"""Tasks and their splits: data only, never environments."""
 
 from __future__ import annotations
 
@@ -11,37 +11,43 @@ import numpy as np
 import numpy.typing as npt
 
 Split: TypeAlias = Literal["train", "validation", "test"]
-"""Tasks to meta-train on; tasks that choose checkpoints and settings; and held-out tasks, which
-are looked at once, when everything is chosen."""
+"""Purpose of a set of tasks: ``train`` is for meta-training, ``validation`` for choosing
+checkpoints and settings, and ``test`` is held out for one evaluation at the end."""
 
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "held-out"}
-"""What tables and pictures call the tasks of a split."""
+"""Names of the splits in tables and pictures."""
 
 
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...]"
+"""Type of a task's parameters: immutable, hashable and JSON-serialisable."""
 
 
-# An environment or an array of any library: Gymnasium's own type parameters say nothing here.
 Env: TypeAlias = "gym.Env[Any, Any]"
+"""A Gymnasium environment with observations and actions of any type."""
 
 
-def _freeze(value: object) -> Value:
+_PLAIN = (bool, int, float, str)
+
+
+def _freeze(value: Any) -> Value:
+    """Return a parameter's value without NumPy types and lists."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return tuple(_freeze(v) for v in value)
-    if isinstance(value, bool | int | float | str):
+        # Most sequences are long and plain: spare them a call for every number.
+        return tuple(v if type(v) in _PLAIN else _freeze(v) for v in value)
+    if isinstance(value, _PLAIN):
         return value
     raise TypeError(f"a task parameter is made of numbers, strings and sequences; got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Which environment, and the parameters that make it this task. Data, never an environment.
+    """Name of an environment and the parameters that make it this task.
 
     >>> task = Task.of("half-cheetah/velocity", velocity=1.5)
     >>> task["velocity"], Task.from_json(task.to_json()) == task
@@ -53,42 +59,68 @@ class Task:
 
     @classmethod
     def of(cls, env: str, /, **params: object) -> Task:
-        """Make a task; NumPy values and lists become numbers and tuples."""
+        """Make a task; NumPy values become Python numbers, and lists become tuples."""
         return cls(env, tuple((name, _freeze(value)) for name, value in params.items()))
 
     def __getitem__(self, name: str) -> Any:
-        """Return parameter ``name``; its type is the family's to know."""
+        """Return the value of parameter ``name``."""
         for key, value in self.params:
             if key == name:
                 return value
         raise KeyError(f"task of {self.env!r} has no parameter {name!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``json.dumps`` takes."""
+        """Return the task as data for ``json.dumps``."""
         return {"env": self.env, "params": dict(self.params)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
-        """Rebuild a task from :meth:`to_json`'s result, after any trip through JSON."""
+        """Rebuild a task from the result of :meth:`to_json`, as JSON returns it."""
         return cls.of(data["env"], **data["params"])
 
     def __str__(self) -> str:
-        """Return a short form for messages and plots."""
+        """Return a short text for messages and plots."""
         return f"{self.env}({', '.join(f'{k}={v}' for k, v in self.params)})"
 
 
 def mark_split(drawn: npt.NDArray[np.int64], split: Split) -> npt.NDArray[np.int64]:
-    """Write ``split`` into the last bits of drawn integers: no two splits then share one.
+    """Write ``split`` into the last bits of drawn integers, so that no two splits share one.
 
-    A training number ends in 0, a validation number in 01 and a test number in 11.
+    In binary, training numbers end in 0, validation numbers in 01 and test numbers in 11.
     """
     if split == "train":
         return drawn & ~1
     return (drawn & ~3) | {"validation": 1, "test": 3}[split]
 
 
+def draw_unit(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    split: Split,
+    *,
+    bits: int = 40,
+    marked: Any = ...,
+) -> npt.NDArray[np.float64]:
+    """Draw uniform numbers of [0, 1) that no other split can draw.
+
+    Args:
+        rng: source of the numbers.
+        shape: shape of the result.
+        split: the split, which is written into the last bits of the numbers.
+        bits: number of bits that are drawn for each number.
+        marked: index of the numbers that tell the splits apart; by default all do.
+
+    >>> train, test = (draw_unit(np.random.default_rng(0), (1,), s) for s in ("train", "test"))
+    >>> train.round(6).tolist(), bool(train == test)
+    ([0.636962], False)
+    """
+    drawn = rng.integers(2**bits, size=shape)
+    drawn[marked] = mark_split(drawn[marked], split)
+    return np.asarray(drawn * 2.0**-bits)
+
+
 def require_task(task: Task | None) -> None:
-    """Refuse to go on without a task."""
+    """Refuse to start an episode without a task."""
     if task is None:
         raise ValueError(
             "this environment has no task yet: reset it with "

@@ -2,7 +2,7 @@
 
 import os
 import signal
-import time
+import threading
 from pathlib import Path
 
 import gymnasium as gym
@@ -38,7 +38,7 @@ class _Fragile(gym.Env):
                 Path(self.marker or os.devnull).touch()
                 if self.fault == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
-                time.sleep(60)
+                threading.Event().wait()  # for ever
             if self.fault == "shape":
                 observation = np.zeros(3)
             if self.fault == "nan":

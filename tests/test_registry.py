@@ -1,3 +1,5 @@
+from importlib import metadata
+
 import pytest
 
 from metarl import registry
@@ -6,7 +8,7 @@ from metarl.registry import make
 from metarl.tasks.distribution import TaskDistribution
 
 OWN = """
-from fakes import CounterTasks
+from counters import CounterTasks
 
 class Mine(CounterTasks):
     name = ""
@@ -169,3 +171,18 @@ def test_a_module_of_an_environment_that_ends_the_program_is_refused(write_modul
     name = write_module("exits_of_tests", EXITS.format(module=""))
     with pytest.raises(UserError, match=r"gym/exits_of_tests:A-v0: its code called exit\(3\)"):
         make(f"gym/{name}:A-v0:g=1..2")
+
+
+def test_every_name_has_a_short_description():
+    for name, entry in [*registry.TASK_DISTRIBUTIONS.items(), *registry.AGENTS.items()]:
+        assert 10 <= len(entry.description) <= 60, name
+
+
+def test_entry_points_of_other_packages_have_no_description(monkeypatch):
+    point = metadata.EntryPoint("maze", "mazes:Maze", "metarl.task_distributions")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    registry._entry_points.cache_clear()
+    try:
+        assert registry.task_distributions()["maze"] == registry.Entry("mazes:Maze", "")
+    finally:
+        registry._entry_points.cache_clear()

@@ -1,1 +1,1 @@
-"""Slots that are stepped; nothing here imports torch."""
+"""Stepping of environments in slots; no module of this folder imports torch."""

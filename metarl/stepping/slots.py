@@ -1,7 +1,6 @@
-"""Tasks, and the distributions they are sampled from.
+"""Slots: environments that report into shared arrays, and the arrays themselves.
 
-Nothing in this module, nor in any that steps environments, imports torch: a worker process
-that only steps environments should not pay for it.
+No module of this folder imports torch, which takes a worker process seconds to load.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import math
 import traceback
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
@@ -22,10 +22,14 @@ from metarl.task import Env, Task
 
 
 def one_number(value: Any, name: str) -> float:
-    """Return ``value``, the ``name`` that a step gave, as a float; it may be an array of one.
+    """Return a number that a step returned as a float; an array of one number is accepted.
+
+    Args:
+        value: what the step returned.
+        name: the number's name for the message, such as ``reward``.
 
     Raises:
-        ValueError: where it is anything else, with what it is.
+        ValueError: if ``value`` is not exactly one number.
     """
     if isinstance(value, float | int):
         return float(value)
@@ -37,10 +41,14 @@ def one_number(value: Any, name: str) -> float:
 
 
 def one_flag(value: Any, name: str) -> bool:
-    """Return ``value``, what a step gave as ``name``, as a bool; it may be an array of one.
+    """Return a flag that a step returned as a bool; an array of one flag is accepted.
+
+    Args:
+        value: what the step returned.
+        name: the flag's name for the message, such as ``terminated``.
 
     Raises:
-        ValueError: where it is neither true nor false, with what it is.
+        ValueError: if ``value`` is neither true nor false.
     """
     array = np.asarray(value)
     if array.dtype.kind in "biuf" and array.size == 1 and array.item() in (0, 1):
@@ -49,7 +57,7 @@ def one_flag(value: Any, name: str) -> bool:
 
 
 def close_quietly(env: Any) -> None:
-    """Close an environment; one that fails at it is a warning, since results are worth more."""
+    """Close an environment; if that fails, warn instead of losing the results so far."""
     try:
         env.close()
     except (Exception, SystemExit) as error:
@@ -57,16 +65,9 @@ def close_quietly(env: Any) -> None:
         warnings.warn(f"{kind}.close() failed: {described(error)}", stacklevel=2)
 
 
-Field = tuple[str, tuple[int, ...], str]
-"""Name, shape and dtype of an array."""
-
-
-_ALIGNMENT = 64
-
-
 @runtime_checkable
 class MakesEnvs(Protocol):
-    """What stepping needs of a task distribution."""
+    """The part of a task distribution that stepping uses."""
 
     name: str
     observation_space: gym.Space[Any]
@@ -108,71 +109,92 @@ class Start(NamedTuple):
     slot: int
     seed: int
     task: Task | None
-    """None keeps the slot's task."""
+    """The episode's task; None keeps the task that the slot has."""
 
 
 class Unfinished(NamedTuple):
-    """What brings a slot of a new process to where it was in the old one."""
+    """A slot of a process that was lost, with all that a new process needs to restore it."""
 
     slot: int
     task: Task
     seed: int | None
-    """None where no episode is going on."""
+    """Seed of the slot's episode; None if no episode is going on."""
     actions: npt.NDArray[Any]
+    """Actions taken in the episode so far: ``[time, …]``."""
 
 
 class SlotError(Exception):
-    """An environment failed: in which slot, and how."""
+    """An environment failed; the error holds its slot, the cause and the traceback."""
 
     def __init__(self, slot: int, cause: str, trace: str = "") -> None:
         super().__init__(slot, cause, trace)
         self.slot, self.cause, self.trace = slot, cause, trace
 
 
-def fields(tasks: MakesEnvs, num_envs: int, num_workers: int) -> list[Field]:
-    """Return the arrays that ``num_envs`` slots and their workers share."""
-    observation, action = reported_space(tasks.observation_space), tasks.action_space
-    result: list[Field] = [
-        ("observation", (num_envs, *(observation.shape or ())), str(observation.dtype)),
-        ("action", (num_envs, *(action.shape or ())), str(action.dtype)),
-        ("reward", (num_envs,), "float64"),
-        ("terminated", (num_envs,), "bool"),
-        ("truncated", (num_envs,), "bool"),
-        ("live", (num_envs,), "bool"),
-        ("progress", (max(1, num_workers), 8), "int64"),  # a line each: calls so far, last slot
-    ]
-    return result + [(f"info.{key}", (num_envs,), "float64") for key in reported_keys(tasks)]
+_CACHE_LINE = 64
+
+NO_SLOT = -1
+"""Stands for a slot number when no environment is being called."""
+
+CALLS, SLOT = 0, 1
+"""Columns of the array ``progress``: environment calls so far, and the slot being called."""
 
 
-def num_bytes(layout: Iterable[Field]) -> int:
-    """Return the size of a buffer for ``layout``."""
-    return sum(_padded(field) for field in layout)
+@dataclass(frozen=True)
+class SharedLayout:
+    """Names, shapes and types of the arrays that slots and their pool share in one buffer."""
 
+    fields: tuple[tuple[str, tuple[int, ...], str], ...]
+    """Name, shape and dtype of every array, in the order they lie in the buffer."""
 
-def arrays(layout: Iterable[Field], buffer: Any) -> dict[str, npt.NDArray[Any]]:
-    """Return views of ``buffer``, one for every field."""
-    views, offset = {}, 0
-    for field in layout:
-        name, shape, dtype = field
-        size = math.prod(shape)
-        views[name] = np.frombuffer(buffer, dtype, size, offset).reshape(shape)
-        offset += _padded(field)
-    return views
+    @classmethod
+    def of(cls, tasks: MakesEnvs, num_envs: int, num_workers: int) -> SharedLayout:
+        """Lay out the arrays of ``num_envs`` slots in ``num_workers`` processes."""
+        observation, action = reported_space(tasks.observation_space), tasks.action_space
+        # Each worker's progress fills a cache line, so that workers do not slow each other down.
+        progress = (max(1, num_workers), _CACHE_LINE // 8)
+        return cls(
+            (
+                ("observation", (num_envs, *(observation.shape or ())), str(observation.dtype)),
+                ("action", (num_envs, *(action.shape or ())), str(action.dtype)),
+                ("reward", (num_envs,), "float64"),
+                ("terminated", (num_envs,), "bool"),
+                ("truncated", (num_envs,), "bool"),
+                ("live", (num_envs,), "bool"),
+                ("progress", progress, "int64"),
+                *((f"info.{key}", (num_envs,), "float64") for key in reported_keys(tasks)),
+            )
+        )
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the buffer."""
+        return sum(self._padded_size(shape, dtype) for _, shape, dtype in self.fields)
 
-def _padded(field: Field) -> int:
-    size = math.prod(field[1]) * np.dtype(field[2]).itemsize
-    return -(-max(1, size) // _ALIGNMENT) * _ALIGNMENT
+    def views(self, buffer: Any) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays by name, as views of ``buffer``."""
+        views, offset = {}, 0
+        for name, shape, dtype in self.fields:
+            flat = np.frombuffer(buffer, dtype, math.prod(shape), offset)
+            views[name] = flat.reshape(shape)
+            offset += self._padded_size(shape, dtype)
+        return views
+
+    @staticmethod
+    def _padded_size(shape: tuple[int, ...], dtype: str) -> int:
+        """Return the bytes of an array, rounded up to whole cache lines, at least one."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        return -(-max(1, size) // _CACHE_LINE) * _CACHE_LINE
 
 
 class Slots:
-    """Some of the environments of a vector environment.
+    """The slots of a vector environment that one process steps.
 
     Args:
-        tasks: makes them.
-        views: what :func:`arrays` returned, for all slots.
-        mine: the slots that are kept here.
-        worker: its row of ``progress``.
+        tasks: makes the environments.
+        views: the arrays of :class:`SharedLayout`, with rows for the slots of all processes.
+        mine: the slots that this process steps.
+        worker: row of ``progress`` that this process writes.
     """
 
     def __init__(
@@ -185,7 +207,7 @@ class Slots:
         self._tasks = tasks
         self._flattener = Flattener(tasks.observation_space)
         self._reported = self._flattener.space
-        self._as_it_is = self._reported is tasks.observation_space
+        self._needs_flattening = self._reported is not tasks.observation_space
         self._observation, self._action = views["observation"], views["action"]
         self._reward, self._live = views["reward"], views["live"]
         self._terminated, self._truncated = views["terminated"], views["truncated"]
@@ -200,30 +222,30 @@ class Slots:
         self._dtype = self._observation.dtype
         self._floating = np.issubdtype(self._dtype, np.floating)
         self._discrete = isinstance(self._reported, gym.spaces.Discrete)
-        self._owed: dict[int, Task] = {}
-        """Tasks of slots that :meth:`restore` left to their next reset."""
+        self._postponed: dict[int, Task] = {}
+        """Tasks that :meth:`restore` left for the next reset of their slots."""
         self.envs: dict[int, Env] = {}
         for slot in mine:
-            self._enter(slot)
+            self._note_call(slot)
             try:
                 self.envs[slot] = tasks.make()
             except (Exception, SystemExit) as error:
                 raise _failure(slot, error) from error
-        self._enter(-1)
+        self._note_call(NO_SLOT)
 
     def reset(self, starts: Iterable[Start]) -> None:
         """Start episodes."""
-        done, starts = [], list(starts)
+        starts = list(starts)
         for slot, _, new in starts:
             if new is not None:
-                self._enter(slot)
+                self._note_call(slot)
                 try:
                     self._tasks.release(self.envs[slot], new)
                 except (Exception, SystemExit) as error:
                     raise _failure(slot, error) from error
         for slot, seed, new in starts:
-            task = self._owed.pop(slot, None) if new is None else new
-            self._enter(slot)
+            task = self._postponed.pop(slot, None) if new is None else new
+            self._note_call(slot)
             try:
                 options = None if task is None else {"task": task}
                 observation, _ = self.envs[slot].reset(seed=seed, options=options)
@@ -232,35 +254,34 @@ class Slots:
                 self._observe(slot, observation)
             except (Exception, SystemExit) as error:
                 raise _failure(slot, error) from error
-            done.append(slot)
-        self._check_numbers(done)
-        self._enter(-1)
+        self._check_numbers([start.slot for start in starts])
+        self._note_call(NO_SLOT)
 
     def step(self) -> None:
-        """Step the live slots."""
+        """Step the live slots by the actions in the shared arrays."""
         stepped = self._mine[self._live[self._mine]].tolist()
         for slot in stepped:
             self._step(slot, self._action[slot].copy())
         self._check_numbers(stepped)
-        self._enter(-1)
+        self._note_call(NO_SLOT)
 
     def restore(self, unfinished: Iterable[Unfinished]) -> None:
-        """Bring slots to where they were: the same task, seed and actions."""
+        """Bring slots to where they were by replaying their seeds and actions."""
         for slot, task, seed, actions in unfinished:
             if seed is None:
-                self._owed[slot] = task
+                self._postponed[slot] = task
                 continue
             self.reset([Start(slot, seed, task)])
             for action in actions:
                 self._step(slot, action)
 
     def close(self) -> None:
-        """Close every environment; one that fails at it is a warning."""
+        """Close every environment; one that fails to close causes a warning."""
         for env in self.envs.values():
             close_quietly(env)
 
     def _step(self, slot: int, action: Any) -> None:
-        self._enter(slot)
+        self._note_call(slot)
         try:
             observation, reward, terminated, truncated, info = self.envs[slot].step(action)
             self._observe(slot, observation)
@@ -282,11 +303,11 @@ class Slots:
             raise _failure(slot, error) from error
 
     def _observe(self, slot: int, observation: Any) -> None:
-        if not self._as_it_is:
+        if self._needs_flattening:
             observation = self._flattener(observation)
         array = np.asarray(observation)
         dtype = array.dtype
-        # floats may be rounded to the declared type: no more to ask here, where it is quick
+        # Skip fit() for floats, which may be rounded to the declared type: it would cost time.
         if dtype is not self._dtype and not (self._floating and dtype.kind == "f"):
             array = fit(array, self._dtype, "an observation")
         if array.shape != self._shape:
@@ -296,10 +317,10 @@ class Slots:
         self._observation[slot] = array
 
     def _check_numbers(self, slots: Sequence[int]) -> None:
-        """Refuse NaN, infinity and indices outside the space, all observations at once."""
+        """Refuse NaN, infinity and indices outside the space, for all slots at once."""
         if not slots:
             return
-        # the sum of finite numbers is finite, or they are worth a closer look
+        # A sum is finite only if all numbers are; a large sum may overflow, so then look at each.
         if self._floating and not math.isfinite(self._observation[slots].sum()):
             for slot in slots:
                 if not np.isfinite(self._observation[slot]).all():
@@ -323,17 +344,20 @@ class Slots:
                     f"the distribution declares {declared}"
                 )
 
-    def _enter(self, slot: int) -> None:
-        """Note whose turn it is: what a hung or killed process leaves behind."""
+    def _note_call(self, slot: int) -> None:
+        """Count a call of an environment and note its slot, or that none is being called.
+
+        The pool reads both to find a process that hangs, and the slot that hung or killed it.
+        """
         self._calls += 1
-        self._progress[0], self._progress[1] = self._calls, slot
+        self._progress[CALLS], self._progress[SLOT] = self._calls, slot
 
 
 def _info_number(info: Mapping[str, Any], key: str) -> float:
     """Return a number of a step's info.
 
     Raises:
-        ValueError: where it is missing, no number, or not finite.
+        ValueError: if it is missing, not a number, or not finite.
     """
     promise = "info_keys promises a finite number"
     if key not in info:
@@ -348,5 +372,5 @@ def _info_number(info: Mapping[str, Any], key: str) -> float:
 
 
 def _failure(slot: int, error: BaseException) -> SlotError:
-    """Say in which slot an exception was raised."""
+    """Return the error for an exception that the environment of ``slot`` raised."""
     return SlotError(slot, described(error), traceback.format_exc())

@@ -1,4 +1,4 @@
-"""What agents see of Gymnasium's spaces: flat observations, actions in [-1, 1] or integers."""
+"""Gymnasium's spaces as agents see them: flat observations; actions in [-1, 1] or integers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from metarl.errors import UserError
 
 
 def reported_space(space: gym.Space[Any]) -> gym.Space[Any]:
-    """Return the space of what slots report: a Dict, Tuple or Multi… space becomes a Box.
+    """Return the space of the observations that slots report.
+
+    A Box or Discrete space stays as it is; all others become a flat Box.
 
     Raises:
-        UserError: for a space that has no flat form, with the key that is to blame.
+        UserError: if the space has no flat form; the message names the key at fault.
     """
     if isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
         return space
@@ -30,8 +32,9 @@ def flatten_observation(space: gym.Space[Any], observation: Any) -> npt.NDArray[
     """Return one observation as a member of :func:`reported_space`, Gymnasium's flat form.
 
     Raises:
-        ValueError: for one that ``space`` cannot hold: another shape, numbers that its type would
-            change, an index out of range; the message names the part of a Dict or Tuple.
+        ValueError: if ``space`` cannot hold the observation because of its shape, of numbers that
+            the space's type would change, or of an index out of range. The message names the part
+            of a Dict or Tuple at fault.
     """
     return Flattener(space)(observation)
 
@@ -39,15 +42,15 @@ def flatten_observation(space: gym.Space[Any], observation: Any) -> npt.NDArray[
 def fit(value: Any, dtype: npt.DTypeLike, name: str) -> npt.NDArray[Any]:
     """Return ``value`` as an array of ``dtype`` that holds the same numbers.
 
-    Floats may be rounded to another type of floats; everything else must stay what it is.
+    Floats may be rounded to another floating-point type; all other numbers must stay the same.
 
     Args:
-        value: an array, or what becomes one.
+        value: an array, or anything that NumPy makes one of.
         dtype: the type that a space declares.
-        name: what it is, "an observation", for the message.
+        name: a name for ``value`` in the message, such as "an observation".
 
     Raises:
-        ValueError: where ``dtype`` cannot hold a number.
+        ValueError: if ``dtype`` cannot hold one of the numbers.
     """
     array = np.asarray(value)
     wanted = np.dtype(dtype)
@@ -59,7 +62,7 @@ def fit(value: Any, dtype: npt.DTypeLike, name: str) -> npt.NDArray[Any]:
 
 
 def _holds(dtype: np.dtype[Any], array: npt.NDArray[Any]) -> bool:
-    """Return whether every number of ``array`` is one of ``dtype``, floats rounded."""
+    """Return whether ``dtype`` can hold every number of ``array``; floats may be rounded."""
     given, wanted = array.dtype.kind, dtype.kind
     if given not in "biuf" or wanted not in "biuf":
         return False
@@ -69,14 +72,15 @@ def _holds(dtype: np.dtype[Any], array: npt.NDArray[Any]) -> bool:
         largest = abs(array).max() if array.itemsize > dtype.itemsize else 0.0
         return not np.finfo(dtype).max < largest < np.inf
     if wanted == "f":
-        exact = 2 ** (np.finfo(dtype).nmant + 1)  # all integers up to here, some beyond
+        exact = 2 ** (np.finfo(dtype).nmant + 1)  # A float holds all integers up to here.
         if -exact <= int(array.min()) and int(array.max()) <= exact:
             return True
         with np.errstate(over="ignore"):
             return bool(array.astype(dtype).tolist() == array.tolist())
     low, high = (0, 1) if wanted == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     if given == "f":
-        numbers = array.astype(np.float64)  # high + 1 is a power of two, so that float() is exact
+        numbers = array.astype(np.float64)
+        # Compare with high + 1: it is a power of two, which a float holds exactly.
         whole = numbers == np.floor(numbers)
         return bool((whole & (numbers >= float(low)) & (numbers < float(high + 1))).all())
     return bool(int(array.min()) >= low and int(array.max()) <= high)
@@ -86,12 +90,12 @@ def require_indices(space: gym.Space[Any], values: npt.NDArray[Any], name: str) 
     """Refuse an index outside a Discrete, MultiDiscrete or MultiBinary space.
 
     Args:
-        space: one of any kind: others hold no indices, and anything passes.
+        space: a space of any kind; every value passes if the space holds no indices.
         values: ``[row, *space.shape]`` integers.
-        name: what a row is, "an observation", for the message.
+        name: a name for one row in the message, such as "an observation".
 
     Raises:
-        ValueError: with the first row that is outside, and the space.
+        ValueError: if a row lies outside; the message has the first such row and the space.
     """
     inside = indices_inside(space, values)
     if inside is not None and not inside.all():
@@ -99,7 +103,7 @@ def require_indices(space: gym.Space[Any], values: npt.NDArray[Any], name: str) 
 
 
 def indices_inside(space: gym.Space[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
-    """Return for each row whether all its indices are ``space``'s; None where it has none."""
+    """Return whether each row's indices lie in ``space``, or None if it holds no indices."""
     limits = _limits(space)
     if limits is None:
         return None
@@ -108,7 +112,7 @@ def indices_inside(space: gym.Space[Any], values: npt.NDArray[Any]) -> npt.NDArr
 
 
 def _limits(space: gym.Space[Any]) -> tuple[Any, Any] | None:
-    """Return the lowest and the highest index of a space that holds indices."""
+    """Return the lowest and highest index of a space of indices, or None for another space."""
     if isinstance(space, gym.spaces.Discrete):
         return int(space.start), int(space.start) + int(space.n) - 1
     if isinstance(space, gym.spaces.MultiDiscrete):
@@ -118,9 +122,9 @@ def _limits(space: gym.Space[Any]) -> tuple[Any, Any] | None:
 
 
 class Flattener:
-    """Turns observations, one at a time, into members of :func:`reported_space`.
+    """Turns single observations into members of :func:`reported_space`.
 
-    What it asks of ``space`` is asked once: a step should not pay for it.
+    The constructor inspects ``space`` once, so that a call, which every step makes, is fast.
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
@@ -144,9 +148,11 @@ _Write: TypeAlias = Callable[[Any, npt.NDArray[Any]], None]
 
 
 def _reader(space: gym.Space[Any], part: str) -> _Read:
-    """Return what makes an array of ``space`` out of one part of an observation, or refuses it.
+    """Return a function that turns one part of an observation into an array of ``space``.
 
-    ``part`` says which part, for messages: ``"['image']"``.
+    Args:
+        space: the part's own space.
+        part: where the part is, for messages, such as ``"['image']"``.
     """
     dtype, shape, limits = np.dtype(space.dtype), space.shape, _limits(space)
     name = f"an observation{part}"
@@ -165,7 +171,10 @@ def _reader(space: gym.Space[Any], part: str) -> _Read:
 
 
 def _writer(space: gym.Space[Any], part: str, first: int) -> tuple[_Write, int]:
-    """Return what writes a part of an observation from index ``first`` on, and where it ends."""
+    """Return a function that writes a part of an observation into the flat array, and its end.
+
+    The part fills the flat array from index ``first`` up to the returned index.
+    """
     if isinstance(space, gym.spaces.Dict):
         return _writer_of_parts(dict(space.spaces), True, part, first)
     if isinstance(space, gym.spaces.Tuple):
@@ -198,7 +207,7 @@ def _writer(space: gym.Space[Any], part: str, first: int) -> tuple[_Write, int]:
 def _writer_of_parts(
     parts: Mapping[Any, gym.Space[Any]], named: bool, part: str, first: int
 ) -> tuple[_Write, int]:
-    """Return the same for a Dict (``named``) or a Tuple of ``parts``."""
+    """Return what :func:`_writer` does, for a Dict (``named``) or a Tuple of ``parts``."""
     writers = []
     for key, inner in parts.items():
         write, first = _writer(inner, f"{part}[{key!r}]", first)
@@ -245,18 +254,22 @@ def _require_flat(space: gym.Space[Any], name: str) -> None:
 
 
 def _is_flat(space: gym.Space[Any]) -> bool:
-    if isinstance(space, gym.spaces.Text):  # flattens, into the numbers of its letters
+    if isinstance(space, gym.spaces.Text):  # Text flattens to character codes, which mean nothing.
         return False
     try:
         return space.is_np_flattenable
-    except NotImplementedError:  # a space of somebody's own
+    except NotImplementedError:  # the user's own kind of space
         return False
 
 
 def blank_observations(space: gym.Space[Any], rows: int) -> npt.NDArray[Any]:
-    """Return what slots of a :func:`reported_space` hold before their first episode.
+    """Return the observations that slots hold before their first episode.
 
-    It is zeros, or a Discrete space's first index: zero may lie outside it.
+    They are zeros, or a Discrete space's first index, since zero may lie outside that space.
+
+    Args:
+        space: a space that :func:`reported_space` returned.
+        rows: number of slots.
     """
     start = space.start if isinstance(space, gym.spaces.Discrete) else 0
     return np.full((rows, *(space.shape or ())), start, space.dtype)
@@ -270,15 +283,16 @@ def observation_size(space: gym.Space[Any]) -> int:
 def flatten_observations(
     space: gym.Space[Any], observations: npt.NDArray[Any]
 ) -> npt.NDArray[np.float32]:
-    """Return what slots report as ``[slot, size]`` float32: raveled, a Discrete one-hot.
+    """Return reported observations as ``[slot, size]`` float32; indices become one-hot vectors.
 
     Raises:
-        ValueError: for an index outside a Discrete space.
+        ValueError: if an index lies outside a Discrete space.
     """
     if isinstance(space, gym.spaces.Discrete):
         require_indices(space, observations, "an observation")
         one_hot = np.zeros((len(observations), int(space.n)), np.float32)
-        index = np.asarray(observations, np.int64) - int(space.start)  # int8 could overflow
+        # Widen before the subtraction: int8 could overflow.
+        index = np.asarray(observations, np.int64) - int(space.start)
         one_hot[np.arange(len(observations)), index] = 1.0
         return one_hot
     flat = observations.reshape(len(observations), -1)
@@ -286,12 +300,12 @@ def flatten_observations(
 
 
 class ActionCodec:
-    """Turns a policy's actions into the environment's.
+    """Turns a policy's actions into the environment's, and back.
 
-    A Discrete space has actions ``0 … n-1``. A Box has ``size`` numbers. A dimension with two
-    finite bounds takes [-1, 1], clipped and mapped onto them. Any other takes the environment's
-    own numbers, clipped to the bound it has. A bound that is the largest number of float32 or of
-    the space's type counts as infinite.
+    For a Discrete space, a policy's actions are ``0 … n-1``. For a Box, they are ``size`` numbers.
+    In a dimension with two finite bounds, a policy's numbers are clipped to [-1, 1] and mapped onto
+    the bounds; in any other they are the environment's own, clipped to the bound there is. The
+    largest number of float32 or of the space's type counts as an infinite bound.
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
@@ -317,16 +331,16 @@ class ActionCodec:
             raise UserError(f"action space: got {space}; accepted: Discrete, Box of floats")
 
     def taken(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the action in policy units as the environment takes it: ``[…, size]`` clipped."""
+        """Return the action that the environment takes, in policy units: ``[…, size]`` clipped."""
         if self.discrete:
             return action
         return np.asarray(np.minimum(np.maximum(action, self._lowest), self._highest))
 
     def from_env(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return ``[slot, *space.shape]`` of the space in policy units, as to_env takes them.
+        """Return actions ``[slot, *space.shape]`` of the space in policy units, for to_env.
 
-        An agent that wraps a policy that acts in the environment's units (a scripted one, or one
-        of another library) needs this: as they are, its actions would be clipped to [-1, 1].
+        An agent needs this to wrap a policy that acts in the environment's units, such as a
+        scripted one or another library's: without it, its actions would be clipped to [-1, 1].
 
         >>> codec = ActionCodec(gym.spaces.Box(-2, 2, (1,)))
         >>> codec.from_env(np.array([[-2.0], [1.0]])).tolist()
@@ -335,21 +349,21 @@ class ActionCodec:
         if self.discrete:
             return np.asarray(action, self.dtype) - self._start
         flat = np.asarray(action, np.float64).reshape(len(action), self.size)
-        scale = np.where(self._scale > 0, self._scale, 1.0)  # 0 where the bounds leave one value
+        scale = np.where(self._scale > 0, self._scale, 1.0)  # 0 if both bounds are equal
         return np.asarray((flat - self._center) / scale, self.dtype)
 
     def to_env(self, taken: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return ``[slot, *space.shape]`` in the space's own units and type."""
+        """Return actions in the space's own units and type: ``[slot, *space.shape]``."""
         if self.discrete:
             return taken + self._start
         scaled = self._center + self._scale * taken
-        scaled = np.minimum(np.maximum(scaled, self._low), self._high)  # rounding may leave them
+        scaled = np.minimum(np.maximum(scaled, self._low), self._high)  # Rounding may exceed them.
         shaped = scaled.reshape(len(taken), *(self.space.shape or ()))
         return np.asarray(shaped, self.space.dtype)
 
 
 def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
-    """Return a Box or Discrete space as JSON; infinite bounds are ``None``."""
+    """Return a Box or Discrete space as JSON data; infinite bounds become ``None``."""
     if isinstance(space, gym.spaces.Discrete):
         content = {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
         return content if space.dtype == np.int64 else content | {"dtype": str(space.dtype)}
@@ -366,10 +380,10 @@ def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
 
 
 def space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
-    """Return the space that :func:`space_to_json` described.
+    """Rebuild a space from the result of :func:`space_to_json`.
 
     Raises:
-        UserError: where ``data`` describes none.
+        UserError: if ``data`` does not describe a space.
     """
     try:
         return _space_from_json(data)
@@ -391,10 +405,10 @@ def _space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
 
 
 def _bound_to_json(bound: npt.NDArray[Any]) -> list[float | int | None]:
-    """Return the bound's numbers, or the only one there is (an image's, say)."""
+    """Return a bound's numbers, or a single number if all are equal, as those of images are."""
     flat = bound.reshape(-1)
     flat = flat[:1] if flat.size and (flat == flat[0]).all() else flat
-    if flat.dtype.kind != "f":  # int64's largest is no float
+    if flat.dtype.kind != "f":  # A float does not hold the largest int64.
         return [int(x) for x in flat]
     return [float(x) if np.isfinite(x) else None for x in flat]
 
@@ -406,7 +420,7 @@ def _bound_from_json(
     dtype: np.dtype[Any],
 ) -> npt.NDArray[Any]:
     found: Any = [infinite if x is None else x for x in numbers]
-    if dtype.kind != "f":  # the first edition wrote floats
+    if dtype.kind != "f":  # Files of the first edition hold integers as floats.
         if any(x != int(x) for x in found):
             raise ValueError(f"a bound of {dtype} is whole")
         found = np.array([int(x) for x in found], np.uint64 if dtype == np.uint64 else np.int64)

@@ -1,12 +1,12 @@
 """Vector environments whose slots each hold a task.
 
-Both kinds follow one contract, that of ``gymnasium.vector.VectorEnv`` with autoreset off:
+All of them keep the contract of ``gymnasium.vector.VectorEnv`` with autoreset off:
 
-- ``reset(seed=…, options={"tasks": […], "reset_mask": …})``: ``tasks`` has one entry a slot,
-  None keeps the slot's task; without the key every slot keeps its own. Slots outside the
+- ``reset(seed=…, options={"tasks": […], "reset_mask": …})``: ``tasks`` has one entry per slot;
+  None keeps the slot's task, and without the key every slot keeps its own. Slots outside the
   mask return their last observation. ``options`` is never modified.
-- ``step(actions)``: a slot that is finished or has no task ignores its action: last
-  observation, reward 0, flags stay. Actions that the space cannot hold are refused.
+- ``step(actions)``: a slot that is finished or has no task ignores its action and returns its
+  last observation, reward 0 and unchanged flags. Actions that the space cannot hold are refused.
 """
 
 from __future__ import annotations
@@ -21,14 +21,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from metarl import seeding
+from metarl.stepping.pools import LocalPool, Pool, WorkerPool
 from metarl.stepping.slots import MakesEnvs, Start, reported_keys
-from metarl.stepping.spaces import (
-    blank_observations,
-    fit,
-    reported_space,
-    require_indices,
-)
-from metarl.stepping.workers import LocalPool, Pool, WorkerPool, usable_cores
+from metarl.stepping.spaces import blank_observations, fit, reported_space, require_indices
+from metarl.stepping.workers import usable_cores
 from metarl.task import Task, require_task
 
 Seed: TypeAlias = "int | Sequence[int | None] | npt.NDArray[np.uint64] | None"
@@ -41,25 +37,26 @@ Step: TypeAlias = tuple[
     npt.NDArray[np.bool_],
     dict[str, Any],
 ]
-"""Observation, reward, terminated, truncated, info: ``[slot, …]`` each."""
+"""Observation, reward, terminated, truncated and info, each ``[slot, …]``."""
 
 
 SEEDS = 2**31
-"""Seeds that environments get are below: NumPy's RandomState, and others, take no larger ones."""
+"""Environments get seeds below this bound: NumPy's RandomState, and others, take no larger ones."""
 
 
 class _Request(NamedTuple):
-    """What a call of ``reset`` asks for."""
+    """The options of one call of ``reset``, checked."""
 
     mask: npt.NDArray[np.bool_]
+    """Slots that start an episode."""
     slots: list[int]
-    """The slots that get a new task."""
+    """Slots that get a new task."""
     tasks: list[Task]
-    """Theirs, in the same order."""
+    """New tasks, in the order of ``slots``."""
 
 
 class SlotVectorEnv(VectorEnv[Any, Any, Any]):
-    """The contract, and the bookkeeping that both kinds share."""
+    """Base of all vector environments: the contract, and the bookkeeping of tasks and seeds."""
 
     def __init__(self, tasks: MakesEnvs, num_envs: int) -> None:
         if num_envs < 1:
@@ -80,24 +77,24 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         self._seed = self.np_random.integers(2**63, size=num_envs, dtype=np.uint64)
 
     def worker_pids(self) -> list[int]:
-        """Return the numbers of the processes that step, beside this one."""
+        """Return the process ids of the workers."""
         return []
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Ask every live slot to take a step; :meth:`step_wait` returns what came of it.
+        """Begin a step of every live slot; :meth:`step_wait` returns its results.
 
         Raises:
-            ValueError: for actions of another shape, of a type that would change them, or of a
-                live slot outside a Discrete or MultiDiscrete space.
+            ValueError: if the actions have another shape, if the space's type would change them,
+                or if a live slot's index lies outside a Discrete or MultiDiscrete space.
         """
         raise NotImplementedError
 
     def step_wait(self) -> Step:
-        """Return what :meth:`step` does, for the actions of :meth:`step_async`."""
+        """Return the results of the step that :meth:`step_async` began."""
         raise NotImplementedError
 
     def slots_for(self, lanes: int) -> slice | npt.NDArray[np.intp]:
-        """Return the slots that ``lanes`` rows of work should take, in the order of the rows."""
+        """Return the slots in which ``lanes`` rows of work should run, in the order of the rows."""
         return slice(0, lanes)
 
     def step(self, actions: npt.NDArray[Any]) -> Step:
@@ -105,8 +102,8 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         self.step_async(actions)
         return self.step_wait()
 
-    def _accepted(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the actions in the space's type; those of slots that are not live are ignored."""
+    def _checked_actions(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the actions in the space's type, after checking those of live slots."""
         space, actions = self.single_action_space, np.asarray(actions)
         shape = (self.num_envs, *(space.shape or ()))
         if actions.shape != shape:
@@ -119,7 +116,8 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
             require_indices(space, actions[live], "an action")
         return actions
 
-    def _parse(self, options: dict[str, Any] | None) -> _Request:
+    def _checked_request(self, options: dict[str, Any] | None) -> _Request:
+        """Return what the options of ``reset`` ask for, or refuse them."""
         options = options or {}
         mask = options.get("reset_mask")
         mask = np.ones(self.num_envs, np.bool_) if mask is None else np.asarray(mask, np.bool_)
@@ -144,10 +142,11 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
             require_task(None)
         return _Request(mask & ~without, slots, new)
 
-    def _seeds(self, seed: Seed, index: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
-        """Return the seeds of slots ``index``; an integer ``s`` seeds slot ``i`` with ``s + i``.
+    def _next_seeds(self, seed: Seed, index: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
+        """Set and return the seeds of the slots ``index``.
 
-        Where none is given it is derived from the slot's last.
+        An integer ``s`` seeds slot ``i`` with ``s + i``. A slot that is given no seed derives one
+        from its last.
         """
         if seed is None:
             seeds: Any = [None] * self.num_envs
@@ -160,14 +159,17 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         if isinstance(seeds, np.ndarray):
             self._seed[index] = seeds[index].astype(np.uint64)
         else:
-            fresh = seeding.fold(self._seed[index], 2**63)  # no episode is that long
+            fresh = seeding.fold(
+                self._seed[index], 2**63
+            )  # No episode has this many steps, so no step has this key.
             given = [seeds[i] for i in index.tolist()]
             self._seed[index] = np.array(
                 [f if s is None else s for f, s in zip(fresh, given, strict=True)], np.uint64
             )
         return self._seed[index]
 
-    def _start(self, mask: npt.NDArray[np.bool_]) -> None:
+    def _mark_started(self, mask: npt.NDArray[np.bool_]) -> None:
+        """Note that the slots of ``mask`` have started an episode."""
         self._terminated[mask] = self._truncated[mask] = False
         self._live[mask] = True
 
@@ -181,12 +183,12 @@ class TaskVectorEnv(SlotVectorEnv):
 
     Args:
         tasks: makes the environments.
-        num_envs: slots.
-        num_workers: processes, each with its share of the slots; 0 steps them in this one,
-            None takes as many as there are cores.
-        timeout: seconds that one call of an environment may take, in a worker.
-        restarts: how many times, in all, a killed or hung worker is started again, its
-            unfinished episodes replayed from their seeds and recorded actions.
+        num_envs: number of slots.
+        num_workers: processes that share the slots; 0 steps the slots in this process, and None
+            starts one worker per core.
+        timeout: seconds that one call of an environment may take in a worker.
+        restarts: how many killed or hung workers may be replaced in all. The unfinished
+            episodes of a lost worker are replayed from their seeds and recorded actions.
     """
 
     def __init__(
@@ -214,23 +216,23 @@ class TaskVectorEnv(SlotVectorEnv):
             )
         space = self.single_observation_space
         self._pool.views["observation"][:] = blank_observations(space, num_envs)
-        self._bind()
+        self._use_shared_arrays()
 
     def worker_pids(self) -> list[int]:
-        """Return the numbers of the processes that step, beside this one."""
+        """Return the process ids of the workers."""
         return self._pool.pids()
 
     def slots_for(self, lanes: int) -> slice | npt.NDArray[np.intp]:
-        """Return as many slots of every worker as can be, a worker's next to each other.
+        """Return equally many slots of every worker, those of one worker next to each other.
 
-        Neighbouring rows, which are often of one kind of task, then share a process and
-        what it keeps for that kind.
+        Neighbouring rows often have the same kind of task; this way they share a process, and
+        with it the simulators that the process keeps for that kind.
         """
         workers = np.arange(lanes) % max(1, len(self.worker_pids()))
         return np.argsort(workers, kind="stable")
 
-    def _bind(self) -> None:
-        """Take over the arrays that the slots report into."""
+    def _use_shared_arrays(self) -> None:
+        """Read and write the pool's arrays from now on."""
         views = self._pool.views
         self._observation, self._action = views["observation"], views["action"]
         self._reward, self._live = views["reward"], views["live"]
@@ -244,10 +246,10 @@ class TaskVectorEnv(SlotVectorEnv):
         seed: Seed = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-        """Start episodes; see the module's contract."""
-        request = self._parse(options)
+        """Start episodes; the module's docstring says how."""
+        request = self._checked_request(options)
         index = np.flatnonzero(request.mask)
-        seeds = self._seeds(seed, index)
+        seeds = self._next_seeds(seed, index)
         tasks = dict(zip(request.slots, request.tasks, strict=True))
         self._has_task[request.slots] = True
         self._live[index] = False
@@ -258,19 +260,19 @@ class TaskVectorEnv(SlotVectorEnv):
             ]
             self._pool.send(("reset", starts))
             self._pool.wait()
-        self._start(request.mask)
+        self._mark_started(request.mask)
         return self._observation.copy(), {}
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Ask every live slot to take a step; :meth:`step_wait` returns what came of it."""
+        """Begin a step of every live slot; :meth:`step_wait` returns its results."""
         if self._waiting:
             raise RuntimeError("step_async was called twice without step_wait between")
-        self._action[:] = self._accepted(actions)
+        self._action[:] = self._checked_actions(actions)
         self._pool.send(("step", None))
         self._waiting = True
 
     def step_wait(self) -> Step:
-        """Return what :meth:`step` does, for the actions of :meth:`step_async`."""
+        """Return the results of the step that :meth:`step_async` began."""
         if not self._waiting:
             raise RuntimeError("step_wait was called without step_async")
         self._waiting = False
@@ -292,6 +294,6 @@ class TaskVectorEnv(SlotVectorEnv):
 
 
 def default_workers(num_envs: int) -> int:
-    """Return one worker a core, none where there is one core or one slot."""
+    """Return one worker per core, or none if there is only one core or one slot."""
     cores = len(usable_cores())
     return 0 if num_envs == 1 or cores == 1 else min(cores, num_envs)

@@ -1,1 +1,1 @@
-"""Where tasks come from; nothing here imports torch."""
+"""Task distributions; no module of this folder imports torch."""

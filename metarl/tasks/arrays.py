@@ -1,4 +1,4 @@
-"""Families whose dynamics are two pure functions over arrays of any library."""
+"""Task families whose dynamics are two pure functions over arrays, and their environments."""
 
 from __future__ import annotations
 
@@ -23,44 +23,45 @@ from metarl.task import Env, Task, require_task
 from metarl.tasks.distribution import TaskDistribution
 
 Array: TypeAlias = Any
+"""An array of any library that ``array_api_compat`` knows."""
 
 
 class NoiseSpec(NamedTuple):
-    """How many random numbers a slot needs at one reset or step."""
+    """Number of random numbers that a slot needs at one reset or step."""
 
     uniform: int = 0
     normal: int = 0
 
 
 class Noise(NamedTuple):
-    """Random numbers handed to an array family's functions."""
+    """Random numbers for one reset or step of an array family."""
 
     uniform: Array
-    """``[slot, uniform]`` in (0, 1)."""
+    """Uniform numbers of (0, 1): ``[slot, uniform]``."""
     normal: Array
-    """``[slot, normal]``, standard normal."""
+    """Standard normal numbers: ``[slot, normal]``."""
 
 
 State: TypeAlias = dict[str, Array]
-"""Arrays ``[slot, …]`` by name: all that the next step depends on, the task included."""
+"""Arrays ``[slot, …]`` by name, on which the next step depends; the task is among them."""
 
 
 class Transition(NamedTuple):
-    """What one step of an array family returns; every array starts with the slot axis."""
+    """Results of one step of an array family; the first axis of every array is the slot."""
 
     state: State
     observation: Array
     reward: Array
     terminated: Array
     info: dict[str, Array]
-    """One array for each of ``info_keys``."""
+    """Arrays ``[slot]`` by the names of ``info_keys``."""
 
 
 class ArrayTaskDistribution(TaskDistribution):
     """A family whose dynamics are two pure functions over arrays of any library.
 
-    They use ``array_api_compat.array_namespace``, draw nothing themselves, and never write
-    into their arguments.
+    :meth:`initial` and :meth:`transition` use ``array_api_compat.array_namespace``, draw no random
+    numbers of their own, and never write into their arguments.
     """
 
     array_functions = True
@@ -70,7 +71,12 @@ class ArrayTaskDistribution(TaskDistribution):
 
     @abstractmethod
     def initial(self, params: Mapping[str, Array], noise: Noise) -> tuple[State, Array]:
-        """Return the state and observation that start an episode of the tasks ``params``."""
+        """Return the state and observation at the start of an episode.
+
+        Args:
+            params: the tasks' parameters, as :meth:`stack` returns them.
+            noise: numbers as ``initial_noise`` asks for.
+        """
 
     @abstractmethod
     def transition(self, state: State, action: Array, noise: Noise) -> Transition:
@@ -81,13 +87,13 @@ class ArrayTaskDistribution(TaskDistribution):
         return {name: np.array([task[name] for task in tasks]) for name, _ in tasks[0].params}
 
     def make(self, task: Task | None = None) -> Env:
-        """Make the one-slot case of :meth:`make_vec` as a single Gymnasium environment."""
+        """Make a single Gymnasium environment; it equals a slot of :meth:`make_vec`."""
         return ArrayEnv(self, task)
 
     def make_vec(self, num_envs: int, **options: Any) -> SlotVectorEnv:
         """Make ``num_envs`` slots that are stepped together as arrays.
 
-        ``options`` are those of worker processes, of which this needs none.
+        ``options`` are accepted for worker processes, which array families do not need.
         """
         return ArrayVectorEnv(self, num_envs)
 
@@ -95,7 +101,7 @@ class ArrayTaskDistribution(TaskDistribution):
 class ArrayVectorEnv(SlotVectorEnv):
     """Slots of a family written as array functions, all stepped by a few NumPy calls.
 
-    A slot's random numbers at a step depend on its seed and on the step alone.
+    A slot's random numbers at a step depend only on the slot's seed and the step's number.
     """
 
     distribution: ArrayTaskDistribution
@@ -114,8 +120,8 @@ class ArrayVectorEnv(SlotVectorEnv):
         seed: Seed = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-        """Start episodes; see the module's contract."""
-        mask, slots, tasks = self._parse(options)
+        """Start episodes; :mod:`metarl.stepping.vector` describes the arguments."""
+        mask, slots, tasks = self._checked_request(options)
         if tasks:
             with _family_exits():
                 params = self.distribution.stack(tasks)
@@ -123,7 +129,7 @@ class ArrayVectorEnv(SlotVectorEnv):
             self._has_task[slots] = True
             self._tasks.update(zip(slots, tasks, strict=True))
         index = np.flatnonzero(mask)
-        self._seeds(seed, index)
+        self._next_seeds(seed, index)
         if index.size:
             self._elapsed[index] = 0
             params = {name: values[index] for name, values in self._params.items()}
@@ -132,22 +138,22 @@ class ArrayVectorEnv(SlotVectorEnv):
                 state, observation = self.distribution.initial(params, noise)
             _write(self._state, index, state, self.num_envs)
             self._observe(index, observation)
-            self._start(mask)
+            self._mark_started(mask)
         return self._observation.copy(), {}
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Take the step: array code has nothing to wait for."""
+        """Step at once, since array code has nothing to wait for."""
         self._stepped = self._step(actions)
 
     def step_wait(self) -> Step:
-        """Return what the step gave."""
+        """Return the results of the step that :meth:`step_async` took."""
         if self._stepped is None:
             raise RuntimeError("step_wait was called without step_async")
         result, self._stepped = self._stepped, None
         return result
 
     def _step(self, actions: npt.NDArray[Any]) -> Step:
-        actions = self._accepted(actions)
+        actions = self._checked_actions(actions)
         reward = np.zeros(self.num_envs)
         info = {key: np.zeros(self.num_envs) for key in self._info_names}
         index = np.flatnonzero(self._live)
@@ -211,9 +217,9 @@ class ArrayVectorEnv(SlotVectorEnv):
         name: str,
         shape: tuple[int, ...] = (),
     ) -> npt.NDArray[Any]:
-        """Return what the family gave for the slots ``index``: ``[slot, *shape]`` of ``dtype``."""
+        """Return the family's values for the slots ``index`` as ``[slot, *shape]`` of ``dtype``."""
         rows, expected = np.asarray(values), (len(index), *shape)
-        if not shape and rows.ndim == 0:  # the same for all
+        if not shape and rows.ndim == 0:  # One value serves all slots.
             rows = np.broadcast_to(rows, expected)
         if rows.shape != expected:
             raise self._failure(None, f"{name} has shape {rows.shape}, expected {expected}")
@@ -227,7 +233,7 @@ class ArrayVectorEnv(SlotVectorEnv):
         return EnvError(None, slot, task, f"ValueError: {cause}")
 
     def _noise(self, index: npt.NDArray[np.intp], spec: NoiseSpec) -> Noise:
-        """Draw each slot's numbers for its present step (0 is the reset)."""
+        """Draw each slot's numbers for its present step; the reset is step 0."""
         if not any(spec):
             empty = np.zeros((len(index), 0))
             return Noise(empty, empty)
@@ -240,7 +246,7 @@ class ArrayVectorEnv(SlotVectorEnv):
 
 @contextlib.contextmanager
 def _family_exits() -> Iterator[None]:
-    """Turn a family's ``sys.exit()`` into its failure: else the program would end as if done."""
+    """Turn a family's ``sys.exit()`` into an error, lest the program end as if it were done."""
     try:
         yield
     except SystemExit as error:
@@ -250,15 +256,18 @@ def _family_exits() -> Iterator[None]:
 def _write(
     target: dict[str, Array], index: npt.NDArray[Any], rows: dict[str, Array], size: int
 ) -> None:
-    """Write ``rows`` into ``target`` at ``index``, whose arrays are made where absent."""
+    """Write ``rows`` into the arrays of ``target`` at ``index``; absent arrays are made."""
     for name, values in rows.items():
         values = np.asarray(values)
-        if len(index) == size:  # every slot, in order
-            target[name] = values.copy()  # it may be shared between names, or read-only
+        if len(index) == size:  # All slots, in order.
+            target[name] = (
+                values.copy()
+            )  # The array may be read-only, or the same under several names.
             continue
         if name not in target:
             target[name] = np.zeros((size, *values.shape[1:]), values.dtype)
-        kind = np.result_type(target[name], values)  # 0.5 after 1, "right" after "left"
+        # Widen the type if needed: 0.5 may follow 1, and "right" may follow "left".
+        kind = np.result_type(target[name], values)
         target[name] = target[name].astype(kind, copy=False)
         target[name][index] = values
 
@@ -279,7 +288,7 @@ class ArrayEnv(gym.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, of a new task if ``options`` has one."""
+        """Start an episode, with a new task if ``options`` holds one."""
         super().reset(seed=seed)
         new = (options or {}).get("task")
         if new is not None and not isinstance(new, Task):

@@ -1,7 +1,4 @@
-"""The conformance test for people who write task distributions.
-
-It raises an ``AssertionError`` that says what to mend, or returns nothing.
-"""
+"""A conformance test for authors of task distributions."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ from metarl.tasks.effects import NUM_EPISODES, effects, shared_tasks
 _STEPS = 50
 
 _SEED = SEEDS - 9
-"""As large as the seeds that environments get."""
+"""A seed as large as those that environments get in training."""
 
 
 def check_task_distribution(
@@ -37,25 +34,31 @@ def check_task_distribution(
 ) -> None:
     """Check that ``tasks`` keeps the contract of :class:`metarl.TaskDistribution`.
 
-    Sampling: as many tasks as asked for, the same for the same generator, none shared by two
-    splits (unless ``shared_split`` or ``shared_validation`` says so), equal after a trip through
-    JSON. Environments: Gymnasium's ``check_env``, the declared spaces, ``info_keys`` and horizon,
-    refusal to start without a task, a task kept over resets, options never modified, two
-    copies that agree at every step, and a used environment that equals a fresh one. The
-    vector environment, in this process and in a worker process, with seeds as large as training
-    uses: the same experience as single environments, and finished slots that stay. Every
-    parameter that varies changes something.
+    The check covers:
+
+    - Sampling: it returns as many tasks as asked for, the same for the same generator; no two
+      splits share a task, unless ``shared_split`` or ``shared_validation`` declares it; a task
+      equals its copy from JSON.
+    - Environments: they pass Gymnasium's ``check_env``, have the declared spaces, ``info_keys`` and
+      horizon, refuse to start without a task, keep their task over resets and never modify
+      options; two copies agree at every step, and a used environment equals a fresh one.
+    - Vector environments, in this process and in a worker, with seeds as large as in training:
+      their slots equal single environments, and finished slots stay as they are.
+    - Parameters: each one that varies changes something.
 
     Args:
-        tasks: what is checked.
-        allow_no_effect: parameters that random actions may fail to notice, such as a goal
+        tasks: the distribution to check.
+        allow_no_effect: names of parameters that random actions may not notice, such as a goal
             that only a skilled agent reaches.
+
+    Raises:
+        AssertionError: if the contract is broken; the message says what to correct.
     """
     _check_sampling(tasks)
     task, other = tasks.sample(np.random.default_rng(0), 2, "train")
     _check_env(tasks, task)
     _check_two_copies(tasks, task, other)
-    pickle.loads(cloudpickle.dumps(tasks))  # a worker process gets it that way
+    pickle.loads(cloudpickle.dumps(tasks))  # Worker processes get it this way.
     _check_vector(tasks, [task, other, task], 0)
     _check_effects(tasks, allow_no_effect)
     try:
@@ -70,7 +73,7 @@ def _check_effects(tasks: TaskDistribution, allow_no_effect: Collection[str]) ->
     names = ", ".join(f"`{name}`" for name in silent)
     assert not silent, (
         f"{names} changed nothing in {NUM_EPISODES} episodes of random actions from one end to "
-        "the other: remove what has no effect, or, where only a skilled agent would notice, pass "
+        "the other: remove it if it has no effect, or, if only a skilled agent would notice, pass "
         f"allow_no_effect={silent}"
     )
 
@@ -87,7 +90,7 @@ def _check_sampling(tasks: TaskDistribution) -> None:
             hash(task)
     shared = shared_tasks(tasks)
     assert not shared, (
-        f"{'; '.join(shared)}: mix the split into the draw (metarl.tasks.mark_split), or set "
+        f"{'; '.join(shared)}: mix the split into the draw (metarl.task.mark_split), or set "
         "shared_split = True where the tasks are the same few"
     )
 
@@ -105,7 +108,7 @@ def _check_env(tasks: TaskDistribution, task: Task) -> None:
     options = {"task": task}
     bare.reset(seed=0, options=options)
     assert options == {"task": task}, "reset() modified its options"
-    bare.reset(seed=1)  # the task is kept
+    bare.reset(seed=1)  # The environment keeps its task.
     env = tasks.make(task)
     assert env.observation_space == tasks.observation_space, (
         f"observation_space is {env.observation_space}, declared {tasks.observation_space}"
@@ -114,7 +117,7 @@ def _check_env(tasks: TaskDistribution, task: Task) -> None:
         f"action_space is {env.action_space}, declared {tasks.action_space}"
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # check_env warns of spaces that are merely unusual
+        warnings.simplefilter("ignore")  # check_env warns of unusual spaces, which are allowed.
         check_env(_Seeded(env), skip_render_check=True)
     env.reset(seed=_SEED)
     env.action_space.seed(0)
@@ -130,10 +133,10 @@ def _check_env(tasks: TaskDistribution, task: Task) -> None:
 
 
 class _Seeded(gym.Wrapper[Any, Any, Any, Any]):
-    """Lets an environment ignore the seed of its resets, which ``check_env`` would refuse.
+    """Makes ``check_env`` accept an environment that ignores the seed of its resets.
 
-    A layout may be fixed by the task. Whether an environment that ignores seeds is random all
-    the same is seen by comparing two copies.
+    Such an environment is allowed, since its task may determine everything. If it is random all
+    the same, the comparison of two copies finds that out.
     """
 
     def reset(
@@ -152,7 +155,7 @@ def _actions(tasks: TaskDistribution, seed: int) -> list[Any]:
 
 
 def _play(tasks: TaskDistribution, env: Any, actions: list[Any], **reset: Any) -> list[Any]:
-    """Return everything one episode gives, observations as slots report them."""
+    """Return all results of an episode, with observations as slots report them."""
     space = tasks.observation_space
     observation, _ = env.reset(**reset)
     seen: list[Any] = [np.array(flatten_observation(space, observation))]
@@ -192,7 +195,7 @@ def _check_vector(tasks: TaskDistribution, slots: list[Task], num_workers: int) 
         ) from None
     envs = tasks.make_vec(n, num_workers=num_workers)
     actions = [_actions(tasks, slot) for slot in range(n)]
-    seeds = seeding.fold(np.uint64(10), np.arange(n))  # 64 bits, as in training
+    seeds = seeding.fold(np.uint64(10), np.arange(n))  # Seeds have 64 bits, as in training.
     options = {"tasks": list(slots)}
     observations, _ = envs.reset(seed=cast(Any, seeds), options=options)
     assert options == {"tasks": list(slots)}, "the vector environment modified its options"

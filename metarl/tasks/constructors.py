@@ -1,4 +1,4 @@
-"""What the constructor of a Gymnasium environment takes, read from its signature."""
+"""Arguments that the constructor of a Gymnasium environment takes, read from its signature."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _ANNOTATED: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Constructor:
-    """Names, defaults and types of what an environment can be built with."""
+    """Names, defaults and types of the arguments an environment can be built with."""
 
     parameters: dict[str, inspect.Parameter]
-    """Every named parameter; those of base classes too, where ``**kwargs`` are passed on."""
+    """Named parameters, including those of base classes if ``**kwargs`` are passed on."""
     open: bool
-    """True where any other name is taken as well, since ``**kwargs`` go somewhere unknown."""
+    """True if any other name is accepted too: ``**kwargs`` are passed on to unknown code."""
 
     @classmethod
     def of(cls, creator: Callable[..., Any]) -> Constructor:
@@ -45,21 +45,21 @@ class Constructor:
 
     @classmethod
     def of_spec(cls, spec: EnvSpec) -> Constructor:
-        """Read the signature behind a registered id; its module is imported."""
+        """Read the signature behind a registered id, after importing its module."""
         entry = spec.entry_point
         if entry is None:
             raise gym.error.Error(f"{spec.id} registered but entry_point is not specified")
         return cls.of(load_env_creator(entry) if isinstance(entry, str) else entry)
 
     def with_class_of(self, env: Any) -> Constructor:
-        """Return what the environment's class takes too, where a function passes it on."""
+        """Add the arguments of the environment's class, if a function passes them on to it."""
         if not self.open:
             return self
         other = Constructor.of(type(env))
         return Constructor(other.parameters | self.parameters, other.open)
 
     def types(self, name: str) -> tuple[type, ...]:
-        """Return the types that parameter ``name`` takes; none where nothing is known of it."""
+        """Return the types that parameter ``name`` takes, or none if they are unknown."""
         if name not in self.parameters:
             return ()
         parameter = self.parameters[name]
@@ -86,7 +86,7 @@ class Constructor:
 
 
 def _signatures(creator: Any) -> Iterator[tuple[Any, int]]:
-    """Yield the functions that get the arguments in turn, and 1 where ``self`` is before them."""
+    """Yield the functions that get the arguments in turn, and 1 if ``self`` comes first, else 0."""
     if not inspect.isclass(creator):
         yield creator, 0
         return
@@ -96,10 +96,10 @@ def _signatures(creator: Any) -> Iterator[tuple[Any, int]]:
 
 
 def types_of(annotation: str, default: object) -> tuple[type, ...]:
-    """Return the types a value may have, by its annotation's text, or else by its default.
+    """Return the types a value may have, from its annotation's text or else its default.
 
-    An int is as good as a float, and a default that is an int says nothing: ``speed=0`` is
-    often written for a float.
+    A float parameter also takes an int. A default that is an int says nothing, since ``speed=0``
+    is often written for a float.
     """
     words = set(re.findall(r"\w+", annotation)) - {"None", "Optional", "Union", "typing"}
     if words and words <= _ANNOTATED.keys():

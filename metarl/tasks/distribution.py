@@ -1,4 +1,4 @@
-"""Where tasks come from: distributions, and environments that take their task on reset."""
+"""Task distributions, and environments that take their task on reset."""
 
 from __future__ import annotations
 
@@ -9,50 +9,51 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
+from metarl.errors import bad_option
 from metarl.stepping.slots import one_flag, one_number, reported_keys
 from metarl.stepping.vector import SlotVectorEnv, TaskVectorEnv
 from metarl.task import Env, Split, Task, require_task
 
 
 class TaskDistribution(ABC):
-    """Tasks with common spaces, and how they are sampled and turned into environments.
+    """Tasks with common spaces, and the functions that sample them and make their environments.
 
     A subclass sets the attributes below and writes :meth:`sample` and :meth:`make`.
-    :func:`metarl.check_task_distribution` tells whether it keeps the contract.
+    :func:`metarl.check_task_distribution` checks that it keeps the contract.
     """
 
     name: str
-    """The name that makes this distribution again: ``metarl.make(name)``."""
+    """Name that makes this distribution again: ``metarl.make(name)``."""
     observation_space: gym.Space[Any]
-    """Of every task."""
+    """Observation space of every task."""
     action_space: gym.Space[Any]
-    """Of every task."""
+    """Action space of every task."""
     horizon: int
-    """Steps after which an episode is truncated, if it has not ended before."""
+    """Number of steps after which an episode is truncated, unless it has ended before."""
     episodes_per_trial: int | None = None
-    """Episodes an agent gets with one task, where the benchmark prescribes it."""
+    """Number of episodes an agent gets with one task, if the benchmark prescribes it."""
     info_keys: tuple[str, ...] = ()
-    """Finite numbers that every step's ``info`` carries, such as ``"success"``."""
+    """Names of finite numbers that every step's ``info`` holds, such as ``"success"``."""
     success_key: str = "success"
-    """Which of info_keys tells success; it is reported as ``success`` whatever its name."""
+    """The entry of ``info_keys`` that tells success; slots report it as ``success``."""
     shared_split: bool = False
-    """True where all splits are the same few tasks: said wherever numbers are shown."""
+    """True if all splits share the same few tasks; every table of results then says so."""
     shared_validation: bool = False
-    """True where validation tasks are among the training tasks because there are too few to hold
-    some out; test tasks are still others."""
+    """True if validation tasks are training tasks, because there are too few to hold some out;
+    test tasks are still others."""
     group: str | None = None
-    """A parameter that tells kinds of tasks apart: evaluations show each kind for itself too."""
+    """Name of a parameter that divides tasks into kinds; evaluations also show each kind alone."""
     max_slots: int = 400
-    """Environments stepped at once where nobody says how many: less where one is large."""
+    """Default number of environments stepped at once; large environments need a smaller one."""
     array_functions: ClassVar[bool] = False
-    """True where the dynamics are array code: any number of slots costs little more than one."""
+    """True if the dynamics are array code, so that many slots cost little more than one."""
 
     @property
     def reported_keys(self) -> tuple[str, ...]:
         """The names under which slots report ``info_keys``, in the same order.
 
         Raises:
-            UserError: where ``success_key`` has no effect, or another key is named ``success``.
+            UserError: if ``success_key`` has no effect, or another key is named ``success``.
         """
         return reported_keys(self)
 
@@ -64,37 +65,37 @@ class TaskDistribution(ABC):
     def make(self, task: Task | None = None) -> Env:
         """Make an environment that takes its task by ``reset(options={"task": task})``.
 
-        Made with a task, it is an ordinary environment. It keeps its task over later resets
+        An environment made with a task is an ordinary one. It keeps its task over later resets,
         and refuses to be reset before it has one.
         """
 
     def release(self, env: Env, task: Task) -> None:  # noqa: B027  # most share nothing
-        """Let ``env`` hand back what ``task``, which it is about to get, has no use for.
+        """Free resources that ``env`` holds and its next ``task`` does not need.
 
-        Slots that get tasks together are all asked before the first of them takes its own;
-        a family whose environments share something costly overrides this.
+        It is called for all slots before any of them receives its new task. A family whose
+        environments share something costly overrides it.
         """
 
     def tasks(self, split: Split) -> list[Task]:
-        """Return all tasks of ``split``, where the set is finite.
+        """Return all tasks of ``split``, if the set is finite.
 
         Raises:
-            NotImplementedError: where it is not.
+            NotImplementedError: if it is infinite.
         """
         raise NotImplementedError(f"{self.name} has infinitely many tasks: use sample()")
 
     def ends(self) -> dict[str, tuple[Task, Task]]:
-        """Return two tasks for every parameter that varies, which are far apart in it.
+        """Return, for every parameter that varies, two tasks that are far apart in it.
 
-        :func:`metarl.check_task_distribution` compares them: a parameter that changes nothing
-        is named. By default they are the extremes of some training tasks, which may differ in
-        other parameters too; a family whose parameters are independent can vary one at a time.
+        :func:`metarl.check_task_distribution` compares the two to find parameters without
+        effect. By default they are the extremes of 64 training tasks and may differ in other
+        parameters too; a family with independent parameters can vary one at a time.
         """
         drawn = self.sample(np.random.default_rng(0), 64, "train")
         found = {}
         for name, _ in drawn[0].params:
             ordered = sorted(drawn, key=lambda task: str(task[name]))
-            with contextlib.suppress(TypeError):  # values of several kinds have no order
+            with contextlib.suppress(TypeError):  # Values of several types have no order.
                 ordered = sorted(drawn, key=lambda task: task[name])
             if ordered[0][name] != ordered[-1][name]:
                 found[name] = (ordered[0], ordered[-1])
@@ -104,17 +105,17 @@ class TaskDistribution(ABC):
         """Make ``num_envs`` slots, each of which holds one task at a time.
 
         Args:
-            num_envs: how many.
-            options: ``num_workers``, ``timeout``, ``restarts`` of
-                :class:`metarl.vector.TaskVectorEnv`.
+            num_envs: number of slots.
+            options: ``num_workers``, ``timeout`` and ``restarts`` of
+                :class:`metarl.stepping.vector.TaskVectorEnv`.
         """
         return TaskVectorEnv(self, num_envs, **options)
 
 
 class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment that takes its task the Gymnasium way and ends after ``horizon`` steps.
+    """An environment that takes its task by ``reset`` and truncates after ``horizon`` steps.
 
-    A family subclasses it, writes :meth:`apply_task`, and changes :meth:`step` where a task
+    A family subclasses it, writes :meth:`apply_task`, and overrides :meth:`step` if a task
     changes the reward.
     """
 
@@ -132,7 +133,7 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
         return None
 
     def apply_task(self, task: Task) -> None:
-        """Make the environment this task."""
+        """Change the environment into that of ``task``."""
         raise NotImplementedError
 
     def _take(self, task: Task) -> None:
@@ -144,7 +145,7 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, of a new task if ``options`` has one."""
+        """Start an episode, with a new task if ``options`` holds one."""
         if options and options.get("task") is not None:
             self._take(options["task"])
         require_task(self.task)
@@ -153,7 +154,7 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(seed=seed, options=rest or None)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Advance one step; ``truncated`` once the horizon is reached."""
+        """Advance one step; the episode is truncated when it reaches the horizon."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._elapsed += 1
         if type(terminated) is not bool or type(truncated) is not bool:
@@ -165,10 +166,10 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def time_limit(env: Env) -> int | None:
-    """Return the steps after which an episode of ``env`` ends at the latest, None if unknown.
+    """Return the largest number of steps of an episode of ``env``, or None if it is unknown.
 
-    The smallest limit among its wrappers counts; without one, that of the specification that
-    ``gymnasium.make`` leaves, or an attribute ``horizon`` of the innermost environment.
+    It is the smallest limit among the wrappers of ``env``. Without one it is the limit of the
+    specification that ``gymnasium.make`` sets, or the innermost environment's ``horizon``.
     """
     limits: list[int] = []
     layer: Any = env
@@ -182,3 +183,26 @@ def time_limit(env: Env) -> int | None:
         own = (getattr(layer.spec, "max_episode_steps", None), getattr(layer, "horizon", None))
         limits = [limit for limit in own if isinstance(limit, int) and limit > 0][:1]
     return min((limit for limit in limits if limit > 0), default=None)
+
+
+def name_with_options(name: str, **options: tuple[object, object]) -> str:
+    """Return a family's name, followed by the options that differ from their defaults.
+
+    Args:
+        name: the family's name, perhaps with options already.
+        options: each option's value and default.
+
+    >>> name_with_options("navigation", squared=(True, False), horizon=(100, 100))
+    'navigation:squared=true'
+    """
+    changed = {key: value for key, (value, default) in options.items() if value != default}
+    if not changed:
+        return name
+    texts = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in changed.items()}
+    return f"{name}{',' if ':' in name else ':'}" + ",".join(f"{k}={v}" for k, v in texts.items())
+
+
+def require_horizon(name: str, horizon: int, least: int = 2) -> None:
+    """Refuse a horizon that is too short for the family ``name``."""
+    if horizon < least:
+        raise bad_option(f"{name} horizon", horizon, f"at least {least} step{'s' * (least > 1)}")

@@ -1,4 +1,4 @@
-"""Which parameters of a task distribution change what an agent meets, and which do not."""
+"""Tests whether each parameter of a task distribution changes what an agent experiences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metarl.task import SPLITS, Task
 from metarl.tasks.distribution import TaskDistribution
 
 NUM_EPISODES = 6
-"""Episodes in which a parameter may show its effect."""
+"""Number of episodes in which a parameter may show its effect."""
 
 
 def effects(
@@ -28,18 +28,19 @@ def effects(
     seconds: float = math.inf,
     vec_options: Mapping[str, Any] | None = None,
 ) -> dict[str, bool | None]:
-    """Return for each parameter whether going from one end to the other changed anything.
+    """Return for each parameter whether tasks at the two ends of its range behave differently.
 
     Two slots hold tasks that differ in one parameter (:meth:`TaskDistribution.ends`) and get the
-    same seeds and the same random actions. A parameter has no effect where observations, rewards,
-    ends of episodes and ``info_keys`` were the same bits in ``num_episodes`` episodes. Random
-    actions may never reach the place where a parameter matters, so this is a sign, not a proof.
+    same seeds and the same random actions. A parameter shows no effect if observations, rewards,
+    ends of episodes and ``info_keys`` are the same bits in all episodes. Random actions may never
+    reach the place where a parameter matters, so no effect is a sign, not a proof.
 
     Args:
-        tasks: whose parameters.
-        num_episodes: for every parameter.
-        seconds: time to spend in all; a parameter that showed nothing until then has None.
-        vec_options: for ``tasks.make_vec``; by default both slots are stepped in this process.
+        tasks: the distribution to test.
+        num_episodes: episodes for every parameter.
+        seconds: time to spend in all; a parameter without an effect until then gets None.
+        vec_options: arguments of ``tasks.make_vec``; by default both slots are stepped in this
+            process.
     """
     ends = tasks.ends()
     if not ends:
@@ -63,7 +64,7 @@ def _differ(
         )
         if not _same(observation):
             return True
-        # every other episode keeps each action for a while, which leads further away
+        # In every other episode, repeat each action for some steps: that explores further.
         actions = _actions(envs, int(seed % 2**31), keep=8 if episode % 2 else 1)
         ended = False
         while not ended:
@@ -90,9 +91,9 @@ def _same(pair: Any) -> bool:
 
 
 def shared_tasks(tasks: TaskDistribution, n: int = 1000) -> list[str]:
-    """Say which splits share tasks although the distribution does not declare it.
+    """Return a message for each pair of splits that share tasks without declaring it.
 
-    Each line names two splits, of ``n`` tasks drawn from each how many they share, and one.
+    A message says how many of ``n`` tasks drawn from each split are shared, and names one.
     """
     if tasks.shared_split:
         return []
@@ -112,26 +113,26 @@ def shared_tasks(tasks: TaskDistribution, n: int = 1000) -> list[str]:
 def warn_of_tasks(
     tasks: TaskDistribution, *, seconds: float, vec_options: Mapping[str, Any] | None = None
 ) -> None:
-    """Warn, before hours are spent on them, of tasks that are alike or shared by two splits.
+    """Warn of parameters without effect and of shared tasks before a long training begins.
 
     Args:
-        tasks: what an agent is about to be trained on.
+        tasks: the distribution that an agent is about to be trained on.
         seconds: time to spend on stepping environments.
-        vec_options: for ``tasks.make_vec``.
+        vec_options: arguments of ``tasks.make_vec``.
     """
     for line in shared_tasks(tasks):
         warnings.warn(f"{tasks.name}: {line}", stacklevel=2)
     for name, changes in effects(tasks, seconds=seconds, vec_options=vec_options).items():
         if changes is None:
             warnings.warn(
-                f"{tasks.name}: whether `{name}` changes anything was not seen within {seconds:g} "
-                "s (metarl.check_task_distribution takes the time it needs)",
+                f"{tasks.name}: `{name}` has changed nothing within {seconds:g} s, and was not "
+                "tested further (metarl.check_task_distribution has no time limit)",
                 stacklevel=2,
             )
         elif not changes:
             warnings.warn(
                 f"{tasks.name}: `{name}` changed nothing in {NUM_EPISODES} episodes of random "
-                "actions from one end to the other: it may have no effect (--no-check leaves this "
-                "out)",
+                "actions from one end to the other: it may have no effect (--no-check skips this "
+                "test)",
                 stacklevel=2,
             )

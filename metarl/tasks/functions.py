@@ -1,4 +1,4 @@
-"""Tasks whose parameters are drawn from ranges, and families made by a plain function."""
+"""Tasks whose parameters are drawn from ranges, and families made of a plain function."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 
 from metarl.errors import UserError, bad_option
 from metarl.stepping.slots import close_quietly
-from metarl.task import Env, Split, Task, mark_split
+from metarl.task import Env, Split, Task, draw_unit
 from metarl.tasks.distribution import TaskDistribution, TaskEnv, time_limit
 from metarl.tasks.ranges import Range, Scalar, Uniform, is_number
 
@@ -24,25 +24,26 @@ Wrapper: TypeAlias = Callable[[Any], Any]
 
 
 _MOST_TASKS = 10_000
-"""A larger set of tasks is not listed but sampled."""
+"""Largest set of tasks that is listed; larger ones are only sampled."""
 
 
 class ParametricTasks(TaskDistribution):
     """Tasks that differ in parameters, each drawn from a range of its own.
 
     Args:
-        params: what varies.
+        params: range of every parameter that varies.
         wrappers: functions from an environment to an environment, or classes of wrappers,
-            applied in this order to every environment that is built. They see all steps, those
-            that the horizon ends included.
-        info_keys: scalars of every step's ``info``.
-        success_key: which of ``info_keys`` tells success; alone it adds itself to them.
-        episodes_per_trial: episodes an agent gets with one task, where that is prescribed.
-        max_slots: environments stepped at once. By default 400, or as many as half of the
-            free memory holds where that is less.
+            applied in this order to every environment that is built. They see all steps,
+            including the last before the horizon.
+        info_keys: names of numbers that every step's ``info`` holds.
+        success_key: the entry of ``info_keys`` that tells success; without ``info_keys`` it is
+            their only entry.
+        episodes_per_trial: episodes an agent gets with one task, if the benchmark prescribes it.
+        max_slots: environments stepped at once; by default 400, or as many as fit into half of
+            the free memory if that is fewer.
 
     Raises:
-        UserError: for a value of the wrong type, or ``info_keys`` without ``success_key``.
+        UserError: if a value has the wrong type, or if ``info_keys`` lack ``success_key``.
     """
 
     def __init__(
@@ -85,22 +86,21 @@ class ParametricTasks(TaskDistribution):
         raise NotImplementedError
 
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
-        """Draw parameters; the last bits of every continuous draw tell the splits apart."""
+        """Draw tasks; the last bits of every draw tell the splits apart."""
         columns: dict[str, list[Any]] = {}
         for key, kind in self.params.items():
             entries = self.num_entries(key) if kind.each else 1
-            bits = mark_split(rng.integers(2**40, size=(n, entries)), split)
-            drawn = kind.values(bits * 2.0**-40, split).tolist()
+            drawn = kind.values(draw_unit(rng, (n, entries), split), split).tolist()
             columns[key] = [tuple(row) if kind.each else row[0] for row in drawn]
         return [
             Task.of(self.name, **{key: columns[key][i] for key in self.params}) for i in range(n)
         ]
 
     def tasks(self, split: Split) -> list[Task]:
-        """Return every combination, where all ranges are choices or integers.
+        """Return every combination, if all ranges are choices or integers.
 
         Raises:
-            NotImplementedError: where there are infinitely many, or more than 10 000.
+            NotImplementedError: if there are infinitely many tasks, or more than 10 000.
         """
         values: list[list[Scalar]] = []
         for kind in self.params.values():
@@ -117,7 +117,7 @@ class ParametricTasks(TaskDistribution):
         ]
 
     def ends(self) -> dict[str, tuple[Task, Task]]:
-        """Return two tasks for every parameter that varies, which differ in it alone.
+        """Return, for every parameter that varies, two tasks that differ in it alone.
 
         The first task has the parameter's lowest value or first option, the second its
         highest or last; all other parameters have a value in the middle of their range.
@@ -141,7 +141,7 @@ class ParametricTasks(TaskDistribution):
         """Apply the wrappers to an environment that was just built.
 
         Raises:
-            UserError: if one fails, or returns something else than an environment.
+            UserError: if a wrapper fails, or does not return an environment.
         """
         for wrapper in self.wrappers:
             try:
@@ -160,12 +160,12 @@ class ParametricTasks(TaskDistribution):
         return env
 
     def limit_slots(self, build: Callable[[], Env], first: int) -> None:
-        """Lower ``max_slots`` where that many environments would not fit into memory.
+        """Lower ``max_slots`` if that many environments would not fit into memory.
 
         Args:
-            build: makes one environment more.
-            first: bytes that making the first one took, what it loads once included; nothing
-                else is built where they are few.
+            build: makes one more environment, whose memory is measured.
+            first: bytes that the first environment took, including all that is loaded only once.
+                If they are few, no other environment is built.
         """
         if self._given_slots is not None or first < _SMALL:
             return
@@ -182,19 +182,19 @@ class ParametricTasks(TaskDistribution):
 
 
 _SMALL = 8 * 2**20
-"""400 environments of fewer bytes fit anywhere."""
+"""Environments of fewer bytes are not measured: 400 of them fit into any memory."""
 
 
 def resident_bytes() -> int:
-    """Return the memory this process holds."""
+    """Return the memory that this process occupies, in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
 def measured(name: str, build: Callable[[], Env]) -> tuple[Env, int]:
-    """Return an environment that was built and reset, and the bytes that took.
+    """Build and reset an environment; return it and the bytes of memory it took.
 
     Raises:
-        UserError: if it cannot be reset; ``name`` of the tasks is in the message.
+        UserError: if it cannot be reset; the message names the tasks by ``name``.
     """
     before = resident_bytes()
     env = build()
@@ -208,7 +208,7 @@ def measured(name: str, build: Callable[[], Env]) -> tuple[Env, int]:
 
 
 def one_or_more(name: str, value: int | None) -> int | None:
-    """Return ``value``, or refuse what is neither None nor a whole number above 0."""
+    """Return ``value``, after checking that it is None or a whole number above 0."""
     if value is None:
         return None
     if not (isinstance(value, int | np.integer) and is_number(value) and value >= 1):
@@ -217,26 +217,26 @@ def one_or_more(name: str, value: int | None) -> int | None:
 
 
 class FunctionTasks(ParametricTasks):
-    """Tasks whose environments a function makes from their parameters.
+    """Tasks whose environments are made by a function of their parameters.
 
         FunctionTasks(lambda params: Room(**params), {"wanted": Uniform(15, 25)}, horizon=50)
 
     Args:
-        function: gets a dict with a value for each parameter and returns an environment; it
-            is called again where the parameters change. It travels to worker processes by
-            cloudpickle.
-        params: what varies.
+        function: takes a dict with a value for each parameter and returns an environment. It is
+            called again when the parameters change, and travels to workers by cloudpickle.
+        params: range of every parameter that varies.
         horizon: steps of an episode; by default the limit that the environment's own
             ``TimeLimit`` or ``spec`` sets.
         wrappers: see :class:`ParametricTasks`.
-        info_keys: scalars of every step's ``info``.
-        success_key: which of ``info_keys`` tells success; alone it adds itself to them.
-        episodes_per_trial: that an agent gets with one task, where that is prescribed.
+        info_keys: names of numbers that every step's ``info`` holds.
+        success_key: the entry of ``info_keys`` that tells success; without ``info_keys`` it is
+            their only entry.
+        episodes_per_trial: episodes an agent gets with one task, if the benchmark prescribes it.
         max_slots: environments stepped at once, by default as many as memory allows, up to 400.
-        name: what makes it again, by default ``module:function``.
+        name: name that :func:`metarl.make` makes these tasks of; by default ``module:function``.
 
     Raises:
-        UserError: if the function fails or returns no environment, or no limit is known.
+        UserError: if the function fails or returns no environment, or if no horizon is known.
     """
 
     def __init__(
@@ -285,12 +285,12 @@ class FunctionTasks(ParametricTasks):
         return self.wrap(env)
 
     def make(self, task: Task | None = None) -> Env:
-        """Make the environment."""
+        """Make an environment; it is built again when a task changes the parameters."""
         return _FunctionEnv(self, task)
 
 
 class _FunctionEnv(TaskEnv):
-    """Built anew where a task changes the parameters."""
+    """Builds its environment again when a task changes the parameters."""
 
     def __init__(self, tasks: FunctionTasks, task: Task | None) -> None:
         self._tasks = tasks
@@ -305,10 +305,10 @@ class _FunctionEnv(TaskEnv):
 
 
 def choose_horizon(name: str, wanted: int | None, limit: int | None) -> int:
-    """Return the steps of an episode: those wanted, or the environment's own ``limit``.
+    """Return the steps of an episode: the number wanted, or the environment's own ``limit``.
 
     Raises:
-        UserError: if there is neither, or more is wanted than the environment allows.
+        UserError: if neither is known, or if more is wanted than the environment allows.
     """
     horizon = one_or_more(f"{name} horizon", wanted) or limit
     if horizon is None or horizon < 1:
@@ -323,14 +323,14 @@ def choose_horizon(name: str, wanted: int | None, limit: int | None) -> int:
 def build_error(
     name: str, values: Mapping[str, Any], error: Exception, whole: Sequence[str], doing: str = ""
 ) -> UserError:
-    """Return the error for an environment that cannot be built, reset or stepped with values.
+    """Return the error for an environment that cannot be built, reset or stepped.
 
     Args:
-        name: of the tasks.
-        values: the parameters it got.
-        error: what it raised.
-        whole: parameters for which an int may be wanted where they got a float.
-        doing: what failed, by default building.
+        name: the tasks' name.
+        values: the parameters that the environment got.
+        error: the exception that it raised.
+        whole: parameters that may need an int if they got a float.
+        doing: the action that failed, by default building the environment.
     """
     given = ", ".join(f"{key}={value!r}" for key, value in values.items())
     message = f"{name}: {doing or 'building it'} with {given or 'its defaults'} failed: "
@@ -345,7 +345,7 @@ def build_error(
 
 
 def wrapper_text(wrapper: Wrapper) -> str:
-    """Return ``module:Name`` of a wrapper, or its name in angle brackets where that is not enough.
+    """Return ``module:Name`` of a wrapper, or its name in angle brackets if it has no such name.
 
     A lambda, an inner function or one of the main program cannot be imported by its name.
     """

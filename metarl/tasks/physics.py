@@ -1,4 +1,4 @@
-"""Physics of a MuJoCo model as parameters that a task sets."""
+"""Physical parameters of a MuJoCo model that a task can set."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MODEL_FIELDS = (
     "dof_damping",
     "actuator_gear",
 )
-"""What can vary of a MuJoCo model.
+"""Fields of a MuJoCo model that can vary.
 
-``gravity`` is the size of its acceleration. A range of ``geom_friction`` sets the sliding
-friction alone; a factor multiplies sliding, torsional and rolling friction.
+``gravity`` is the magnitude of the acceleration. A range of ``geom_friction`` sets only the
+sliding friction; a factor multiplies sliding, torsional and rolling friction.
 """
 
 
@@ -30,7 +30,7 @@ _COUNTS = {"body": "nbody", "geom": "ngeom", "joint": "njnt", "actuator": "nu"}
 
 
 def model_of(env: Any) -> Any:
-    """Return the MuJoCo model of an unwrapped environment, or None where it has none."""
+    """Return the MuJoCo model of an unwrapped environment, or None if it has none."""
     model = getattr(env, "model", None)
     return model if type(model).__name__ == "MjModel" else None
 
@@ -41,7 +41,7 @@ def is_field(key: str) -> bool:
 
 
 def field_of(model: Any, key: str) -> npt.NDArray[np.float64]:
-    """Return the array that ``key`` sets something of."""
+    """Return the array of the model in which ``key`` sets entries."""
     name = key.partition(".")[0]
     field: npt.NDArray[np.float64] = getattr(model.opt if name == "gravity" else model, name)
     return field
@@ -53,12 +53,12 @@ def fields(model: Any) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def num_entries(model: Any, key: str, kind: Range) -> int:
-    """Return how many numbers ``each`` draws."""
+    """Return how many numbers a parameter with ``each`` has."""
     return int(field_of(model, key)[_selected(model, key, kind)].size)
 
 
 def _selected(model: Any, key: str, kind: Range) -> Any:
-    """Return the index of what ``key`` sets in its field of the model."""
+    """Return the index of the entries that ``key`` sets in its field of the model."""
     name, _, part = key.partition(".")
     rows = slice(None)
     if part:
@@ -70,14 +70,14 @@ def _selected(model: Any, key: str, kind: Range) -> Any:
             number = getattr(model, owner)(part).id
             rows = slice(number, number + 1)
     if name == "geom_friction" and not kind.factor:
-        return rows, 0  # torsional and rolling friction are lengths
+        return rows, 0  # Torsional and rolling friction are lengths.
     if name == "actuator_gear" and part and not field_of(model, key)[rows].any():
-        return rows, 0  # the other five are for forces on a body
+        return rows, 0  # The other five entries are for forces on a body.
     return rows
 
 
 def _owner(name: str) -> str:
-    """Return what has the entries of field ``name``: a body, geom, joint or actuator."""
+    """Return the kind of object that field ``name`` belongs to: body, geom, joint or actuator."""
     kind = name.partition("_")[0]
     return "joint" if kind == "dof" else kind
 
@@ -86,7 +86,7 @@ def check_field(model: Any, key: str, kind: Range) -> None:
     """Refuse a parameter that the model does not have, or that would change nothing.
 
     Raises:
-        UserError: without the environment's name.
+        UserError: with a message that does not name the environment.
     """
     name, _, part = key.partition(".")
     if name == "gravity":
@@ -127,9 +127,9 @@ def apply_to_model(
 
     Args:
         env: the environment.
-        values: number, or numbers with ``each``, by parameter.
-        ranges: of the same parameters.
-        original: the fields the model came with, which the values start from.
+        values: a number for each parameter, or several for one with ``each``.
+        ranges: the ranges of the same parameters.
+        original: the model's own fields, from which the values start.
     """
     import mujoco
 
@@ -151,7 +151,7 @@ def apply_to_model(
         given = given.reshape(before.shape) if kind.each else given
         if kind.factor:
             field[index] = before * given
-        else:  # an entry of 0 is kept, unless it was named itself
+        else:  # Keep entries that are 0, unless the parameter names them.
             sets = np.ones_like(before) if part and not before.any() else before
             field[index] = np.where(sets != 0, given, 0.0)
         if name == "body_mass" and not inertia_varies:

@@ -1,14 +1,14 @@
-"""Ranges that a task's parameters are drawn from, their text, and tasks made of them.
+"""Ranges from which a task's parameters are drawn, and their text in names.
 
-Uniform(8, 12)                       8..12
-Uniform(0.5, 2, factor=True)         0.5x..2x
-LogUniform(0.5, 2, each=True)        each:log:0.5..2
-Integers(2, 6)                       int:2..6
-Choice(-10, 10)                      -10/10
-Choice("4x4", "8x8")                 4x4/8x8
+    Uniform(8, 12)                       8..12
+    Uniform(0.5, 2, factor=True)         0.5x..2x
+    LogUniform(0.5, 2, each=True)        each:log:0.5..2
+    Integers(2, 6)                       int:2..6
+    Choice(-10, 10)                      -10/10
+    Choice("4x4", "8x8")                 4x4/8x8
 
-The range alone says of which type a value is: Uniform draws floats, Integers draws ints, and
-Choice hands out its options as they are.
+The range determines the type of the values: Uniform draws floats, Integers draws ints, and
+Choice returns its options unchanged.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 @dataclass(frozen=True)
 class Uniform:
-    """A float between ``low`` and ``high``, every one as likely."""
+    """A float drawn uniformly from ``low`` to ``high``."""
 
     low: Number
     high: Number
     factor: bool = False
-    """The number multiplies the environment's own value."""
+    """True if the number multiplies the environment's own value."""
     each: bool = False
-    """A number for every entry (body, joint, …) instead of one for all."""
+    """True if every entry (body, joint, …) gets its own number instead of one for all."""
     test: Interval | None = None
-    """Held-out interval; without one, the splits draw from the same range and their numbers
-    differ in their last bits. Validation numbers always come from the training interval."""
+    """Interval of the test split; by default all splits draw from the same interval, and their
+    numbers differ in the last bits. Validation always draws from the training interval."""
     logarithmic: bool = False
-    """The number's logarithm is uniform."""
+    """True if the number's logarithm is drawn uniformly."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no interval."""
+        """Refuse bounds that form no interval."""
         for low, high in [(self.low, self.high), *([self.test] if self.test else [])]:
             numbers = is_number(low) and is_number(high)
             if not (numbers and math.isfinite(low) and math.isfinite(high) and low < high):
@@ -82,7 +82,7 @@ class Uniform:
         return split == "train"
 
     def count(self, split: Split) -> int | None:
-        """Return how many values ``split`` draws from: None, since they are not countable."""
+        """Return None: a split draws from infinitely many values."""
         return None
 
     def ends(self) -> tuple[float, float]:
@@ -96,31 +96,31 @@ class Uniform:
         return (self.low + self.high) / 2
 
 
-def LogUniform(low: Number, high: Number, **options: Any) -> Uniform:  # noqa: N802  # a kind
-    """Return a :class:`Uniform` whose number's logarithm is uniform."""
+def LogUniform(low: Number, high: Number, **options: Any) -> Uniform:  # noqa: N802  # used like a class
+    """Return a :class:`Uniform` that draws the number's logarithm uniformly."""
     return Uniform(low, high, logarithmic=True, **options)
 
 
 @dataclass(frozen=True)
 class Integers:
-    """An int from ``low`` to ``high``, both included, every one as likely.
+    """An int drawn uniformly from ``low`` to ``high``, both included.
 
-    The splits draw from values of their own: of every five in a row the third is for
-    validation and the fifth for testing. Of three or four values the last is for testing and
-    the one before it for validation; one or two are shared by all splits.
+    Each split has its own values. Of every five consecutive values, the third belongs to
+    validation and the fifth to test. Of three or four values in all, the last belongs to test and
+    the one before it to validation. One or two values are shared by all splits.
     """
 
     low: int
     high: int
     test: tuple[int, int] | None = None
-    """First and last held-out value, apart from ``low`` to ``high``, which then belong to
-    training and validation."""
+    """First and last value of the test split, outside ``low`` to ``high``, whose values then
+    belong to training and validation."""
 
     factor: ClassVar[bool] = False
     each: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse what is no range of ints."""
+        """Refuse bounds that form no range of integers."""
         for low, high in [(self.low, self.high), *([self.test] if self.test else [])]:
             whole = all(isinstance(v, int | np.integer) and is_number(v) for v in (low, high))
             if not whole or low > high:
@@ -133,7 +133,10 @@ class Integers:
             )
 
     def _pattern(self, split: Split) -> tuple[int, int, tuple[int, ...], int]:
-        """Return the first value, how many there are, the split's places in a period, and it."""
+        """Return the first value, the number of values, the split's offsets, and their period.
+
+        The split has the values whose offset from the first, modulo the period, is among its own.
+        """
         if self.test and split == "test":
             low, n = self.test[0], self.test[1] - self.test[0] + 1
             return low, n, (0,), 1
@@ -162,7 +165,7 @@ class Integers:
         return int(low + index // len(places) * period + places[index % len(places)])
 
     def values(self, unit: npt.NDArray[np.floating[Any]], split: Split) -> npt.NDArray[Any]:
-        """Map numbers of [0, 1) onto the split's values; the array holds Python's ints."""
+        """Map numbers of [0, 1) onto the split's values; the array holds Python ints."""
         index = (unit * self.count(split)).astype(np.int64)
         found = np.empty(index.size, object)
         found[:] = [self.value(i, split) for i in index.ravel().tolist()]
@@ -183,14 +186,14 @@ class Integers:
 
 @dataclass(frozen=True, init=False)
 class Choice:
-    """One of a few values, each as likely: numbers, booleans or strings, handed out unchanged."""
+    """One of a few values, with equal probability: numbers, booleans or strings."""
 
     options: tuple[Scalar, ...]
     factor: bool
     each: bool
     test: tuple[Scalar, ...] | None
-    """Held-out values; without them, all splits share the same few. Validation always draws
-    from the training values."""
+    """Values of the test split; by default all splits share the same few. Validation always
+    draws from the training values."""
 
     def __init__(
         self,
@@ -229,7 +232,7 @@ class Choice:
         return self.test if self.test and split == "test" else self.options
 
     def values(self, unit: npt.NDArray[np.floating[Any]], split: Split) -> npt.NDArray[Any]:
-        """Map numbers of [0, 1) onto the values; the array holds them as they were given."""
+        """Map numbers of [0, 1) onto the values; the array holds them unchanged."""
         options = np.empty(self.count(split), object)
         options[:] = self.of(split)
         return np.asarray(options[(unit * len(options)).astype(np.int64)])
@@ -247,12 +250,12 @@ class Choice:
         return not (self.test and split == "test")
 
     def ends(self) -> tuple[Scalar, Scalar]:
-        """Return the first value and the last one that differs from it, if there is one."""
+        """Return the first value, and the last one that differs from it (or else the first)."""
         others = [value for value in self.options if value != self.options[0]]
         return self.options[0], (others or self.options)[-1]
 
     def middle(self) -> Scalar:
-        """Return the value halfway through the list."""
+        """Return the value in the middle of the list."""
         return self.options[len(self.options) // 2]
 
 
@@ -267,7 +270,7 @@ _RANGE = re.compile(rf"({_NUMBER})(x?)\.\.({_NUMBER})(x?)")
 
 
 def read_value(text: str) -> Scalar:
-    """Read a value: an int, ``true`` or ``false``, a float, or else the string itself."""
+    """Read a value: an int, ``true`` or ``false``, a float, or else a string."""
     if text in ("true", "false"):
         return text == "true"
     if re.fullmatch(_INTEGER, text):
@@ -279,7 +282,7 @@ def read_range(text: str) -> Range:
     """Read a range from its text.
 
     Raises:
-        UserError: for text that is no range, or ends in the wrong order.
+        UserError: if the text is no range, or its bounds are in the wrong order.
     """
     prefixes: set[str] = set()
     rest = text
@@ -309,10 +312,10 @@ def read_range(text: str) -> Range:
 
 
 def parse_range(name: str, key: str, text: str) -> Range:
-    """Read the range of ``key``; ``name`` of the tasks is for messages.
+    """Read the range of parameter ``key``; messages name the tasks by ``name``.
 
     Raises:
-        UserError: for text that is no range.
+        UserError: if the text is no range.
     """
     try:
         return read_range(text)
@@ -321,9 +324,10 @@ def parse_range(name: str, key: str, text: str) -> Range:
 
 
 def text_of(key: str, kind: Range) -> str:
-    """Return the part of a name that :func:`parse_range` reads as this range.
+    """Return the text of parameter ``key`` that :func:`parse_range` reads as this range.
 
-    What has no such text, a string with a comma say, is written as the type in angle brackets.
+    A range that has no such text, such as one of strings with commas, is written as its type in
+    angle brackets.
     """
     mark = "x" if kind.factor else ""
     prefix = "each:" if kind.each else ""
@@ -352,7 +356,7 @@ def text_of(key: str, kind: Range) -> str:
 
 
 def _reads_as(text: str, values: tuple[Any, ...], kind: type) -> bool:
-    """Return whether ``text`` is read as a range of this kind that has just these values."""
+    """Return whether ``text`` is read as a range of this kind with exactly these values."""
     try:
         read = read_range(text)
     except UserError:
@@ -363,13 +367,13 @@ def _reads_as(text: str, values: tuple[Any, ...], kind: type) -> bool:
 
 
 def value_text(value: object) -> str:
-    """Return the text of one fixed value, or its type in angle brackets where it has none."""
+    """Return the text of one fixed value, or its type in angle brackets if it has none."""
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, bool | int | float | str):
         return f"<{type(value).__name__}>"
     try:
         text = text_of("", Choice(value)).removeprefix("=")
-    except UserError:  # not finite
+    except UserError:  # The value is not finite.
         text = "<"
     return f"<{type(value).__name__}>" if "<" in text else text

@@ -1,7 +1,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from fakes import ArrayCounterTasks, CounterTasks, counter_task
+from counters import ArrayCounterTasks, CounterTasks, counter_task
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, VectorEnv
 

@@ -3,8 +3,8 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+from counters import CounterTasks, counter_task
 from drift import Drift
-from fakes import CounterTasks, counter_task
 from gymnasium.envs.registration import EnvSpec
 
 import metarl

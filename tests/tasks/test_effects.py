@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fakes import CounterTasks
+from counters import CounterTasks
 
 from metarl.running.commandline import run_train
 from metarl.task import Task
@@ -67,7 +67,7 @@ def test_what_changes_something_is_told_from_what_does_not():
 
 def test_what_was_not_seen_in_time_is_left_open():
     assert effects(Weighed(), seconds=0.0) == {"weight": None, "colour": None}
-    with pytest.warns(UserWarning, match="whether `weight` changes anything was not seen within 0"):
+    with pytest.warns(UserWarning, match="`weight` has changed nothing within 0 s"):
         warn_of_tasks(Weighed(), seconds=0.0)
 
 
