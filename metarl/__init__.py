@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from metarl.evaluation.curve import AdaptationCurve
     from metarl.evaluation.evaluate import evaluate_adaptation
     from metarl.experience.adaptation import AdaptedPolicy, adapt
-    from metarl.experience.agent import Agent
-    from metarl.experience.checks import check_agent
+    from metarl.experience.agent import Adapter, Agent, TaskSpec, TrialShape
+    from metarl.experience.checks import check_adapter, check_agent
     from metarl.experience.data import Episodes, Timestep, Trial
     from metarl.registry import make
     from metarl.running.run import load
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AdaptationCurve": "evaluation.curve",
     "AdaptedPolicy": "experience.adaptation",
+    "Adapter": "experience.agent",
     "Agent": "experience.agent",
     "ArrayTaskDistribution": "tasks.arrays",
     "ArrayVectorEnv": "tasks.arrays",
@@ -50,12 +51,15 @@ _HOME = {
     "Task": "task",
     "TaskDistribution": "tasks.distribution",
     "TaskEnv": "tasks.distribution",
+    "TaskSpec": "experience.agent",
     "TaskVectorEnv": "stepping.vector",
     "Timestep": "experience.data",
     "Trial": "experience.data",
+    "TrialShape": "experience.agent",
     "Uniform": "tasks.ranges",
     "UserError": "errors",
     "adapt": "experience.adaptation",
+    "check_adapter": "experience.checks",
     "check_agent": "experience.checks",
     "check_task_distribution": "tasks.checks",
     "evaluate_adaptation": "evaluation.evaluate",
@@ -66,6 +70,7 @@ _HOME = {
 __all__ = [
     "AdaptationCurve",
     "AdaptedPolicy",
+    "Adapter",
     "Agent",
     "ArrayTaskDistribution",
     "ArrayVectorEnv",
@@ -80,12 +85,15 @@ __all__ = [
     "Task",
     "TaskDistribution",
     "TaskEnv",
+    "TaskSpec",
     "TaskVectorEnv",
     "Timestep",
     "Trial",
+    "TrialShape",
     "Uniform",
     "UserError",
     "adapt",
+    "check_adapter",
     "check_agent",
     "check_task_distribution",
     "evaluate_adaptation",

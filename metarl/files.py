@@ -18,8 +18,8 @@ _PARTIAL = ".partial"
 """End of the names of files that are being written."""
 
 
-def read_object(path: Path, version: int) -> dict[str, Any]:
-    """Read a JSON object whose ``format`` is ``version``.
+def read_object(path: Path, *versions: int) -> dict[str, Any]:
+    """Read a JSON object whose ``format`` is one of ``versions``.
 
     Raises:
         UserError: if the file is missing, damaged, or of another format.
@@ -30,8 +30,9 @@ def read_object(path: Path, version: int) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not an object")
-    if content.get("format") != version:
-        raise UserError(f"{path}: format {content.get('format')!r}; this version reads {version}")
+    if content.get("format") not in versions:
+        known = " and ".join(map(str, versions))
+        raise UserError(f"{path}: format {content.get('format')!r}; this version reads {known}")
     return content
 
 

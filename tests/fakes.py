@@ -3,6 +3,8 @@
 import torch
 from counters import HIGH, LOW, OBSERVATIONS, ArrayCounterTasks, CounterTasks, counter_task
 
+from metarl import TrialShape
+
 __all__ = [
     "HIGH",
     "LOW",
@@ -21,13 +23,11 @@ class StubAgent:
     knowledge on (``sequential``), or holds the mean return that ``adapt`` saw.
     """
 
-    episodes_per_trial = None
     tasks_per_update = 4
-    num_adaptations = 1
 
-    def __init__(self, sequential, discrete=False):
-        self.sequential, self.discrete = sequential, discrete
-        self.episodes_per_adaptation = None if sequential else 3
+    def __init__(self, sequential, discrete=False, episodes=4):
+        self.discrete = discrete
+        self.shape = TrialShape(episodes) if sequential else TrialShape(3, 1, sequential=False)
         self.seen = []
         self.weight, self.momentum = torch.zeros(1), torch.zeros(1)
 
@@ -42,7 +42,11 @@ class StubAgent:
         else:  # often outside [-1, 1]
             action = torch.stack([3 * u - 1.5, u + self.weight], -1) + 0.01 * context
         record = {"context": context.expand(*timestep.active.shape, 2).clone(), "u": u}
-        return action, record, self.carry_on(context, timestep) if self.sequential else context
+        return (
+            action,
+            record,
+            self.carry_on(context, timestep) if self.shape.sequential else context,
+        )
 
     def draw(self, generator):
         return torch.from_numpy(generator.uniform(1)[..., 0]).float()
@@ -53,11 +57,11 @@ class StubAgent:
         return torch.where(timestep.active.unsqueeze(-1), after, context)
 
     def adapt(self, context, episodes, generator):
-        if self.sequential:
+        if self.shape.sequential:
             return context
         return context + episodes.metrics["return"].mean(1)[:, None, None]
 
-    def update(self, trial, generator):
+    def update(self, trial, generator, progress):
         gradient = sum(episodes.reward.sum() for episodes in trial.rounds) / 1000
         self.momentum = 0.5 * self.momentum + gradient.reshape(1)
         self.weight = self.weight + 0.01 * self.momentum

@@ -224,7 +224,7 @@ def test_readme_s_training_runs(words, trained, rooms, tmp_path):
     agent_config = dataclasses.replace(request.agent_config, **small)
     tasks = registry.make(config.env)
     kind = registry.agent_class(request.agent)
-    agent = kind(agent_config, tasks.observation_space, tasks.action_space)
+    agent = kind(agent_config, metarl.TaskSpec.of(tasks))
     assert config.resolve(agent, tasks).iterations == 1
     if tasks.array_functions or config.env == rooms:  # simulators take seconds
         assert train(config, request.agent, agent_config).checkpoints.load().iteration == 1

@@ -290,7 +290,7 @@ def adapt(
         raise bad_option("episodes", episodes, f"a multiple of {each}, 0 or more")
     require_seed("seed", seed)
     spec = getattr(agent, "spec", None)
-    horizon = max_steps if max_steps is not None else getattr(spec, "horizon", None)
+    horizon = max_steps if max_steps is not None else getattr(spec, "horizon", None) or None
     if horizon is None:
         horizon = time_limit(env)
     if horizon is None and episodes:

@@ -197,7 +197,10 @@ class Run:
     @property
     def spec(self) -> TaskSpec:
         """What the tasks of the training have in common."""
-        return TaskSpec.from_json(self.config["spec"])
+        try:
+            return TaskSpec.from_json(self.config["spec"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self._settings_path}: 'spec' is damaged: {error!r}") from error
 
     def make_agent(self, device: str | None = None) -> Agent:
         """Make the agent as it was before training, from the saved spaces alone."""

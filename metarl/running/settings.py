@@ -19,10 +19,11 @@ from metarl.errors import (
 )
 from metarl.experience.agent import Agent
 from metarl.files import read_object
+from metarl.running import first_edition
 from metarl.tasks.distribution import TaskDistribution
 
-FORMAT = 1
-"""Of ``config.json``."""
+FORMAT = 2
+"""The format of ``config.json``."""
 
 
 def settings(
@@ -48,7 +49,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         UserError: where it cannot be one.
     """
-    content = read_object(path, FORMAT)
+    content = read_object(path, first_edition.FORMAT, FORMAT)
     for name, kind in (("agent", str), ("agent_config", dict), ("train_config", dict)):
         if not isinstance(content.get(name), kind):
             raise UserError(f"{path}: {name!r} is missing or no {kind.__name__}")
@@ -59,7 +60,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {name!r} is no list")
     if not all(type(seed) is int for seed in content.get("seeds", [])):
         raise UserError(f"{path}: 'seeds' holds {content['seeds']!r}, not whole numbers alone")
-    return content
+    return content if content["format"] == FORMAT else first_edition.modern(content)
 
 
 def dataclass_of(kind: type, values: dict[str, Any], path: Path) -> Any:

@@ -13,6 +13,7 @@ from metarl.errors import DivergenceError, EnvError, UserError, bad_option
 from metarl.experience.agent import TaskSpec
 from metarl.experience.rollout import torch_threads
 from metarl.files import remove_leftovers
+from metarl.running import first_edition
 from metarl.running.evaluate import evaluate
 from metarl.running.folders import (
     refuse_used,
@@ -90,6 +91,11 @@ def train(
         run = draft.begin()
         iteration = env_steps = 0
         console.print(f"{agent_name} on {tasks.name}, seed {config.seed}: {run.directory}")
+    elif resume.config["format"] == first_edition.FORMAT:
+        raise UserError(
+            f"{resume.directory}: was begun by the first edition: it can be evaluated and its "
+            f"settings used again (--config), not resumed"
+        )
     else:
         run = resume
         iteration = env_steps = 0

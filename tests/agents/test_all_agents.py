@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 import metarl
 from metarl import registry
-from metarl.experience.agent import trial_rounds
-from metarl.experience.rollout import Keys, run_trial, torch_generator
+from metarl.experience.lanes import TrialKeys
+from metarl.experience.rollout import run_trial, torch_generator
 from metarl.learning.normalization import ObservationScaler
 from metarl.seeding import Phase
 
@@ -49,21 +49,19 @@ def make(name, kind, scaled):
     cls = registry.agent_class(name)
     known = {field.name for field in dataclasses.fields(cls.Config)}
     values = {k: v for k, v in SMALL.items() if k in known} | {"normalize_observations": scaled}
-    agent = cls(cls.Config(**values), tasks.observation_space, tasks.action_space, seed=2)
+    agent = cls(cls.Config(**values), metarl.TaskSpec.of(tasks), seed=2)
     agent.name, agent.kind = name, kind
     return agent, tasks
 
 
 def trial_of(agent, tasks, seed=0):
-    adaptations, per_round = trial_rounds(agent, tasks.episodes_per_trial)
     batch = tasks.sample(np.random.default_rng(seed), agent.tasks_per_update, "train")
     return run_trial(
         agent,
-        tasks.make_vec(agent.tasks_per_update * per_round),
+        tasks.make_vec(agent.tasks_per_update * agent.shape.episodes_per_round),
         batch,
-        num_adaptations=adaptations,
-        episodes_per_round=per_round,
-        keys=Keys.of(seed, Phase.TRAIN, 0, len(batch)),
+        shape=agent.shape,
+        keys=TrialKeys(seed, Phase.TRAIN, 0, len(batch)),
     )
 
 
@@ -84,15 +82,17 @@ def state_of(agent):
 @pytest.mark.parametrize("name", sorted(registry.AGENTS))
 def test_a_copy_acts_and_learns_alike_and_leaves_the_agent_alone(name, kind, scaled, copy_of):
     agent, tasks = make(name, kind, scaled)
-    agent.update(trial_of(agent, tasks), torch_generator(0))  # optimisers and scalers hold moments
+    agent.update(
+        trial_of(agent, tasks), torch_generator(0), 0.0
+    )  # optimisers and scalers hold moments
     twin = copy_of(agent)
     trial, again = trial_of(agent, tasks, 1), trial_of(twin, tasks, 1)
     assert same(trial.rounds, again.rounds) and same(trial.context, again.context)
     before = state_of(agent)
-    metrics = twin.update(again, torch_generator(1))
+    metrics = twin.update(again, torch_generator(1), 0.0)
     assert same(agent.state(), before)
     assert same(trial_of(agent, tasks, 2).rounds[0], trial_of(copy_of(agent), tasks, 2).rounds[0])
-    assert agent.update(trial, torch_generator(1)) == metrics
+    assert agent.update(trial, torch_generator(1), 0.0) == metrics
     assert same(agent.state(), twin.state()) and not same(agent.state(), before)
 
 
@@ -101,7 +101,7 @@ def test_a_copy_acts_and_learns_alike_and_leaves_the_agent_alone(name, kind, sca
 @pytest.mark.parametrize("name", sorted(registry.AGENTS))
 def test_a_copy_of_an_adapted_policy_goes_on_alike(name, kind, copy_of):
     agent, tasks = make(name, kind, True)
-    agent.update(trial_of(agent, tasks), torch_generator(0))
+    agent.update(trial_of(agent, tasks), torch_generator(0), 0.0)
     env = tasks.make(tasks.sample(np.random.default_rng(0), 1, "test")[0])
     policy = metarl.adapt(agent, env, episodes=2)
     observation, _ = env.reset(seed=0)

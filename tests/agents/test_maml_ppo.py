@@ -9,7 +9,8 @@ import torch
 import metarl
 from metarl.agents.maml_ppo import MAMLPPO, Batch, MAMLPPOConfig, inner_step
 from metarl.errors import UserError
-from metarl.experience.rollout import Keys, collect, run_trial, torch_generator
+from metarl.experience.lanes import TrialKeys
+from metarl.experience.rollout import collect, run_trial, torch_generator
 from metarl.learning import distributions
 from metarl.seeding import Phase
 from metarl.task import Task
@@ -26,7 +27,7 @@ ENVS = {"continuous": "navigation:horizon=5", "discrete": "bandit/n4-k3"}
 def make(env="continuous", **changes):
     tasks = metarl.make(ENVS[env])
     config = MAMLPPOConfig(**{**TINY, **changes})
-    return MAMLPPO(config, tasks.observation_space, tasks.action_space, seed=3), tasks
+    return MAMLPPO(config, metarl.TaskSpec.of(tasks), seed=3), tasks
 
 
 def gather(agent, tasks, order=None, num_adaptations=None):
@@ -35,11 +36,12 @@ def gather(agent, tasks, order=None, num_adaptations=None):
     drawn = tasks.sample(np.random.default_rng(0), n, "train")
     return run_trial(
         agent,
-        tasks.make_vec(n * agent.episodes_per_adaptation),
+        tasks.make_vec(n * agent.shape.episodes_per_round),
         [drawn[i] for i in order],
-        num_adaptations=agent.num_adaptations if num_adaptations is None else num_adaptations,
-        episodes_per_round=agent.episodes_per_adaptation,
-        keys=Keys.of(0, Phase.TRAIN, 0, order),
+        shape=agent.shape
+        if num_adaptations is None
+        else dataclasses.replace(agent.shape, num_adaptations=num_adaptations),
+        keys=TrialKeys(0, Phase.TRAIN, 0, order),
     )
 
 
@@ -242,7 +244,7 @@ def test_scaled_observations_are_acted_on_and_learned_from_alike():
     agent, tasks = make(normalize_observations=True, outer_lr=0.03)
     other, _ = make(normalize_observations=True, outer_lr=0.03)
     trial = gather(agent, tasks)
-    agent.update(trial, torch_generator(0))
+    agent.update(trial, torch_generator(0), 0.0)
     met = torch.cat([episodes.observation[episodes.valid] for episodes in trial.rounds])
     torch.testing.assert_close(agent.scaler.mean.float(), met.mean(0))
     trial = gather(agent, tasks)
@@ -254,9 +256,9 @@ def test_scaled_observations_are_acted_on_and_learned_from_alike():
     assert metrics["kl_before_adaptation"].abs().max() < 1e-6
     assert metrics["kl"].abs().max() < 1e-5
     other.load_state(*agent.state())
-    assert other.update(trial, torch_generator(0)) == agent.update(trial, torch_generator(0))
+    assert other.update(trial, torch_generator(0)) == agent.update(trial, torch_generator(0), 0.0)
     plain, _ = make()
-    plain.update(gather(plain, tasks), torch_generator(0))
+    plain.update(gather(plain, tasks), torch_generator(0), 0.0)
     assert not plain.scaler.count and not any("scaler" in name for name in plain.state()[0])
 
 
@@ -327,7 +329,7 @@ def test_advantages_are_standardised_per_task():
 def test_it_keeps_the_contract_of_agents(env):
     tasks = metarl.make(env)
     config = MAMLPPOConfig(**{**TINY, "tasks_per_update": 4, "tasks_per_chunk": 3})
-    metarl.check_agent(MAMLPPO(config, tasks.observation_space, tasks.action_space), tasks)
+    metarl.check_agent(MAMLPPO(config, metarl.TaskSpec.of(tasks)), tasks)
 
 
 def test_episodes_of_a_task_fill_the_lanes():
@@ -338,11 +340,12 @@ def test_episodes_of_a_task_fill_the_lanes():
         seen.append(timestep.active.shape) or act(context, timestep, *rest)
     )
     drawn = tasks.sample(np.random.default_rng(0), 3, "train")
-    keys = Keys.of(0, Phase.TRAIN, 0, 3)
+    keys = TrialKeys(0, Phase.TRAIN, 0, 3).at(0)
+    options = {"num_episodes": 4, "sequential": False, "keys": keys}
     rewards = []
     for slots in (12, 7, 3, 2):
         episodes, _, _ = collect(
-            agent, tasks.make_vec(slots), drawn, agent.begin(3), None, num_episodes=4, keys=keys(0)
+            agent, tasks.make_vec(slots), drawn, agent.begin(3), None, **options
         )
         rewards.append(episodes.reward)
     assert set(seen) == {(3, 4), (3, 2), (3, 1), (2, 1), (1, 1)}
@@ -377,8 +380,8 @@ def test_values_that_cannot_train_are_refused(name, value):
 def test_an_update_on_cuda_equals_one_on_the_cpu():
     cpu, tasks = make()
     trial = gather(cpu, tasks)
-    cuda = MAMLPPO(cpu.config, tasks.observation_space, tasks.action_space, seed=3, device="cuda")
+    cuda = MAMLPPO(cpu.config, metarl.TaskSpec.of(tasks), seed=3, device="cuda")
     for agent in (cpu, cuda):
-        agent.update(trial, torch_generator(0))
+        agent.update(trial, torch_generator(0), 0.0)
     for name, x in cpu.params.items():
         torch.testing.assert_close(cuda.params[name].cpu(), x, rtol=1e-3, atol=1e-4)

@@ -12,7 +12,8 @@ import metarl
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
 from metarl.experience.data import Timestep, Trial
-from metarl.experience.rollout import Keys, run_trial, torch_generator
+from metarl.experience.lanes import TrialKeys
+from metarl.experience.rollout import run_trial, torch_generator
 from metarl.learning import distributions
 from metarl.seeding import LaneGenerator, Phase
 from metarl.task import Task
@@ -53,8 +54,10 @@ FAMILIES = {"bandit": BANDIT, "discrete": Uneven(True), "continuous": Uneven(Fal
 
 def agent_for(tasks, seed=1, device="cpu", **changes):
     values = {"tasks_per_update": 6, "hidden_size": 8, "num_minibatches": 2} | changes
-    spaces = tasks.observation_space, tasks.action_space
-    return RL2(RL2Config(**values), *spaces, seed=seed, device=device)
+    spec = metarl.TaskSpec.of(tasks)
+    if spec.episodes_per_trial is None:
+        values = {"episodes_per_trial": 2} | values
+    return RL2(RL2Config(**values), spec, seed=seed, device=device)
 
 
 def trial_of(agent, tasks, seed=0, num=6):
@@ -63,14 +66,13 @@ def trial_of(agent, tasks, seed=0, num=6):
         agent,
         tasks.make_vec(num),
         batch,
-        num_adaptations=0,
-        episodes_per_round=tasks.episodes_per_trial,
-        keys=Keys.of(seed, Phase.TRAIN, 0, num),
+        shape=agent.shape,
+        keys=TrialKeys(seed, Phase.TRAIN, 0, num),
     )
 
 
-def update(agent, trial, seed=3):
-    return agent.update(trial, torch_generator(seed))
+def update(agent, trial, seed=3, progress=0.0):
+    return agent.update(trial, torch_generator(seed), progress)
 
 
 def same_state(a, b):
@@ -295,19 +297,13 @@ def test_schedule_is_linear_and_ends_at_the_final_values():
         final_learning_rate=0.001,
         entropy_coefficient=0.03,
         final_entropy_coefficient=0.0,
-        schedule_updates=3,
     )
     trial = trial_of(agent, BANDIT)
-    metrics = [update(agent, trial) for _ in range(5)]
+    metrics = [update(agent, trial, progress=p) for p in (0.0, 1 / 3, 2 / 3, 1.0, 1.0)]
     rates = [m["learning_rate"] for m in metrics]
     assert rates == pytest.approx([0.004, 0.003, 0.002, 0.001, 0.001])
     bonus = [m["entropy_coefficient"] for m in metrics]
     assert bonus == pytest.approx([0.03, 0.02, 0.01, 0.0, 0.0])
-
-
-def test_a_run_writes_the_length_of_its_schedule_out():
-    assert RL2Config().for_iterations(70).schedule_updates == 70
-    assert RL2Config(schedule_updates=9).for_iterations(70).schedule_updates == 9
 
 
 @pytest.mark.parametrize(("target_kl", "epochs"), [(1e-6, 1), (None, 5)])
@@ -358,7 +354,6 @@ def test_min_std_holds_for_sampling_and_density():
         ("num_epochs", 0),
         ("episodes_per_trial", 0),
         ("chunk_length", 0),
-        ("schedule_updates", 0),
         ("encoder_sizes", (8, 0)),
         ("discount", 1.1),
         ("discount", -0.1),
@@ -407,7 +402,7 @@ def test_config_accepts_the_ends_of_its_ranges():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_after_a_round_trip_the_next_update_is_bit_identical(family, scaled):
     tasks = FAMILIES[family]
-    options = {"schedule_updates": 4, "normalize_observations": scaled}
+    options = {"normalize_observations": scaled}
     agent, other = agent_for(tasks, **options), agent_for(tasks, 2, **options)
     update(agent, trial_of(agent, tasks))
     tensors, extra = copy.deepcopy(agent.state())

@@ -13,6 +13,7 @@ from metarl.errors import EnvError, UserError
 from metarl.evaluation.curve import read_summary, summarize, summarize_metrics, summarize_returns
 from metarl.evaluation.evaluate import default_tasks, evaluate_adaptation, evaluation_tasks
 from metarl.experience.adaptation import adapt
+from metarl.experience.agent import TrialShape
 from metarl.task import Task
 from metarl.tasks.arrays import ArrayTaskDistribution, NoiseSpec, Transition
 
@@ -107,13 +108,12 @@ class Kinds(PaysItsParameter):
 class Counter:
     """Acts with what it has counted: episodes begun before this one, or adaptations."""
 
-    num_adaptations = 1
     tasks_per_update = 2
-    episodes_per_trial = None
 
-    def __init__(self, episodes_per_adaptation=None):
-        self.episodes_per_adaptation = episodes_per_adaptation
-        self.sequential = episodes_per_adaptation is None
+    def __init__(self, per_round=None, episodes=4):
+        self.sequential = per_round is None
+        one, several = TrialShape(episodes), TrialShape(per_round or 1, 1, sequential=False)
+        self.shape = one if self.sequential else several
         self.seen, self.adapted_to = [], []
 
     def begin(self, num_tasks):
@@ -129,7 +129,7 @@ class Counter:
         self.adapted_to.append(episodes.metrics["return"].shape)
         return context + 1
 
-    def update(self, trial, generator):
+    def update(self, trial, generator, progress):
         raise AssertionError("an evaluation does not train")
 
     def state(self):
@@ -141,7 +141,7 @@ class Counter:
 
 def rl2(tasks=BANDIT, **changes):
     values = {"tasks_per_update": 4, "hidden_size": 8, "num_minibatches": 1} | changes
-    agent = RL2(RL2Config(**values), tasks.observation_space, tasks.action_space, seed=4)
+    agent = RL2(RL2Config(**values), metarl.TaskSpec.of(tasks), seed=4)
     with torch.no_grad():  # so that what it remembers moves its actions
         agent.network.policy.output.weight.mul_(200)
     return agent
@@ -213,7 +213,7 @@ def test_greedy_actions_do_not_depend_on_the_draw():
 
 def test_an_untrained_agent_earns_what_chance_does():
     tasks = metarl.make("bandit/n10-k5")
-    agent = RL2(RL2Config(), tasks.observation_space, tasks.action_space)
+    agent = RL2(RL2Config(), metarl.TaskSpec.of(tasks))
     curve = evaluate(agent, tasks, num_tasks=2000)
     # 20 000 pulls, correlated within a task at most: standard error below 0.5 / sqrt(2000) = 0.011
     assert curve.returns.mean() == pytest.approx(0.5, abs=0.04)
@@ -233,7 +233,7 @@ def test_an_agent_that_learns_as_it_acts_has_a_point_an_episode():
 
 @pytest.mark.parametrize("num_slots", [1, 3, 100])
 def test_an_agent_that_adapts_in_rounds_has_a_point_a_round(num_slots):
-    agent = Counter(episodes_per_adaptation=3)
+    agent = Counter(per_round=3)
     curve = evaluate(agent, Echo(), num_episodes=9, num_tasks=5, num_slots=num_slots)
     assert curve.episodes == (0, 3, 6)
     assert np.array_equal(curve.returns, np.tile([[0], [2], [4]], 5))
@@ -268,7 +268,7 @@ def test_a_task_s_probes_start_alike(adapts_every):
 
 
 def test_a_probe_of_an_agent_that_adapts_in_rounds_has_its_points():
-    agent = Counter(episodes_per_adaptation=3)
+    agent = Counter(per_round=3)
     curve = evaluate(agent, Echo(), measure="probe", num_episodes=9, num_tasks=4)
     assert curve.episodes == (0, 3, 6)
     assert np.array_equal(curve.returns, np.tile([[0], [2], [4]], 4))
@@ -458,7 +458,7 @@ def test_an_adapted_policy_plays_an_ordinary_environment():
 def test_an_adapted_policy_acts_within_the_bounds():
     tasks = metarl.make("half-cheetah/velocity", horizon=5)
     env = tasks.make(Task.of(tasks.name, velocity=1.0))
-    agent = rl2(tasks, initial_std=30.0)
+    agent = rl2(tasks, initial_std=30.0, episodes_per_trial=1)
     policy = metarl.adapt(agent, env, episodes=1)
     observation, _ = env.reset(seed=0)
     actions = [policy.act(observation) for _ in range(5)]

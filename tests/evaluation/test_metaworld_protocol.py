@@ -87,12 +87,12 @@ TASKS = OneOfFour()
 
 def rl2(**changes):
     values = {"tasks_per_update": 4, "hidden_size": 6, "num_minibatches": 1} | changes
-    return RL2(RL2Config(**values), TASKS.observation_space, TASKS.action_space, seed=1)
+    return RL2(RL2Config(**values), metarl.TaskSpec.of(TASKS), seed=1)
 
 
 def maml(episodes=2):
     config = MAMLPPOConfig(tasks_per_update=4, episodes_per_adaptation=episodes, num_adaptations=1)
-    return MAMLPPO(config, TASKS.observation_space, TASKS.action_space, seed=1)
+    return MAMLPPO(config, metarl.TaskSpec.of(TASKS), seed=1)
 
 
 class Watching:
@@ -209,9 +209,8 @@ def test_meta_world_hands_its_goals_to_the_official_environments():
         official = [task for env in envs.envs for task in env.get_wrapper_attr("tasks")]
         assert len(official) == 80
         agent = RL2(
-            RL2Config(tasks_per_update=4, hidden_size=4, num_minibatches=1),
-            tasks.observation_space,
-            tasks.action_space,
+            RL2Config(tasks_per_update=4, hidden_size=4, num_minibatches=1, episodes_per_trial=1),
+            metarl.TaskSpec.of(tasks),
         )
     finally:
         envs.close()

@@ -47,7 +47,7 @@ def written(monkeypatch):
 
 def rl2(tasks):
     config = RL2Config(tasks_per_update=2, num_minibatches=1, hidden_size=4)
-    return RL2(config, tasks.observation_space, tasks.action_space)
+    return RL2(config, metarl.TaskSpec.of(tasks))
 
 
 def test_one_file_a_task_with_both_episodes_side_by_side(written, tmp_path):

@@ -1,6 +1,7 @@
 """Adapting to an environment of somebody's: when it ends, what fits it, what acts afterwards."""
 
 import copy
+import dataclasses
 import inspect
 import json
 import warnings
@@ -22,7 +23,7 @@ from metarl.evaluation import metaworld as official
 from metarl.evaluation.evaluate import evaluate_adaptation
 from metarl.evaluation.video import record_adaptation
 from metarl.experience.adaptation import PolicyState, adapt
-from metarl.experience.agent import require_spaces
+from metarl.experience.agent import TaskSpec, TrialShape, require_spaces
 from metarl.running.evaluate import evaluate
 from metarl.running.plot import _plot_paths
 from metarl.running.run import Run
@@ -38,11 +39,11 @@ TimeLimit = gym.wrappers.TimeLimit
 class Recorder:
     """Takes the first action there is, and keeps what it was shown; its context counts steps."""
 
-    tasks_per_update, num_adaptations, episodes_per_trial = 2, 1, None
+    tasks_per_update = 2
 
     def __init__(self, sequential=True, space=Drift.action_space):
-        self.sequential, self.space = sequential, space
-        self.episodes_per_adaptation = None if sequential else 2
+        self.space = space
+        self.shape = TrialShape(1) if sequential else TrialShape(2, 1, sequential=False)
         self.seen, self.rounds = [], []
 
     def begin(self, num_tasks):
@@ -52,7 +53,7 @@ class Recorder:
         self.seen.append(timestep)
         shape = (*timestep.active.shape, *([2] if isinstance(self.space, gym.spaces.Box) else []))
         action = torch.full(shape, 0.5 if len(shape) == 3 else 1)
-        if self.sequential:
+        if self.shape.sequential:
             context = {"steps": context["steps"] + timestep.active}
         return action if len(shape) == 3 else action.long(), {}, context
 
@@ -60,7 +61,7 @@ class Recorder:
         self.rounds.append(episodes)
         return context
 
-    def update(self, trial, generator):
+    def update(self, trial, generator, progress):
         return {}
 
     def state(self):
@@ -72,10 +73,12 @@ class Recorder:
 
 def small(cls, tasks, seed=3, **changes):
     sizes = {RL2: {"num_minibatches": 1, "hidden_size": 8}, MAMLPPO: {"hidden_sizes": (8,)}}[cls]
+    if cls is RL2 and tasks.episodes_per_trial is None:
+        sizes |= {"episodes_per_trial": 2}
     if cls is MAMLPPO:
         sizes |= {"episodes_per_adaptation": 2, "inner_lr": (0.5,)}
     config = cls.Config(tasks_per_update=2, **{**sizes, **changes})
-    agent = cls(config, tasks.observation_space, tasks.action_space, seed=seed)
+    agent = cls(config, metarl.TaskSpec.of(tasks), seed=seed)
     with torch.no_grad():  # so that what it sees and remembers moves its actions
         last = agent.network.policy.output.weight if cls is RL2 else agent.params["weight.1"]
         last.mul_(50)
@@ -118,7 +121,8 @@ def test_an_episode_is_cut_off_where_it_was_in_training(
     sequential, env, trained, options, expected
 ):
     agent = Recorder(sequential, env.action_space)
-    agent.horizon = trained
+    if trained:
+        agent.spec = TaskSpec(env.observation_space, env.action_space, trained)
     assert steps_of(agent, env, **options) == [expected, expected]
 
 
@@ -143,12 +147,10 @@ def test_numbers_that_mean_nothing_are_refused(options, message):
         adapt(Recorder(), Drift(0), **{"episodes": 2, "max_steps": 3, **options})
 
 
-@pytest.mark.parametrize("horizon", [0, 2.5, "long"])
-def test_a_horizon_that_ends_no_episode_is_refused(horizon):
-    agent = Recorder()
-    agent.horizon = horizon
-    with pytest.raises(UserError, match=f"^max_steps: got {horizon!r}; accepted: an integer"):
-        adapt(agent, Drift(0), episodes=1)
+@pytest.mark.parametrize("steps", [0, 2.5, "long"])
+def test_a_limit_that_ends_no_episode_is_refused(steps):
+    with pytest.raises(UserError, match=f"^max_steps: got {steps!r}; accepted: an integer"):
+        inspect.unwrap(adapt)(Recorder(), Drift(0), episodes=1, max_steps=steps)
 
 
 def test_largest_seed_works():
@@ -175,9 +177,9 @@ def trained(tmp_path_factory):
 
 
 def test_a_run_remembers_how_long_its_episodes_were(trained):
-    assert json.loads((trained / "config.json").read_text())["horizon"] == 1
+    assert json.loads((trained / "config.json").read_text())["spec"]["horizon"] == 1
     agent = metarl.load(trained)
-    assert copy.deepcopy(agent).horizon == agent.horizon == 1
+    assert copy.deepcopy(agent).spec.horizon == agent.spec.horizon == 1
 
 
 def edited(trained, tmp_path, **changes):
@@ -204,17 +206,17 @@ class Pulls(gym.Env):
 
 
 def test_a_run_of_before_has_the_environment_s_own_limit_or_one_that_is_given(trained, tmp_path):
-    agent = metarl.load(edited(trained, tmp_path, horizon=None))
-    assert not hasattr(agent, "horizon")
+    spec = json.loads((trained / "config.json").read_text())["spec"]
+    agent = metarl.load(edited(trained, tmp_path, spec=spec | {"horizon": 0}))
     adapt(agent, TimeLimit(Pulls(), 3), episodes=1)
     with pytest.raises(UserError, match="max_steps: got None"):
         adapt(agent, Pulls(), episodes=1)
 
 
 def test_a_damaged_horizon_is_refused(trained, tmp_path):
-    agent = metarl.load(edited(trained, tmp_path, horizon="long"))
-    with pytest.raises(UserError, match="max_steps: got 'long'; accepted: an integer"):
-        adapt(agent, Pulls(), episodes=1)
+    spec = json.loads((trained / "config.json").read_text())["spec"]
+    with pytest.raises(UserError, match="'spec' is damaged"):
+        metarl.load(edited(trained, tmp_path, spec=spec | {"horizon": "long"}))
 
 
 # spaces
@@ -301,9 +303,10 @@ def test_an_agent_that_keeps_no_spaces_is_not_compared():
 
 def test_a_composed_space_is_the_agent_s_if_it_is_flattened_to_it():
     agent = small(RL2, metarl.make("navigation"))
-    agent.observation_space, agent.action_space = Drift.observation_space, Drift.action_space
+    agent.spec = TaskSpec(Drift.observation_space, Drift.action_space, 5)
     require_spaces(agent, Drift.observation_space, Drift.action_space, "env")
-    agent.observation_space = gym.spaces.flatten_space(Drift.observation_space)
+    flat = gym.spaces.flatten_space(Drift.observation_space)
+    agent.spec = TaskSpec(flat, Drift.action_space, 5)
     require_spaces(agent, Drift.observation_space, Drift.action_space, "env")
     with pytest.raises(UserError, match=space_message("observation")):
         require_spaces(agent, gym.spaces.Dict(x=gym.spaces.Discrete(2)), Drift.action_space, "env")
@@ -312,10 +315,11 @@ def test_a_composed_space_is_the_agent_s_if_it_is_flattened_to_it():
 def test_bounds_count_and_a_long_message_has_one_line():
     low = np.linspace(-3, -1, 200)
     agent = small(RL2, metarl.make("navigation"))
-    agent.action_space = gym.spaces.Box(low, -low, dtype=np.float64)
+    own = gym.spaces.Box(low, -low, dtype=np.float64)
+    agent.spec = dataclasses.replace(agent.spec, action_space=own)
     with pytest.raises(UserError, match=space_message("action")):
         other = gym.spaces.Box(low, -2 * low, dtype=np.float64)
-        require_spaces(agent, agent.observation_space, other, "env")
+        require_spaces(agent, agent.spec.observation_space, other, "env")
 
 
 # predict
@@ -378,7 +382,11 @@ def test_predict_leaves_the_policy_and_the_state_it_was_given_as_they_are(cls):
     first, state = policy.predict(x, deterministic=True)
     kept = copy.deepcopy(state)
     second, _ = policy.predict(x, state, deterministic=True)
-    assert all(map(torch.equal, state.timestep, kept.timestep))
+    assert np.array_equal(state.taken, kept.taken)
+    assert all(
+        np.array_equal(getattr(state.lanes, name), getattr(kept.lanes, name))
+        for name in ("boundary", "trial_start", "previous_action", "previous_reward")
+    )
     again, _ = policy.predict(x, state, deterministic=True)
     assert np.array_equal(second, again)
     assert np.array_equal(policy.predict(x, deterministic=True)[0], first)

@@ -1,3 +1,5 @@
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -6,9 +8,10 @@ from torch.utils import _pytree as pytree
 
 import metarl
 from metarl.errors import UserError
-from metarl.experience.agent import trial_rounds
+from metarl.experience.agent import TrialShape
 from metarl.experience.data import Timestep, join_episodes
-from metarl.experience.rollout import Keys, collect, one_thread, run_trial, torch_generator
+from metarl.experience.lanes import TrialKeys
+from metarl.experience.rollout import collect, run_trial, torch_generator, torch_threads
 from metarl.seeding import Phase
 
 KINDS = pytest.mark.parametrize("family", [CounterTasks, ArrayCounterTasks], ids=["task", "array"])
@@ -18,7 +21,7 @@ UNEVEN = [counter_task(1 + i % 3, 2) for i in range(5)]
 
 
 def keys(tasks, seed=0):
-    return Keys.of(seed, Phase.TRAIN, 0, len(tasks))
+    return TrialKeys(seed, Phase.TRAIN, 0, len(tasks))
 
 
 def gather(agent, tasks, num_episodes, *, num_envs=None, family=None, greedy=False):
@@ -30,7 +33,8 @@ def gather(agent, tasks, num_episodes, *, num_envs=None, family=None, greedy=Fal
         agent.begin(len(tasks)),
         None,
         num_episodes=num_episodes,
-        keys=keys(tasks)(0),
+        sequential=agent.shape.sequential,
+        keys=keys(tasks).at(0),
         greedy=greedy,
     )
 
@@ -40,8 +44,7 @@ def trial(agent, tasks=UNEVEN, *, num_envs=5, rounds=2, episodes=3, family=None)
         agent,
         (family or CounterTasks()).make_vec(num_envs),
         tasks,
-        num_adaptations=rounds - 1,
-        episodes_per_round=episodes,
+        shape=TrialShape(episodes, rounds - 1, agent.shape.sequential),
         keys=keys(tasks),
     )
 
@@ -130,9 +133,10 @@ def test_experience_goes_by_a_tasks_number_not_by_its_place():
     envs, numbers = CounterTasks().make_vec(5), np.array([3, 0])
 
     def experience(tasks, which):
-        of_round = Keys.of(0, Phase.TRAIN, 0, which)
+        own = TrialKeys(0, Phase.TRAIN, 0, which).at(0)
         context = agent.begin(len(tasks))
-        return collect(agent, envs, tasks, context, None, num_episodes=2, keys=of_round(0))[0]
+        options = {"num_episodes": 2, "sequential": True, "keys": own}
+        return collect(agent, envs, tasks, context, None, **options)[0]
 
     both = experience([UNEVEN[i] for i in numbers], numbers)
     everyone = experience(UNEVEN, np.arange(5))
@@ -163,7 +167,7 @@ def test_keys_differ_by_seed_phase_iteration_round_and_task():
         for phase in Phase
         for iteration in (0, 1)
         for adaptation in (0, 1)
-        for part in Keys.of(seed, phase, iteration, 3)(adaptation)[:2]
+        for part in TrialKeys(seed, phase, iteration, 3).at(adaptation)[:2]
         for number in part.tolist()
     }
     assert len(drawn) == 2 * 4 * 2 * 2 * 2 * 3
@@ -185,9 +189,8 @@ def test_collect_carries_the_last_step_in_its_timestep():
     agent, envs, tasks = StubAgent(True), CounterTasks().make_vec(1), [counter_task(3)]
     context, timestep = agent.begin(1), None
     for call in range(2):
-        episodes, timestep, context = collect(
-            agent, envs, tasks, context, timestep, num_episodes=1, keys=keys(tasks)(call)
-        )
+        options = {"num_episodes": 1, "sequential": True, "keys": keys(tasks).at(call)}
+        episodes, timestep, context = collect(agent, envs, tasks, context, timestep, **options)
         assert torch.equal(timestep.previous_action[0], episodes.taken[0, 0, -1:])
         assert timestep.previous_reward.tolist() == [[3]]
         assert not timestep.active.any()
@@ -329,7 +332,8 @@ def test_collect_changes_none_of_its_arguments():
     _, timestep, _ = gather(agent, UNEVEN, 1)
     kept = pytree.tree_map(torch.clone, (context, timestep))
     tasks = list(UNEVEN)
-    collect(agent, envs, tasks, context, timestep, num_episodes=2, keys=keys(tasks)(1))
+    options = {"num_episodes": 2, "sequential": True, "keys": keys(tasks).at(1)}
+    collect(agent, envs, tasks, context, timestep, **options)
     assert_equal((context, timestep), kept)
     assert tasks == UNEVEN
 
@@ -385,18 +389,83 @@ def test_join_episodes_of_one_round_is_that_round():
     assert_equal(join_episodes([episodes]), episodes)
 
 
-def test_trial_rounds_follow_the_agent_and_then_the_benchmark():
-    agent = StubAgent(False)
-    assert trial_rounds(agent, 10) == (1, 3)
-    agent = StubAgent(True)
-    assert trial_rounds(agent, 10) == (0, 10)
-    agent.episodes_per_trial = 4
-    assert trial_rounds(agent, 10) == trial_rounds(agent, None) == (0, 4)
+def test_shape_counts_rounds_episodes_and_points():
+    one = TrialShape(5)
+    assert (one.num_rounds, one.num_episodes, one.stride) == (1, 5, 1)
+    assert one.points == (0, 1, 2, 3, 4)
+    rounds = TrialShape(3, 2, sequential=False)
+    assert (rounds.num_rounds, rounds.num_episodes, rounds.stride) == (3, 9, 3)
+    assert rounds.points == (0, 3, 6)
+    assert TrialShape(3, 0, sequential=False).points == (0,)
 
 
-def test_trial_rounds_without_any_number_name_the_option():
-    with pytest.raises(UserError, match="--episodes-per-trial: got None; accepted: a number"):
-        trial_rounds(StubAgent(True), None)
+def test_shape_for_other_numbers_of_episodes():
+    assert TrialShape(5).for_episodes(8) == TrialShape(8)
+    rounds = TrialShape(3, 1, sequential=False)
+    assert rounds.for_episodes(3) == TrialShape(3, 0, sequential=False)
+    assert rounds.for_episodes(12) == TrialShape(3, 3, sequential=False)
+    for number in (0, 2, 7):
+        with pytest.raises(UserError, match=f"got {number}; accepted: a multiple of 3"):
+            rounds.for_episodes(number)
+    with pytest.raises(UserError, match="got 0; accepted: at least 1"):
+        TrialShape(5).for_episodes(0)
+    with pytest.raises(ValueError, match="at least one episode"):
+        TrialShape(0)
+
+
+def test_a_trial_in_more_rounds_has_the_same_random_numbers_for_sequential_agents():
+    """A trial is cut into rounds where the task changes in between."""
+    whole = trial(StubAgent(True), rounds=1, episodes=4)
+    cut = trial(StubAgent(True), rounds=2, episodes=2)
+    halves = join_episodes(cut.rounds)
+    assert torch.equal(whole.rounds[0].action, halves.action)
+    assert torch.equal(whole.rounds[0].observation, halves.observation)
+
+
+def test_an_episode_has_numbers_of_its_own_that_hold_for_all_its_steps():
+    class PerEpisode(StubAgent):
+        def act(self, context, timestep, generator, greedy=False):
+            action, record, context = super().act(context, timestep, generator, greedy)
+            return action, record | {"z": self.draw(generator.episode)}, context
+
+    for sequential in (True, False):
+        made = trial(PerEpisode(sequential), num_envs=7, rounds=2)
+        drawn = []
+        for episodes in made.rounds:
+            for task, episode in np.ndindex(*episodes.valid.shape[:2]):
+                z = episodes.record["z"][task, episode][episodes.valid[task, episode]]
+                assert len(z.unique()) == 1
+                drawn.append(float(z[0]))
+                assert not torch.isin(z, episodes.record["u"]).any()
+        assert len(set(drawn)) == len(drawn) == 5 * 2 * 3
+
+
+def test_stream_has_the_next_observation_of_every_step():
+    made = trial(StubAgent(True), rounds=2)
+    stream = made.stream()
+    for task, step, episodes, episode, time in pieces(made):
+        last = time + 1 == int(episodes.valid[task, episode].sum())
+        expected = (
+            episodes.final_observation[task, episode]
+            if last
+            else episodes.observation[task, episode, time + 1]
+        )
+        assert torch.equal(stream.next_observation[task, step], expected)
+
+
+def test_steps_carry_what_the_environment_reports():
+    made = trial(StubAgent(True), rounds=2, family=CounterTasks())
+    stream = made.stream()
+    assert stream.info.keys() == made.rounds[0].info.keys() == set(CounterTasks.info_keys)
+    for task, step, episodes, episode, time in pieces(made):
+        for name, values in stream.info.items():
+            assert values[task, step] == episodes.info[name][task, episode, time]
+
+
+def test_time_is_measured_by_the_trial():
+    made = trial(StubAgent(False), rounds=2)
+    assert made.seconds.keys() == {"step", "act"}
+    assert min(made.seconds.values()) > 0
 
 
 def test_torch_generator_takes_any_key():
@@ -421,33 +490,25 @@ def test_collecting_runs_with_one_thread_and_gives_the_others_back():
         gather(agent, UNEVEN, 1)
         assert set(agent.threads) == {(1, False)}
         assert torch.get_num_threads() == 2
-        with pytest.raises(KeyError), one_thread():
+        with pytest.raises(KeyError), torch_threads(1):
             raise KeyError
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
 
 
-def test_lookahead_gathers_the_same_experience():
+@AGENTS
+def test_experience_does_not_depend_on_worker_processes(sequential):
     family = CounterTasks()
     tasks = family.sample(np.random.default_rng(0), 5, "train")
-    for sequential in (True, False):
-        agent = StubAgent(sequential)
-        gathered = []
-        for slots, workers, lookahead in ((6, 0, 1), (6, 0, 2), (6, 2, 2), (3, 0, 3)):
-            envs = family.make_vec(slots, num_workers=workers)
-            trial = run_trial(
-                agent,
-                envs,
-                tasks,
-                num_adaptations=1,
-                episodes_per_round=3,
-                keys=Keys.of(0, Phase.TRAIN, 0, 5),
-                lookahead=lookahead,
+    shape = TrialShape(3, 1, sequential)
+    gathered = []
+    for slots, workers in ((6, 0), (6, 2), (3, 1)):
+        with contextlib.closing(family.make_vec(slots, num_workers=workers)) as envs:
+            gathered.append(
+                run_trial(StubAgent(sequential), envs, tasks, shape=shape, keys=keys(tasks))
             )
-            envs.close()
-            gathered.append(trial)
-        for other in gathered[1:]:
-            for a, b in zip(gathered[0].rounds, other.rounds, strict=True):
-                assert torch.equal(a.observation, b.observation)
-                assert torch.equal(a.reward, b.reward) and torch.equal(a.valid, b.valid)
+    for other in gathered[1:]:
+        for a, b in zip(gathered[0].rounds, other.rounds, strict=True):
+            assert torch.equal(a.observation, b.observation)
+            assert torch.equal(a.reward, b.reward) and torch.equal(a.valid, b.valid)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import metarl
 from metarl import registry
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
-from metarl.experience.agent import trial_rounds
 from metarl.running.commandline import parse_train, plain_flags
 from metarl.running.presets import PRESETS
 from metarl.running.run import Run
@@ -185,7 +185,7 @@ DAMAGED = [
     ),
     (
         "spaces that are none",
-        _edit(CONFIG, lambda c: c["spaces"].update(action={"type": "Box", "low": 3})),
+        _edit(CONFIG, lambda c: c["spec"].update(action={"type": "Box", "low": 3})),
         "space: got",
     ),
     ("derived from nothing", _edit(CONFIG, lambda c: c.update(derived=5)), "'derived' is no list"),
@@ -257,8 +257,8 @@ def test_printed_settings_are_those_of_the_run_they_start(call, tmp_path):
 
 def test_what_follows_from_the_length_follows_it_again(trained):
     path = str(trained.directory / "config.json")
-    assert parse_train(["--config", path]).agent_config.schedule_updates is None
-    assert trained.agent_config.schedule_updates == 2
+    assert parse_train(["--config", path]).config.schedule_iterations is None
+    assert trained.train_config.schedule_iterations == 2
     request = parse_train(["rl2", "--config", path, "--iterations", "9", "--seed", "4"])
     assert (request.config.iterations, request.config.seed) == (9, 4)
     assert request.config.run_dir is None
@@ -369,16 +369,13 @@ def test_options_reach_the_two_configs():
 def test_presets_parse_and_build(name):
     request = parse_train(["--preset", name])
     tasks = registry.make(request.config.env)
-    agent = registry.agent_class(request.agent)(
-        request.agent_config, tasks.observation_space, tasks.action_space
-    )
+    agent = registry.agent_class(request.agent)(request.agent_config, metarl.TaskSpec.of(tasks))
     train = PRESETS[name].train
     resolved = request.config.resolve(agent, tasks)
     if "iterations" in train:
         assert resolved.iterations == train["iterations"]
     else:
-        episodes = trial_rounds(agent, tasks.episodes_per_trial)
-        steps = agent.tasks_per_update * (episodes[0] + 1) * episodes[1] * tasks.horizon
+        steps = agent.tasks_per_update * agent.shape.num_episodes * tasks.horizon
         assert (resolved.iterations - 1) * steps < train["env_steps"] <= resolved.iterations * steps
     for field, value in PRESETS[name].config.items():
         assert getattr(request.agent_config, field) == value

@@ -73,7 +73,7 @@ def test_config_says_what_was_run_and_on_what(trained):
     assert content["format"] == 1
     assert content["agent"] == "rl2"
     assert content["agent_config"]["hidden_size"] == 6
-    assert content["agent_config"]["schedule_updates"] == 2  # resolved: resume needs it
+    assert content["train_config"]["schedule_iterations"] == 2  # resolved: resume needs it
     assert content["train_config"]["env"] == "bandit/n3-k2"
     assert content["train_config"]["iterations"] == 2
     assert content["packages"]["torch"] == torch.__version__
@@ -92,7 +92,7 @@ def test_env_steps_are_written_as_iterations(tmp_path):
 
 def test_opened_run_has_the_configs_it_was_made_with(trained):
     opened = Run.open(trained.directory)
-    assert opened.agent_config == AGENT.for_iterations(2)  # lists of JSON are tuples again
+    assert opened.agent_config == AGENT  # lists of JSON are tuples again
     assert opened.train_config == tiny(trained.directory)
 
 
@@ -183,7 +183,7 @@ def test_agent_is_rebuilt_without_its_environment(trained, monkeypatch):
     agent = metarl.load(trained.directory)
     saved = trained.checkpoints.load().tensors
     assert all(saved[name].equal(x) for name, x in agent.state()[0].items())
-    assert agent.config == AGENT.for_iterations(2)
+    assert agent.config == AGENT
 
 
 def test_best_and_final_are_what_they_are_called(trained):

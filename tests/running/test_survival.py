@@ -104,16 +104,13 @@ def test_every_metric_is_defined_in_the_readme(tmp_path, agent, config, env):
 )
 def test_resume_equals_never_stopped(tmp_path, agent, config, env, workers):
     whole = train(config_of(tmp_path / "whole", env, num_workers=workers), agent, config)
-    half = config_of(tmp_path / "half", env, num_workers=workers, iterations=2)
-    run = train(half, agent, dataclasses.replace(config, **schedule(config)))
+    half = config_of(
+        tmp_path / "half", env, num_workers=workers, iterations=2, schedule_iterations=4
+    )
+    run = train(half, agent, config)
     longer = dataclasses.replace(run.train_config, iterations=4)
     train(longer, agent, run.agent_config, resume=run)
     assert_same(run, whole)
-
-
-def schedule(config):
-    """A run's length is in its schedule: the shorter one is to have that of the longer."""
-    return {"schedule_updates": 4} if hasattr(config, "schedule_updates") else {}
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path):
@@ -314,10 +311,10 @@ def test_an_exception_says_what_is_saved(tmp_path, monkeypatch, capsys):
     agent = registry.agent_class("rl2")
     update = agent.update
 
-    def fail(self, trial, generator):
+    def fail(self, trial, generator, *rest):
         if self.num_updates == 2:
             raise RuntimeError("broken")
-        return update(self, trial, generator)
+        return update(self, trial, generator, *rest)
 
     monkeypatch.setattr(agent, "update", fail)
     with pytest.raises(RuntimeError, match="broken"):
@@ -383,9 +380,9 @@ def disk(monkeypatch):
     agent = registry.agent_class("rl2")
     update = agent.update
 
-    def fill(self, trial, generator):
+    def fill(self, trial, generator, *rest):
         disk.full = self.num_updates == 1  # while iteration 2 is saved
-        return update(self, trial, generator)
+        return update(self, trial, generator, *rest)
 
     monkeypatch.setattr(agent, "update", fill)
     return disk
@@ -450,13 +447,14 @@ def diverge(agent, name):
 )
 def test_parameters_that_are_not_finite_are_found_out(env, said):
     tasks = metarl.make(env)
-    agent = registry.agent_class("rl2")(RL2, tasks.observation_space, tasks.action_space)
+    agent = registry.agent_class("rl2")(RL2, metarl.TaskSpec.of(tasks))
     diverge(agent, "critic.weight" if "bandit" in env else "policy.output.weight")
     envs = tasks.make_vec(4, num_workers=0)
     with pytest.raises(DivergenceError, match=rf"diverged: {said} is not finite, of "):
         agent.update(
             training_trial(agent, tasks, envs, seed=0, iteration=0),
             torch.Generator().manual_seed(0),
+            0.0,
         )
 
 
@@ -482,7 +480,7 @@ def test_an_array_environment_that_is_not_finite_is_found_out(monkeypatch, name,
         return result._replace(**{name: values})
 
     monkeypatch.setattr(tasks, "transition", spoiled)
-    agent = registry.agent_class("maml-ppo")(MAML, tasks.observation_space, tasks.action_space)
+    agent = registry.agent_class("maml-ppo")(MAML, metarl.TaskSpec.of(tasks))
     envs = tasks.make_vec(3)
     with pytest.raises(error, match=said):
         training_trial(agent, tasks, envs, seed=0, iteration=0)

@@ -20,15 +20,14 @@ from metarl.running.settings import TrainConfig
 from metarl.running.training import meta_train, resident_mib
 
 TASKS = metarl.make("bandit/n2-k2")
-AGENT = RL2Config(
-    tasks_per_update=6, hidden_size=4, num_minibatches=2, num_epochs=1, schedule_updates=4
-)
+AGENT = RL2Config(tasks_per_update=6, hidden_size=4, num_minibatches=2, num_epochs=1)
 CONFIG = TrainConfig(
     env="bandit/n2-k2",
     iterations=4,
     checkpoint_interval=2,
     validation_interval=2,
     validation_tasks=2,
+    schedule_iterations=4,
 )
 
 
@@ -38,11 +37,11 @@ class Stumbling(RL2):
     fails_at = 3
     error: type[BaseException] = RuntimeError
 
-    def update(self, trial, generator):
+    def update(self, trial, generator, progress):
         if self.num_updates == self.fails_at:
-            super().update(trial, generator)
+            super().update(trial, generator, progress)
             raise self.error("stumbled")
-        return super().update(trial, generator)
+        return super().update(trial, generator, progress)
 
 
 def new_agent(seed=0, kind=RL2):
@@ -113,11 +112,11 @@ class Guarded:
 @pytest.mark.parametrize("family", [BernoulliBandit, GridWorld], ids=["infinite", "finite"])
 def test_a_training_looks_at_no_test_task(family, tmp_path):
     tasks = type("Guarded", (Guarded, family), {})()
-    spaces = tasks.observation_space, tasks.action_space
-    checkpoint = meta_train(RL2(AGENT, *spaces), tasks, CONFIG, tmp_path)
+    spec = metarl.TaskSpec.of(tasks)
+    checkpoint = meta_train(RL2(AGENT, spec), tasks, CONFIG, tmp_path)
     assert checkpoint.score is not None  # it was validated
     with pytest.raises(AssertionError, match="looked at a test task"):
-        evaluate_adaptation(RL2(AGENT, *spaces), tasks, num_tasks=2)
+        evaluate_adaptation(RL2(AGENT, spec), tasks, num_tasks=2)
 
 
 def test_a_training_is_validated_on_validation_tasks(tmp_path, monkeypatch):
@@ -156,14 +155,12 @@ class Pixels(BernoulliBandit):
 class Leaping(RL2):
     leap = 3e9
 
-    def update(self, trial, generator):
-        return super().update(trial, generator) | {"kl": self.leap}
+    def update(self, trial, generator, progress):
+        return super().update(trial, generator, progress) | {"kl": self.leap}
 
 
 def run_leaping(tasks, directory, leap=3e9, **config):
-    agent = Leaping(
-        dataclasses.replace(AGENT, **config), tasks.observation_space, tasks.action_space
-    )
+    agent = Leaping(dataclasses.replace(AGENT, **config), metarl.TaskSpec.of(tasks))
     agent.leap = leap
     meta_train(agent, tasks, dataclasses.replace(CONFIG, iterations=1), directory)
 
@@ -338,14 +335,14 @@ def test_env_steps_become_the_iterations_that_take_them(steps, iterations):
 def test_env_steps_count_full_length_episodes():
     tasks = metarl.make("half-cheetah/velocity", horizon=50)
     config = dataclasses.replace(AGENT, episodes_per_trial=3)
-    agent = RL2(config, tasks.observation_space, tasks.action_space)
+    agent = RL2(config, metarl.TaskSpec.of(tasks))
     resolved = TrainConfig(env_steps=1801).resolve(agent, tasks)  # 6 tasks x 3 episodes x 50
     assert resolved.iterations == 3
 
 
 def test_episodes_that_nobody_prescribes_are_asked_for(tmp_path):
     tasks = metarl.make("half-cheetah/velocity")
-    agent = RL2(AGENT, tasks.observation_space, tasks.action_space)
+    agent = RL2(AGENT, metarl.TaskSpec.of(tasks))
     with pytest.raises(UserError, match="--episodes-per-trial"):
         meta_train(agent, tasks, CONFIG, tmp_path)
 
@@ -387,24 +384,17 @@ def test_memory_counts_workers():
 
 
 def test_shares_of_time_add_up(tmp_path):
-    """What is waited for and acted is within gathering; a part that takes turns counts too."""
-    for lookahead in (1, 2):
-        directory = tmp_path / str(lookahead)
-        tasks = metarl.make("half-cheetah/direction:horizon=20")
-        small = RL2Config(
-            tasks_per_update=2, hidden_size=4, num_minibatches=1, episodes_per_trial=2
-        )
-        agent = RL2(small, tasks.observation_space, tasks.action_space)
-        directory.mkdir()
-        config = TrainConfig(
-            env=tasks.name, iterations=1, lookahead=lookahead, num_workers=0, validation_tasks=1
-        )
-        meta_train(agent, tasks, config, directory)
-        (line,) = read_metrics(directory / "metrics.jsonl")
-        parts = {name: line[f"time/{name}_share"] for name in ("step", "act", "collect", "update")}
-        assert all(share > 0 for share in parts.values())
-        assert parts["collect"] + parts["update"] == pytest.approx(1)
-        assert parts["step"] + parts["act"] < parts["collect"]
+    """The times of stepping and acting are within that of gathering."""
+    tasks = metarl.make("half-cheetah/direction:horizon=20")
+    small = RL2Config(tasks_per_update=2, hidden_size=4, num_minibatches=1, episodes_per_trial=2)
+    agent = RL2(small, metarl.TaskSpec.of(tasks))
+    config = TrainConfig(env=tasks.name, iterations=1, num_workers=0, validation_tasks=1)
+    meta_train(agent, tasks, config, tmp_path)
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
+    parts = {name: line[f"time/{name}_share"] for name in ("step", "act", "collect", "update")}
+    assert all(share > 0 for share in parts.values())
+    assert parts["collect"] + parts["update"] == pytest.approx(1)
+    assert parts["step"] + parts["act"] < parts["collect"]
 
 
 # metrics

@@ -110,15 +110,15 @@ class LoadsNothing(Sequential):
 class NeverLearns(Sequential):
     """update changed nothing"""
 
-    def update(self, trial, generator):
+    def update(self, trial, generator, progress):
         return {}
 
 
 class LosesCount(Sequential):
     """update returned .*nan"""
 
-    def update(self, trial, generator):
-        return {**super().update(trial, generator), "loss": float("nan")}
+    def update(self, trial, generator, progress):
+        return {**super().update(trial, generator, progress), "loss": float("nan")}
 
 
 class ActsWithoutLanes(Sequential):
@@ -186,7 +186,7 @@ class SharesItsWeight(Sequential):
         twin.weight = self.weight
         return twin
 
-    def update(self, trial, generator):
+    def update(self, trial, generator, progress):
         self.weight.add_(0.01)
         return {}
 
@@ -246,12 +246,12 @@ def test_a_fixed_baseline_passes_if_it_is_said_to_be_one():
 class TurnsRight:
     """A scripted policy in the environment's units, wrapped as README's agents are."""
 
-    tasks_per_update, num_adaptations, episodes_per_trial = 4, 0, None
-    episodes_per_adaptation, sequential = None, True
+    tasks_per_update = 4
+    shape = metarl.TrialShape(2)
 
-    def __init__(self, observation_space, action_space):
-        self.observation_space, self.action_space = observation_space, action_space
-        self.codec = ActionCodec(action_space)
+    def __init__(self, spec):
+        self.spec = spec
+        self.codec = ActionCodec(spec.action_space)
 
     def begin(self, num_tasks):
         return torch.zeros(num_tasks, 0)
@@ -265,7 +265,7 @@ class TurnsRight:
     def adapt(self, context, episodes, generator):
         return context
 
-    def update(self, trial, generator):
+    def update(self, trial, generator, progress):
         return {}
 
     def state(self):
@@ -277,7 +277,7 @@ class TurnsRight:
 
 def test_a_wrapped_policy_s_actions_reach_the_environment_as_it_chose_them():
     tasks = CounterTasks()
-    agent = TurnsRight(tasks.observation_space, tasks.action_space)
+    agent = TurnsRight(metarl.TaskSpec.of(tasks))
     check_agent(agent, tasks, learns=False)
     env = tasks.make(counter_task(3))
     policy = metarl.adapt(agent, env, episodes=1)
