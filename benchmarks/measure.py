@@ -376,3 +376,11 @@ def _fields(kind: Any, given: Mapping[str, str]) -> dict[str, Any]:
         if default is not None and not isinstance(values[name], same):
             raise bad_option(f"--config {name}", text, f"something like {default}")
     return values
+
+
+PROGRAMS = {
+    "speed": (Speed, measure_speed),
+    "stepping": (Stepping, measure_stepping),
+    "classes": (Classes, measure_classes),
+}
+"""Subcommand -> its options and what is called with them."""

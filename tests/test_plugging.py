@@ -280,7 +280,7 @@ def test_minigrid_s_images_are_trained_on(tmp_path, monkeypatch):
         env="rooms", iterations=1, evaluation_tasks=2, run_dir=tmp_path / "run", num_workers=1
     )
     run = train(config, "rl2", SMALL)
-    saved = run.config["spaces"]["observation"]
+    saved = run.config["spec"]["observation"]
     assert (saved["shape"], saved["low"], saved["high"]) == ([7, 7, 3], [0.0], [255.0])
     env = ImgObsWrapper(gym.make("MiniGrid-Empty-5x5-v0"))
     policy = metarl.adapt(metarl.load(run.directory), env, episodes=1)

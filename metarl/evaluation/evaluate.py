@@ -16,7 +16,7 @@ from torch import Tensor
 from metarl import seeding
 from metarl.errors import bad_option, require_seed
 from metarl.evaluation.curve import AdaptationCurve, Measure
-from metarl.experience.agent import Adapter, TrialShape, require_spaces, tell_tasks
+from metarl.experience.agent import Adapter, TaskSpec, TrialShape, require_spaces, tell_tasks
 from metarl.experience.data import Context, Episodes, Metrics, Timestep, Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import adapted, collect, run_trial
@@ -84,7 +84,7 @@ def evaluate_adaptation(
         Points of the curve, with every task's value.
     """
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
-    shape = evaluation_shape(agent, num_episodes)
+    shape = evaluation_shape(agent, tasks, num_episodes)
     if num_tasks is None:
         num_tasks = default_tasks(tasks, split)
     if num_tasks < 1:
@@ -223,14 +223,18 @@ def _probe(
     return _Points(shape.points, metrics, None)
 
 
-def evaluation_shape(agent: Adapter, num_episodes: int | None = None) -> TrialShape:
+def evaluation_shape(
+    agent: Adapter, tasks: TaskDistribution, num_episodes: int | None = None
+) -> TrialShape:
     """Return the shape of an evaluation's trials.
 
     Args:
         agent: the one that is evaluated.
-        num_episodes: the number of episodes of a trial; by default as many as in training for
-            agents that learn while they act, and four rounds for others, as the MAML paper shows:
-            before adaptation, and after one to three steps.
+        tasks: the tasks it is evaluated on.
+        num_episodes: the number of episodes of a trial. By default an agent that learns while it
+            acts has as many as in training, or as ``tasks`` prescribe if its training followed a
+            prescription too. Others have four rounds, as the MAML paper shows: before adaptation,
+            and after one to three steps.
 
     Raises:
         UserError: if the agent's rounds cannot have that many episodes together.
@@ -238,7 +242,12 @@ def evaluation_shape(agent: Adapter, num_episodes: int | None = None) -> TrialSh
     shape = agent.shape
     if num_episodes is not None:
         return shape.for_episodes(num_episodes)
-    return shape if shape.learns_while_acting else replace(shape, num_adaptations=3)
+    if not shape.learns_while_acting:
+        return replace(shape, num_adaptations=3)
+    spec: TaskSpec | None = getattr(agent, "spec", None)
+    followed = spec is not None and spec.episodes_per_trial == shape.num_episodes
+    prescribed = tasks.episodes_per_trial if followed else None
+    return shape.for_episodes(prescribed or shape.num_episodes)
 
 
 def default_tasks(tasks: TaskDistribution, split: Split) -> int:

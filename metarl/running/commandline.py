@@ -81,10 +81,28 @@ class TrainRequest:
     print_config: bool = False
 
 
-def parse(kind: Any, description: str) -> Any:
-    """Parse the command line into a dataclass whose fields' docstrings are its help."""
-    arguments = plain_flags(sys.argv[1:], kind)
-    return tyro.cli(kind, description=description, config=_TYRO, args=arguments)
+def parse(kind: Any, description: str, command: str, arguments: Sequence[str]) -> Any:
+    """Parse arguments into a dataclass whose fields' docstrings are the help.
+
+    Args:
+        kind: the dataclass, or a union of them for subcommands.
+        description: the first line of the help.
+        command: the name of the command.
+        arguments: the words that follow it.
+    """
+    return tyro.cli(
+        kind,
+        prog=program(command),
+        description=description,
+        config=_TYRO,
+        args=plain_flags(arguments, kind),
+    )
+
+
+def program(command: str) -> str:
+    """Return the words that a command was started by: ``metarl train`` or ``train.py``."""
+    started = Path(sys.argv[0]).name
+    return started if started == f"{command}.py" else f"metarl {command}"
 
 
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
@@ -193,7 +211,7 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
     shallow = {f.name: getattr(train, f.name) for f in dataclasses.fields(train)}
     parsed = tyro.cli(
         options,
-        prog="train.py",
+        prog=program("train"),
         description=f"{_TRAIN_HELP}\n\nThe options below are those of {agent}.",
         args=plain_flags(rest, TrainConfig, type(agent_config)),
         default=options(**shallow, agent=agent_config),

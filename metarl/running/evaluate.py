@@ -90,7 +90,7 @@ def evaluate(
     num_tasks = own_tasks if num_tasks is None else num_tasks
     agent, saved = run.load_agent(checkpoint, device)
     own_episodes, episodes = (
-        evaluation_shape(agent, number).num_episodes for number in (None, num_episodes)
+        evaluation_shape(agent, tasks, number).num_episodes for number in (None, num_episodes)
     )
     label = evaluation_name(
         split,

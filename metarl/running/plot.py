@@ -128,7 +128,7 @@ def _plot_paths(
     agent, checkpoint = run.load_agent()
     spaces = tasks.observation_space, tasks.action_space
     require_spaces(agent, *spaces, f"--env: {tasks.name}")
-    shape = evaluation_shape(agent)
+    shape = evaluation_shape(agent, tasks)
     lanes = 1 if shape.sequential else shape.episodes_per_round
     envs = tasks.make_vec(num_tasks * lanes, num_workers=0)
     keys = TrialKeys(0, Phase.USE, 0, num_tasks)

@@ -13,6 +13,7 @@ import torch
 
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
+from metarl.experience.agent import TaskSpec
 from metarl.files import write_synced
 from metarl.running.checkpoints import Checkpoint, CheckpointStore
 from metarl.stepping.spaces import space_from_json, space_to_json
@@ -230,8 +231,8 @@ def test_a_checkpoint_holds_tensors_and_json_only(store):
 
 
 def test_a_copy_does_not_follow_the_agent():
-    spaces = gym.spaces.Discrete(1), gym.spaces.Discrete(2)
-    agent = RL2(RL2Config(hidden_size=2), *spaces)
+    spec = TaskSpec(gym.spaces.Discrete(1), gym.spaces.Discrete(2), 1, 2)
+    agent = RL2(RL2Config(hidden_size=2), spec)
     copied = Checkpoint.of(agent, 1, 10)
     before = float(agent.target_mean)
     agent.target_mean += 1

@@ -162,7 +162,7 @@ DAMAGED = [
     ("no agent", _edit(CONFIG, lambda c: c.pop("agent")), "'agent' is missing"),
     ("no settings", _edit(CONFIG, lambda c: c.update(agent_config=[])), "'agent_config'"),
     ("no env", _edit(CONFIG, lambda c: c["train_config"].pop("env")), "no 'env'"),
-    ("no spaces", _edit(CONFIG, lambda c: c.pop("spaces")), "of no run"),
+    ("no specification", _edit(CONFIG, lambda c: c.pop("spec")), "of no run"),
     (
         "a number that is none",
         _edit(CONFIG, lambda c: c["agent_config"].update(hidden_size="many")),

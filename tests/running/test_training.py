@@ -45,7 +45,7 @@ class Stumbling(RL2):
 
 
 def new_agent(seed=0, kind=RL2):
-    return kind(AGENT, TASKS.observation_space, TASKS.action_space, seed=seed)
+    return kind(AGENT, metarl.TaskSpec.of(TASKS), seed=seed)
 
 
 def train(directory, agent=None, **changes):
@@ -340,11 +340,10 @@ def test_env_steps_count_full_length_episodes():
     assert resolved.iterations == 3
 
 
-def test_episodes_that_nobody_prescribes_are_asked_for(tmp_path):
+def test_episodes_that_nobody_prescribes_are_asked_for():
     tasks = metarl.make("half-cheetah/velocity")
-    agent = RL2(AGENT, metarl.TaskSpec.of(tasks))
     with pytest.raises(UserError, match="--episodes-per-trial"):
-        meta_train(agent, tasks, CONFIG, tmp_path)
+        RL2(AGENT, metarl.TaskSpec.of(tasks))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,133 @@
+"""The commands beside train: evaluate, plot and benchmark, from options to one function each."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, subcommand
+
+from metarl.evaluation.curve import Measure
+from metarl.running.checkpoints import Which
+from metarl.running.commandline import parse
+from metarl.running.evaluate import evaluate
+from metarl.running.plot import plot
+from metarl.running.record import Summarize, summarize_runs
+from metarl.running.run import Run
+from metarl.task import Split
+
+MEASURE = Path(__file__).parents[2] / "benchmarks" / "measure.py"
+"""Measuring programs, which are in the source tree and no part of the installed library."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """What to evaluate."""
+
+    run: Positional[Path]
+    """A run directory."""
+    split: Split = "test"
+    """Held-out tasks, validation tasks, or those of training."""
+    num_tasks: int | None = None
+    """How many tasks; by default as many as the run's own evaluation has."""
+    num_episodes: int | None = None
+    """Episodes of a trial; by default as in training, or four rounds of adaptation's."""
+    seed: int = 0
+    """Of tasks, episodes and actions."""
+    greedy: bool = False
+    """Take the most likely actions instead of sampling."""
+    measure: Measure = "experience"
+    """By the episodes that also adapt, or by greedy ones from a copy, thrown away."""
+    checkpoint: Which = "final"
+    """The last one, or the best on the validation tasks."""
+    env: str | None = None
+    """Other tasks of the same spaces; or the run's own again, where they are a module of yours."""
+    agent: str | None = None
+    """The run's agent again, where it is a module of yours."""
+    official: bool = False
+    """Meta-World's own evaluation too: 1.3 million of its steps on ml10."""
+    video: int = 0
+    """Held-out tasks to show in mp4 files, before and after adaptation."""
+    num_slots: int | None = None
+    """Episodes stepped at once; the result does not depend on it."""
+    num_workers: int | None = None
+    """Processes that step simulators, 0 for none; by default one a core."""
+    env_timeout: float = 60.0
+    """Seconds that one call of an environment may take in a worker."""
+    env_restarts: int = 0
+    """How many times a killed or hung worker is started again, its episodes replayed."""
+    device: str = "cpu"
+    """Where the agent runs: `cpu` or `cuda`."""
+    output: Path | None = None
+    """Folder for the files; by default the run's own folder of evaluations."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What to draw."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run directories; for adaptation curves also the .json files of evaluations."""
+    kind: Literal["adaptation", "learning", "paths"] = "adaptation"
+    """Return against episodes of experience, or against training's environment steps; or, of
+    one run on tasks with a goal in the plane, the paths of a few before and after adaptation."""
+    metric: Literal["return", "success"] = "return"
+    """Of adaptation curves."""
+    split: Split = "test"
+    """Whose evaluation to draw."""
+    env: str | None = None
+    """The run's tasks again, where they are a module of yours (for paths)."""
+    agent: str | None = None
+    """The run's agent again, where it is a module of yours (for paths)."""
+    output: Path | None = None
+    """The picture; by default comparison.png in the current folder, or the next free name."""
+
+
+def run_evaluate(arguments: Sequence[str]) -> None:
+    """Evaluate how the agent of a run adapts to held-out tasks, beside an untrained one."""
+    options = vars(parse(Evaluate, run_evaluate.__doc__ or "", "evaluate", arguments))
+    run = Run.open(options.pop("run"), options.pop("agent"))
+    evaluate(run, tasks=options.pop("env"), **options)
+
+
+def run_plot(arguments: Sequence[str]) -> None:
+    """Compare runs in one picture: adaptation curves, learning curves; or draw one's paths."""
+    options = vars(parse(Plot, run_plot.__doc__ or "", "plot", arguments))
+    plot(options.pop("runs"), options.pop("kind"), options.pop("output"), **options)
+
+
+def run_benchmark(arguments: Sequence[str]) -> None:
+    """Record runs in one file; from a source tree also time an agent or simulators."""
+    choices: list[Any] = [Annotated[Summarize, subcommand("summarize")]]
+    measure = _measuring_programs()
+    if measure is not None:
+        choices += [
+            Annotated[kind, subcommand(name)] for name, (kind, _) in measure.PROGRAMS.items()
+        ]
+    kinds: Any = choices[0]
+    for choice in choices[1:]:
+        kinds = kinds | choice
+    options = parse(kinds, run_benchmark.__doc__ or "", "benchmark", arguments)
+    if isinstance(options, Summarize):
+        summarize_runs(options.runs, options.output, options.evaluation)
+        return
+    assert measure is not None
+    function = next(f for kind, f in measure.PROGRAMS.values() if isinstance(options, kind))
+    function(**vars(options))
+
+
+def _measuring_programs() -> ModuleType | None:
+    """Load ``benchmarks/measure.py`` of the source tree, None where there is none."""
+    if not MEASURE.is_file():
+        return None
+    if "measure" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("measure", MEASURE)
+        assert spec is not None and spec.loader is not None
+        sys.modules["measure"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["measure"])
+    return sys.modules["measure"]
