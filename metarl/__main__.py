@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from metarl.errors import UserError, near_matches
-from metarl.running.exits import exits
+from metarl.running.exits import exits, stopping_later
 
 COMMANDS = {
     "train": ("running.commandline:run_train", "meta-train an agent, then evaluate it"),
@@ -50,7 +50,9 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"metarl: unknown command {name!r}; {near_matches(name, COMMANDS)}")
     module, _, function = COMMANDS[name][0].partition(":")
     # Import here: torch takes seconds, in which a signal may come that exits() must handle.
-    getattr(importlib.import_module(f"metarl.{module}"), function)(rest_of_them)
+    with stopping_later():
+        imported = importlib.import_module(f"metarl.{module}")
+    getattr(imported, function)(rest_of_them)
 
 
 def script(name: str) -> None:

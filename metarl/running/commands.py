@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, subcommand
 
+from metarl.errors import UserError
 from metarl.evaluation.curve import Measure
 from metarl.running.checkpoints import Which
 from metarl.running.commandline import parse
@@ -103,15 +104,18 @@ def run_plot(arguments: Sequence[str]) -> None:
 
 def run_benchmark(arguments: Sequence[str]) -> None:
     """Record runs in one file; from a source tree also time an agent or simulators."""
-    choices: list[Any] = [Annotated[Summarize, subcommand("summarize")]]
     measure = _measuring_programs()
+    kinds: Any = Annotated[Summarize, subcommand("summarize")]
     if measure is not None:
-        choices += [
-            Annotated[kind, subcommand(name)] for name, (kind, _) in measure.PROGRAMS.items()
-        ]
-    kinds: Any = choices[0]
-    for choice in choices[1:]:
-        kinds = kinds | choice
+        for name, (kind, _) in measure.PROGRAMS.items():
+            kinds = kinds | Annotated[kind, subcommand(name)]
+    elif arguments and arguments[0] == "summarize":
+        arguments = arguments[1:]  # the only subcommand there is
+    elif arguments and arguments[0][0] != "-":
+        raise UserError(
+            f"metarl benchmark: got {arguments[0]!r}; accepted: summarize (measuring programs are "
+            "in the source tree: python scripts/benchmark.py)"
+        )
     options = parse(kinds, run_benchmark.__doc__ or "", "benchmark", arguments)
     if isinstance(options, Summarize):
         summarize_runs(options.runs, options.output, options.evaluation)

@@ -57,6 +57,25 @@ def _leave_script_folder() -> None:
         del sys.path[0]
 
 
+_deferring: list[bool] = []
+"""Not empty while a signal has to wait."""
+
+
+@contextmanager
+def stopping_later() -> Iterator[None]:
+    """Let the first signal wait until the body has ended.
+
+    An exception in the middle of an import may come out as another one, and leaves the module
+    half made.
+    """
+    _deferring.append(True)
+    try:
+        yield
+    finally:
+        _deferring.pop()
+    Stopped.refuse()
+
+
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into an exception, and leave at a second."""
@@ -69,7 +88,8 @@ def _stopped_by_signals() -> Iterator[None]:
         for each in numbers:
             signal.signal(each, leave)
         Stopped.requested = number
-        raise Stopped(number)
+        if not _deferring:
+            raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in numbers}
     try:

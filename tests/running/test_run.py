@@ -70,7 +70,7 @@ def test_directory_holds_what_the_design_names(trained):
 
 def test_config_says_what_was_run_and_on_what(trained):
     content = json.loads((trained.directory / "config.json").read_text())
-    assert content["format"] == 1
+    assert content["format"] == 2
     assert content["agent"] == "rl2"
     assert content["agent_config"]["hidden_size"] == 6
     assert content["train_config"]["schedule_iterations"] == 2  # resolved: resume needs it
