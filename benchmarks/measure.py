@@ -23,6 +23,7 @@ from metarl.errors import UserError, bad_option, near_matches
 from metarl.evaluation.evaluate import evaluate_adaptation
 from metarl.experience.agent import TaskSpec
 from metarl.experience.rollout import torch_generator, torch_threads
+from metarl.experience.sampling import Uniform
 from metarl.files import write_json
 from metarl.running.machine import check_device, commit, device_name
 from metarl.running.training import training_slots, training_trial
@@ -127,7 +128,7 @@ def measure_speed(
     times: dict[str, list[float]] = {"step": [], "act": [], "collect": [], "update": []}
     for i in range(iterations + 2):  # two to warm up
         started = time.perf_counter()
-        trial = training_trial(learner, tasks, envs, seed=0, iteration=i)
+        trial = training_trial(learner, Uniform(tasks), envs, seed=0, iteration=i)
         collected = time.perf_counter()
         with torch_threads(threads):
             learner.update(trial, torch_generator(i), 0.0)

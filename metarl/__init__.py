@@ -15,6 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metarl.agents.maml_ppo import MAMLPPOConfig
+    from metarl.agents.rl2 import RL2Config
     from metarl.errors import EnvError, UserError
     from metarl.evaluation.curve import AdaptationCurve
     from metarl.evaluation.evaluate import evaluate_adaptation
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from metarl.experience.agent import Adapter, Agent, TaskSpec, TrialShape
     from metarl.experience.checks import check_adapter, check_agent
     from metarl.experience.data import Episodes, Timestep, Trial
+    from metarl.experience.sampling import TaskSampler
     from metarl.registry import make
+    from metarl.running.api import evaluate, train
     from metarl.running.run import load
+    from metarl.running.settings import TrainConfig
     from metarl.stepping.vector import TaskVectorEnv
     from metarl.task import Split, Task
     from metarl.tasks.arrays import ArrayTaskDistribution, ArrayVectorEnv
@@ -47,13 +52,17 @@ _HOME = {
     "GymTasks": "tasks.gymnasium",
     "Integers": "tasks.ranges",
     "LogUniform": "tasks.ranges",
+    "MAMLPPOConfig": "agents.maml_ppo",
+    "RL2Config": "agents.rl2",
     "Split": "task",
     "Task": "task",
     "TaskDistribution": "tasks.distribution",
     "TaskEnv": "tasks.distribution",
+    "TaskSampler": "experience.sampling",
     "TaskSpec": "experience.agent",
     "TaskVectorEnv": "stepping.vector",
     "Timestep": "experience.data",
+    "TrainConfig": "running.settings",
     "Trial": "experience.data",
     "TrialShape": "experience.agent",
     "Uniform": "tasks.ranges",
@@ -62,9 +71,11 @@ _HOME = {
     "check_adapter": "experience.checks",
     "check_agent": "experience.checks",
     "check_task_distribution": "tasks.checks",
+    "evaluate": "running.api",
     "evaluate_adaptation": "evaluation.evaluate",
     "load": "running.run",
     "make": "registry",
+    "train": "running.api",
 }
 
 __all__ = [
@@ -81,13 +92,17 @@ __all__ = [
     "GymTasks",
     "Integers",
     "LogUniform",
+    "MAMLPPOConfig",
+    "RL2Config",
     "Split",
     "Task",
     "TaskDistribution",
     "TaskEnv",
+    "TaskSampler",
     "TaskSpec",
     "TaskVectorEnv",
     "Timestep",
+    "TrainConfig",
     "Trial",
     "TrialShape",
     "Uniform",
@@ -96,9 +111,11 @@ __all__ = [
     "check_adapter",
     "check_agent",
     "check_task_distribution",
+    "evaluate",
     "evaluate_adaptation",
     "load",
     "make",
+    "train",
 ]
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from metarl.errors import UserError
 from metarl.experience.agent import Agent
+from metarl.experience.sampling import TaskSampler
 from metarl.files import read_object, sync_folder, write_synced
 
 FORMAT = 2
@@ -42,13 +43,19 @@ class Checkpoint:
     """The agent's own JSON."""
     score: float | None = None
     """What it did on validation tasks, where it was validated; more is better."""
+    sampler: dict[str, Any] = field(default_factory=dict)
+    """The state of the task sampler."""
 
     @staticmethod
-    def of(agent: Agent, iteration: int, env_steps: int) -> Checkpoint:
-        """Copy what ``agent`` is now."""
+    def of(
+        agent: Agent, iteration: int, env_steps: int, sampler: TaskSampler | None = None
+    ) -> Checkpoint:
+        """Copy what ``agent`` and ``sampler`` are now."""
         tensors, extra = agent.state()
+        own = {} if sampler is None else sampler.state()
         copies = {name: x.detach().clone().contiguous() for name, x in tensors.items()}
-        return Checkpoint(iteration, env_steps, copies, json.loads(json.dumps(extra)))
+        extra, own = json.loads(json.dumps([extra, own]))
+        return Checkpoint(iteration, env_steps, copies, extra, sampler=own)
 
     def load_into(self, agent: Agent) -> None:
         """Make ``agent`` what it was."""
@@ -150,6 +157,8 @@ class CheckpointStore:
             "score": checkpoint.score,
             "agent": checkpoint.extra,
         }
+        if checkpoint.sampler:
+            content["sampler"] = checkpoint.sampler
         content["sha256"] = _digest(content, data)
         temporary = target.with_name(f".{target.name}.partial")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -188,7 +197,7 @@ class CheckpointStore:
         iteration, env_steps, extra, score = (content[name] for name in names)
         if not (isinstance(iteration, int) and isinstance(env_steps, int)):
             raise UserError(f"{folder}: checkpoint.json counts no iterations and steps")
-        return Checkpoint(iteration, env_steps, tensors, extra, score)
+        return Checkpoint(iteration, env_steps, tensors, extra, score, content.get("sampler", {}))
 
 
 def _digest(content: dict[str, Any], data: bytes) -> str:

@@ -62,6 +62,7 @@ CHANGEABLE = (
     "num_workers",
     "env_timeout",
     "env_restarts",
+    "callback",
     "check",
     "wandb",
 )
@@ -221,9 +222,16 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
     request = TrainRequest(chosen_config, agent, parsed.agent, resume, seeds, early.print_config)
     origin = resume or config
     if origin is not None:
-        unnamed = not any(a.split("=")[0] == "--env" for a in rest)
-        if registry.is_import(chosen_config.env) and unnamed:
+        typed = {a.split("=")[0].replace("_", "-") for a in rest}
+        if registry.is_import(chosen_config.env) and "--env" not in typed:
             origin.make_tasks()  # says that the module is to be named again
+        for option in ("task_sampler", "callback"):
+            flag, value = f"--{option.replace('_', '-')}", getattr(chosen_config, option)
+            if value is not None and ":" in value and flag not in typed:
+                raise UserError(
+                    f"{origin.directory}: has {flag} {value}, which is not imported because a "
+                    f"file says so: name it again with {flag} {value}"
+                )
     if resume is not None:
         _refuse_changes(train, chosen_config, agent_config, parsed.agent)
     return request

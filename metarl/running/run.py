@@ -24,7 +24,7 @@ from metarl.running.folders import (
     used,
 )
 from metarl.running.machine import commit, device_name
-from metarl.running.settings import TrainConfig, dataclass_of, read_settings, settings
+from metarl.running.settings import TrainConfig, dataclass_of, own_modules, read_settings, settings
 from metarl.tasks.distribution import TaskDistribution
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metarl-toolkit")
@@ -249,6 +249,7 @@ class Run:
             words.insert(1, self.agent_name)
         if registry.is_import(self.env):
             words += ["--env", self.env]
+        words += own_modules(self.train_config)
         return "python scripts/" + shlex.join(words)
 
     def make_tasks(self) -> TaskDistribution:

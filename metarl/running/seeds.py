@@ -31,7 +31,7 @@ from metarl.evaluation.report import print_adaptation
 from metarl.files import create_json, write_json
 from metarl.running.folders import NewFolder, default_directory, refuse_used, used
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig, read_settings
+from metarl.running.settings import TrainConfig, own_modules, read_settings
 from metarl.running.train import Plan
 from metarl.stepping.workers import usable_cores
 
@@ -105,6 +105,7 @@ def resume_seeds(
         given += ["--num-workers", str(share if share > 1 else 0)]
     named = [content["agent"]] if registry.is_import(content["agent"]) else []
     given += ["--env", config.env] if registry.is_import(config.env) else []
+    given += own_modules(config)
     listed, name = ", ".join(map(str, seeds)), content["agent"]
     console.print(f"{name} on {config.env}, seeds {listed}, {at_once} at once: {folder}")
     children: list[_Child] = []

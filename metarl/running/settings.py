@@ -116,6 +116,12 @@ class TrainConfig:
     """Seconds that one call of an environment may take in a worker."""
     env_restarts: int = 0
     """How many times a killed or hung worker is started again, its episodes replayed."""
+    task_sampler: str = "uniform"
+    """How training tasks are chosen: `uniform` draws every task anew, `hardest` draws half of them
+    from the worst tenth of the tasks met lately; or a class of yours, `package.module:Name`."""
+    callback: str | None = None
+    """A function of yours, `package.module:name`, that is called after every iteration with its
+    number, the trial and the metrics; training ends early when it returns False."""
     check: bool = True
     """Play a few episodes before a new run to warn of task parameters that change nothing and of
     tasks that two splits share; this takes a few seconds at most."""
@@ -195,3 +201,11 @@ class TrainConfig:
     def progress(self, iteration: int) -> float:
         """Return how far schedules have come before the update after ``iteration`` updates."""
         return min(1.0, iteration / (self.schedule_iterations or math.inf))
+
+
+def own_modules(config: TrainConfig) -> list[str]:
+    """Return the options that name a user's own modules again, beside the environment's."""
+    named = {"--task-sampler": config.task_sampler, "--callback": config.callback}
+    return [
+        word for flag, value in named.items() if value and ":" in value for word in (flag, value)
+    ]

@@ -12,7 +12,9 @@ from metarl.console import console
 from metarl.errors import DivergenceError, EnvError, UserError, bad_option
 from metarl.experience.agent import TaskSpec
 from metarl.experience.rollout import torch_threads
+from metarl.experience.sampling import make_sampler
 from metarl.files import remove_leftovers
+from metarl.imports import load_object
 from metarl.running import first_edition
 from metarl.running.evaluate import evaluate
 from metarl.running.folders import (
@@ -22,7 +24,7 @@ from metarl.running.machine import check_device
 from metarl.running.metrics import import_wandb, read_metrics
 from metarl.running.run import Run
 from metarl.running.settings import TrainConfig, settings
-from metarl.running.training import meta_train
+from metarl.running.training import Callback, meta_train
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
 
@@ -73,15 +75,30 @@ class Plan:
 
 @torch_threads(1)  # the meta-update alone may use more
 def train(
-    config: TrainConfig, agent_name: str, agent_config: Any, resume: Run | None = None
+    config: TrainConfig,
+    agent_name: str,
+    agent_config: Any,
+    resume: Run | None = None,
+    callback: Callback | None = None,
 ) -> Run:
     """Meta-train into a new run directory, or go on with one, and evaluate at the end.
+
+    Args:
+        config: what to train on, and for how long.
+        agent_name: the agent's name in the registry.
+        agent_config: the agent's config, an instance of its class's ``Config``.
+        resume: the run to go on with.
+        callback: called after every iteration with its number, the trial and the metrics;
+            training ends early when it returns False. It is used instead of ``config.callback``.
 
     Raises:
         UserError: for anything that cannot work, before any work is done.
     """
     plan = Plan.of(config, agent_name, agent_config)
     config, tasks = plan.config, plan.tasks
+    sampler = make_sampler(config.task_sampler, tasks)
+    if callback is None and config.callback is not None:
+        callback = load_object(config.callback)
     if resume is None:
         if config.run_dir is not None:
             refuse_used(config.run_dir)  # before anything that takes time
@@ -102,6 +119,7 @@ def train(
         if run.checkpoints.iterations():
             agent, checkpoint = run.load_agent("final", config.device)
             iteration, env_steps = checkpoint.iteration, checkpoint.env_steps
+            sampler.load_state(checkpoint.sampler)
         else:  # it was stopped before its first checkpoint
             agent = run.make_agent(config.device)
         if iteration > (config.iterations or 0):
@@ -123,7 +141,14 @@ def train(
     try:
         if iteration < (config.iterations or 0):
             meta_train(
-                agent, tasks, config, run.directory, iteration=iteration, env_steps=env_steps
+                agent,
+                tasks,
+                config,
+                run.directory,
+                iteration=iteration,
+                env_steps=env_steps,
+                sampler=sampler,
+                callback=callback,
             )
             console.print(f"trained in {time.perf_counter() - started:.0f} s")
         _evaluate_at_the_end(run, tasks, config)

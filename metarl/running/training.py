@@ -6,14 +6,16 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import psutil
 
 from metarl import seeding
-from metarl.console import ticker
+from metarl.console import console, ticker
 from metarl.errors import DivergenceError, SaveError, Stopped
 from metarl.evaluation.evaluate import (
     adaptation_points,
@@ -25,6 +27,7 @@ from metarl.experience.agent import Agent, require_spaces
 from metarl.experience.data import Metrics, Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator, torch_threads
+from metarl.experience.sampling import TaskSampler, Uniform
 from metarl.running.checkpoints import Checkpoint, CheckpointStore
 from metarl.running.metrics import MetricsLog
 from metarl.running.settings import TrainConfig
@@ -33,6 +36,8 @@ from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
 from metarl.tasks.distribution import TaskDistribution
 
+Callback: TypeAlias = Callable[[int, Trial, Metrics], bool | None]
+"""Gets the number of iterations, the last trial and the metrics logged; False ends training."""
 LARGE_OBSERVATION = 100.0
 """Size of an observation from which it is named as the probable cause of a divergence."""
 
@@ -48,6 +53,8 @@ def meta_train(
     *,
     iteration: int = 0,
     env_steps: int = 0,
+    sampler: TaskSampler | None = None,
+    callback: Callback | None = None,
 ) -> Checkpoint:
     """Meta-train ``agent`` and return its last checkpoint.
 
@@ -58,10 +65,13 @@ def meta_train(
         directory: the run's: metrics and checkpoints go there.
         iteration: meta-updates behind it.
         env_steps: environment steps behind it.
+        sampler: chooses the tasks; as it was after ``iteration`` meta-updates.
+        callback: called after every iteration; the training ends when it returns False.
     """
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     slots = config.num_slots or training_slots(agent, tasks)
-    last = Checkpoint.of(agent, iteration, env_steps)
+    sampler = Uniform(tasks) if sampler is None else sampler
+    last = Checkpoint.of(agent, iteration, env_steps, sampler)
     config = config.resolve(agent, tasks)
     total = config.iterations or 0
     with (
@@ -82,7 +92,7 @@ def meta_train(
                 started = time.perf_counter()
                 number = last.iteration
                 # sample tasks, collect, adapt
-                trial = training_trial(agent, tasks, envs, seed=config.seed, iteration=number)
+                trial = training_trial(agent, sampler, envs, seed=config.seed, iteration=number)
                 collected = time.perf_counter()
                 # meta-update
                 key = seeding.derive(config.seed, Phase.TRAIN, Component.UPDATE, number)
@@ -91,7 +101,9 @@ def meta_train(
                         own = torch_generator(int(key))
                         metrics = agent.update(trial, own, config.progress(number))
                     finished = time.perf_counter()
-                    new = Checkpoint.of(agent, number + 1, last.env_steps + trial.env_steps)
+                    sampler.update(trial.tasks, trial)
+                    steps = last.env_steps + trial.env_steps
+                    new = Checkpoint.of(agent, number + 1, steps, sampler)
                     _refuse_divergence(new, metrics)
                 except DivergenceError as error:
                     error.cause = large_observations(agent, trial)
@@ -122,6 +134,9 @@ def meta_train(
                 if new.score is not None or saver.due(new.iteration):
                     saver.save(new)
                 progress.advance(note=_note(metrics, last.env_steps))
+                if callback is not None and callback(new.iteration, trial, metrics) is False:
+                    console.print(f"the callback ends the training after iteration {new.iteration}")
+                    break
             saver.finish(last)
         except SaveError:
             raise
@@ -239,11 +254,11 @@ def training_slots(agent: Agent, tasks: TaskDistribution) -> int:
 
 
 def training_trial(
-    agent: Agent, tasks: TaskDistribution, envs: SlotVectorEnv, *, seed: int, iteration: int
+    agent: Agent, sampler: TaskSampler, envs: SlotVectorEnv, *, seed: int, iteration: int
 ) -> Trial:
     """Sample the tasks of one iteration and gather the trial that the update learns from."""
     rng = seeding.numpy_generator(seed, Phase.TRAIN, Component.TASKS, iteration)
-    batch = tasks.sample(rng, agent.tasks_per_update, "train")
+    batch = sampler.sample(rng, agent.tasks_per_update)
     keys = TrialKeys(seed, Phase.TRAIN, iteration, len(batch))
     return run_trial(agent, envs, batch, shape=agent.shape, keys=keys)
 

@@ -20,7 +20,9 @@ from metarl import registry
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import DivergenceError, EnvError, SaveError, UserError
+from metarl.experience.sampling import Uniform
 from metarl.files import write_synced
+from metarl.running.commandline import parse_train
 from metarl.running.metrics import MetricsLog, read_metrics
 from metarl.running.run import Run
 from metarl.running.settings import TrainConfig
@@ -111,6 +113,41 @@ def test_resume_equals_never_stopped(tmp_path, agent, config, env, workers):
     longer = dataclasses.replace(run.train_config, iterations=4)
     train(longer, agent, run.agent_config, resume=run)
     assert_same(run, whole)
+
+
+def test_a_sampler_that_learns_resumes_exactly(tmp_path):
+    """The tasks of an iteration depend on how earlier ones went."""
+    options = {"task_sampler": "hardest", "env": "navigation"}
+    whole = train(config_of(tmp_path / "whole", **options), "maml-ppo", MAML)
+    half = config_of(tmp_path / "half", **options, iterations=2, schedule_iterations=4)
+    run = train(half, "maml-ppo", MAML)
+    longer = dataclasses.replace(run.train_config, iterations=4)
+    train(longer, "maml-ppo", MAML, resume=run)
+    assert_same(run, whole)
+    plain = train(config_of(tmp_path / "plain", "navigation"), "maml-ppo", MAML)
+    with pytest.raises(AssertionError):
+        assert_same(plain, whole)
+
+
+def test_a_callback_sees_every_iteration_and_ends_a_training(tmp_path, write_module, capsys):
+    seen = []
+
+    def callback(iteration, trial, metrics):
+        seen.append((iteration, len(trial.tasks), "update/kl" in metrics))
+        return iteration < 3
+
+    run = train(config_of(tmp_path / "run"), "rl2", RL2, callback=callback)
+    assert seen == [(i, RL2.tasks_per_update, True) for i in (1, 2, 3)]
+    assert run.checkpoints.iterations()[-1] == 3
+    assert "the callback ends the training after iteration 3" in capsys.readouterr().out
+    name = write_module("watching", "def stop(iteration, trial, metrics):\n    return False\n")
+    run = train(config_of(tmp_path / "named", callback=f"{name}:stop"), "rl2", RL2)
+    assert run.checkpoints.iterations()[-1] == 1
+    with pytest.raises(UserError, match="has --callback watching:stop, which is not imported"):
+        parse_train(["--resume", str(run.directory)])
+    again = parse_train(["--resume", str(run.directory), "--callback", "watching:stop"])
+    assert again.config.callback == "watching:stop"
+    assert "--callback watching:stop" in run.resume_command()
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path):
@@ -462,7 +499,7 @@ def test_parameters_that_are_not_finite_are_found_out(env, said):
     envs = tasks.make_vec(4, num_workers=0)
     with pytest.raises(DivergenceError, match=rf"diverged: {said} is not finite, of "):
         agent.update(
-            training_trial(agent, tasks, envs, seed=0, iteration=0),
+            training_trial(agent, Uniform(tasks), envs, seed=0, iteration=0),
             torch.Generator().manual_seed(0),
             0.0,
         )
@@ -493,7 +530,7 @@ def test_an_array_environment_that_is_not_finite_is_found_out(monkeypatch, name,
     agent = registry.agent_class("maml-ppo")(MAML, metarl.TaskSpec.of(tasks))
     envs = tasks.make_vec(3)
     with pytest.raises(error, match=said):
-        training_trial(agent, tasks, envs, seed=0, iteration=0)
+        training_trial(agent, Uniform(tasks), envs, seed=0, iteration=0)
 
 
 @pytest.mark.parametrize(

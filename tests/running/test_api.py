@@ -1,0 +1,35 @@
+"""Train and evaluate from Python, in ten lines."""
+
+import numpy as np
+import pytest
+
+import metarl
+from metarl.errors import UserError
+
+
+def test_ten_lines_of_python_train_evaluate_and_adapt(tmp_path):
+    seen = []
+    small = {"tasks_per_update": 4, "num_minibatches": 1, "hidden_size": 4}
+    some = {"iterations": 2, "evaluation_tasks": 3, "validation_tasks": 2}
+    run = metarl.train(
+        "rl2",
+        env="bandit/n3-k2",
+        run_dir=tmp_path / "run",
+        callback=lambda iteration, trial, metrics: seen.append(iteration),
+        **small,
+        **some,
+    )
+    curve = metarl.evaluate(run.directory, num_tasks=5)
+    assert seen == [1, 2]
+    assert curve.returns.shape == (3, 5)
+    agent = metarl.load(run.directory)
+    env = metarl.make("bandit/n3-k2").make(
+        metarl.make("bandit/n3-k2").sample(np.random.default_rng(0), 1, "test")[0]
+    )
+    policy = metarl.adapt(agent, env, episodes=2)
+    assert policy.act(env.reset(seed=0)[0]) in (0, 1)
+
+
+def test_a_wrong_option_is_named():
+    with pytest.raises(UserError, match="no option 'iteration'; did you mean iterations"):
+        metarl.train(iteration=3)
