@@ -47,10 +47,9 @@ def machine():
     if info.exists():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = lines[0].partition(":")[2].strip() if lines else model
-    versions = f"torch {torch.__version__}, numpy {np.__version__}, mujoco {mujoco.__version__}"
-    return (
-        f"{model}, {torch.backends.cpu.get_cpu_capability()}, {versions}, {gymnasium.__version__}"
-    )
+    packages = (torch, np, mujoco, gymnasium)
+    versions = ", ".join(f"{package.__name__} {package.__version__}" for package in packages)
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {versions}"
 
 
 def digest(arrays):
