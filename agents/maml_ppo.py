@@ -6,17 +6,17 @@ gradient per task. The meta-gradient goes through those steps, second derivative
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, cast
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Shaped
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
 
-from metarl.errors import DivergenceError, require
+from metarl.constraints import AtLeast, Between, NotEmpty, NotNegative, Positive, validate
+from metarl.errors import DivergenceError
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import (
     Context,
@@ -26,18 +26,24 @@ from metarl.experience.data import (
     Timestep,
     Trial,
     require_finite,
+    take_rows,
+    to_device,
 )
 from metarl.learning import distributions
+from metarl.learning.losses import clip_fraction, clipped_surrogate
 from metarl.learning.networks import Params, initial_params, mlp_policy
-from metarl.learning.normalization import ObservationScaler
+from metarl.learning.normalization import ObservationNormalizer
+from metarl.learning.ppo import clip_gradient
 from metarl.learning.returns import (
+    advantages,
     discounted_returns,
     explained_variance,
-    gae,
-    linear_baseline,
+    linear_values,
+    masked_mean,
     normalize,
 )
-from metarl.learning.state import load_module, load_optimizer, module_tensors, optimizer_tensors
+from metarl.learning.state import Saved, renamed
+from metarl.learning.update_rules import SGD, UpdateRule
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import ActionCodec, observation_size
 from metarl.task import Task
@@ -45,92 +51,94 @@ from metarl.task import Task
 Policy: TypeAlias = Callable[[Params, Tensor], distributions.Distribution]
 
 STEPS_PER_CHUNK = 8000
-"""Steps whose meta-gradient a CPU computes at once: more fall out of its caches."""
+"""Number of steps whose meta-gradient a CPU computes at once; more do not fit in its caches."""
+
+FIRST_EDITION = {"params.": "head.", "scaler.": "normalizer."}
+"""How names of tensors in checkpoints of the first edition begin, and how they begin now."""
 
 
 @dataclass(frozen=True)
 class MAMLPPOConfig:
     """Hyper-parameters of MAML-PPO; the defaults are for 2-D navigation."""
 
-    tasks_per_update: int = 20
-    """Tasks of a meta-batch (20 in the MAML paper)."""
-    episodes_per_adaptation: int = 20
-    """Episodes that an inner step learns from (20 in the MAML paper)."""
-    num_adaptations: int = 2
-    """Inner steps in training; with 1, a second one in evaluation overshoots far goals."""
-    inner_lr: tuple[float, ...] = (0.1, 0.05, 0.025, 0.0125)
+    tasks_per_update: Annotated[int, AtLeast(1)] = 20
+    """Number of tasks of a meta-batch (20 in the MAML paper)."""
+    episodes_per_adaptation: Annotated[int, AtLeast(1)] = 20
+    """Number of episodes that an inner step learns from (20 in the MAML paper)."""
+    num_adaptations: Annotated[int, AtLeast(0)] = 2
+    """Number of inner steps in training; with 1, a second one in evaluation overshoots far goals."""
+    inner_learning_rate: Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty] = (
+        0.1,
+        0.05,
+        0.025,
+        0.0125,
+    )
     """Rate of each inner step (alpha in MAML's eq. 1); the last one holds for further steps.
-    The MAML paper has 0.1 0.05; advantages of unit variance make every step equally long, so
-    that without smaller ones it leaves again what it has reached."""
-    every_step: bool = True
-    """Let the meta-objective be the mean over the rounds after every inner step, not that of
-    the last alone (MAML++, arXiv 1810.09502, section 4)."""
+    Normalised advantages make every step the same length, so a constant rate overshoots after the
+    first step; hence the halving, where the MAML paper has 0.1 0.05."""
+    meta_loss: Literal["every-step", "last-step"] = "every-step"
+    """Rounds that the meta-objective is the mean over: those after every inner step (MAML++, arXiv
+    1810.09502, section 4), or the last one alone."""
     first_order: bool = False
-    """Leave out the second derivatives: cheaper, and another gradient."""
-    hidden_sizes: tuple[int, ...] = (100, 100)
-    """ReLU layers of the policy."""
+    """Leave out the second derivatives, which is cheaper but follows another gradient."""
+    hidden_sizes: tuple[Annotated[int, AtLeast(1)], ...] = (100, 100)
+    """Sizes of the policy's ReLU layers."""
     normalize_observations: bool = False
     """Show the policy observations minus their mean, over their standard deviation, of all steps
     trained on so far."""
-    initial_std: float = 1.0
-    """Standard deviation of continuous actions at the start; it is adapted, too."""
-    min_std: float = 1e-2
-    """Its floor."""
-    discount: float = 0.99
-    """Gamma."""
-    gae_lambda: float = 1.0
-    """Lambda of the advantage estimates."""
-    outer_lr: float = 1e-3
-    """Of Adam on the initial parameters."""
-    num_epochs: int = 5
-    """Meta-gradient steps on one trial's experience."""
-    clip: float = 0.2
-    """Bound on the adapted policy's probability ratio in the meta-objective."""
-    kl_coefficient: float = 5e-4
+    initial_std: Annotated[float, Positive] = 1.0
+    """Standard deviation of continuous actions before the first update; inner steps adapt it."""
+    min_std: Annotated[float, Positive] = 1e-2
+    """Lower bound on the standard deviation of continuous actions."""
+    discount: Annotated[float, Between(0, 1)] = 0.99
+    """Discount factor (gamma) per step of an episode."""
+    gae_lambda: Annotated[float, Between(0, 1)] = 1.0
+    """GAE lambda of the advantage estimates."""
+    learning_rate: Annotated[float, Positive] = 1e-3
+    """Adam's learning rate on the initial parameters (beta in MAML's algorithm 3)."""
+    num_epochs: Annotated[int, AtLeast(1)] = 5
+    """Number of meta-gradient steps on the experience of an update."""
+    clip: Annotated[float, Positive] = 0.2
+    """Bound on the change of the adapted policy's probability ratio in the meta-objective."""
+    kl_coefficient: Annotated[float, NotNegative] = 5e-4
     """Weight of KL(old ‖ new) of the policies before each inner step (ProMP, eq. 13)."""
-    max_gradient_norm: float = 10.0
-    """Meta-gradients are scaled down to this norm."""
-    tasks_per_chunk: int | None = None
-    """Tasks whose meta-gradient is computed at once, the rest added to it; by default all on a
-    GPU, and as many as 8000 steps on a CPU."""
+    max_gradient_norm: Annotated[float, Positive] = 10.0
+    """Norm that larger meta-gradients are scaled down to."""
+    tasks_per_chunk: Annotated[int, AtLeast(1)] | None = None
+    """Number of tasks whose meta-gradient is computed at once, which bounds the memory needed
+    (default: all on a GPU, and as many as have 8000 steps on a CPU)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
-        for name in ("tasks_per_update", "episodes_per_adaptation", "num_epochs"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("num_adaptations", "kl_coefficient"):
-            require(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        rates = self.inner_lr
-        sound = bool(rates) and all(0 <= rate < math.inf for rate in rates)
-        require(self, "inner_lr", sound, "one number or more, each 0 or more")
-        for name in ("discount", "gae_lambda"):
-            require(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
-        for name in ("initial_std", "min_std", "outer_lr", "clip", "max_gradient_norm"):
-            require(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")
-        require(self, "hidden_sizes", all(n >= 1 for n in self.hidden_sizes), "at least 1 each")
-        chunk = self.tasks_per_chunk
-        require(self, "tasks_per_chunk", chunk is None or chunk >= 1, "at least 1")
+        validate(self)
 
 
 class Adapted(NamedTuple):
-    """A context: each task's own parameters, and how many steps made them."""
+    """A context: each task's own parameters, and what the steps that made them used."""
 
     params: Params
-    """``[task, …]`` each."""
-    num_steps: Shaped[Tensor, " task"]
+    """The parameters ``[task, …]`` by name."""
+    num_steps: Int[Tensor, " task"]
+    """The number of inner steps that made them."""
+    advantages: tuple[Float[Tensor, "task step"], ...] = ()
+    """The advantages of every round so far, so that ``update`` does not estimate them again."""
 
 
 class Batch(NamedTuple):
     """A round of experience as the losses take it; episodes and time are one axis."""
 
     observation: Float[Tensor, "task step observation"]
+    """The observations, normalised."""
     action: Shaped[Tensor, "task step *action"]
+    """The actions as they were sampled."""
     log_prob: Float[Tensor, "task step"]
-    """Of the policy that acted."""
+    """Their log-probabilities under the policy that acted."""
     parameters: tuple[Tensor, ...]
-    """Of its action distributions, for the KL penalty."""
+    """The parameters of the action distributions of the policy that acted."""
     advantage: Float[Tensor, "task step"]
+    """The advantages of the actions, normalised per task."""
     valid: Bool[Tensor, "task step"]
+    """True where a step happened, False for padding."""
 
 
 class MAMLPPO:
@@ -139,34 +147,26 @@ class MAMLPPO:
     Config = MAMLPPOConfig
 
     def __init__(
-        self,
-        config: MAMLPPOConfig,
-        spec: TaskSpec,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
+        self, config: MAMLPPOConfig, spec: TaskSpec, *, seed: int = 0, device: str = "cpu"
     ) -> None:
-        self.config = config
-        self.spec = spec
-        self.device = torch.device(device)
+        self.config, self.spec, self.device = config, spec, torch.device(device)
         self.tasks_per_update = config.tasks_per_update
         self.shape = TrialShape(
             config.episodes_per_adaptation, config.num_adaptations, sequential=False
         )
-        self.codec = ActionCodec(spec.action_space)
         size = observation_size(spec.observation_space)
         params = initial_params(
             size,
             config.hidden_sizes,
-            self.codec,
+            ActionCodec(spec.action_space),
             initial_std=config.initial_std,
             generator=torch.Generator().manual_seed(seed),
         )
-        self.params: Params = {
-            name: x.to(self.device).requires_grad_() for name, x in params.items()
-        }
-        self.scaler = ObservationScaler(size).to(self.device)
-        self.optimizer = torch.optim.Adam(self.params.values(), config.outer_lr, eps=1e-5)
+        self.params = {name: x.to(self.device).requires_grad_() for name, x in params.items()}
+        self.policy: Policy = partial(mlp_policy, min_std=config.min_std)
+        self.rule = SGD(config.inner_learning_rate)
+        self.normalizer = ObservationNormalizer(size).to(self.device)
+        self.optimizer = torch.optim.Adam(self.params.values(), config.learning_rate, eps=1e-5)
 
     def begin(self, num_tasks: int) -> Context:
         """Return the initial parameters for every task."""
@@ -178,40 +178,43 @@ class MAMLPPO:
         self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
     ) -> tuple[Tensor, Record, Context]:
         """Act with each task's own parameters."""
-        observation = self.scaler(timestep.observation.to(self.device))
-        distribution = self._policy(context.params, observation)
-        if greedy:
-            action = distributions.mode(distribution)
-        else:
-            action = distributions.sample(distribution, generator)
+        observation = self.normalizer(timestep.observation.to(self.device))
+        distribution = self.policy(context.params, observation)
+        action = distributions.choose(distribution, generator, greedy)
         return action, distribution._asdict(), context
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
         """Take one policy-gradient step per task (MAML's eq. 1)."""
+        episodes = to_device(episodes, self.device)
+        _, advantage = fitted(episodes, self.config)
+        support = batch_of(episodes, advantage, self.normalizer)
         params = {name: x.detach().requires_grad_() for name, x in context.params.items()}
-        rate = self._rate(context.num_steps)
-        stepped, _ = inner_step(
-            self._policy, params, self._batch(episodes), rate, create_graph=False
-        )
-        return Adapted({k: x.detach() for k, x in stepped.items()}, context.num_steps + 1)
+        params, _ = inner_step(self.policy, params, support, self.rule, context.num_steps)
+        params = {name: x.detach() for name, x in params.items()}
+        return Adapted(params, context.num_steps + 1, (*context.advantages, advantage))
 
     def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
         """Improve the initial parameters by the meta-gradient, some epochs on one trial."""
-        rounds = [self._batch(episodes) for episodes in trial.rounds]
-        history = []
-        for _ in range(self.config.num_epochs):
+        config, rounds, history = self.config, [], []
+        known = trial.context.advantages[: len(trial.rounds) - 1]
+        for k, episodes in enumerate(to_device(trial.rounds, self.device)):
+            value, advantage = (None, known[k]) if k < len(known) else fitted(episodes, config)
+            rounds.append(batch_of(episodes, advantage, self.normalizer))
+        for _ in range(config.num_epochs):
             self.optimizer.zero_grad()
             metrics = self.accumulate_meta_gradient(rounds, trial.tasks)
-            norm = nn.utils.clip_grad_norm_(self.params.values(), self.config.max_gradient_norm)
+            norm = clip_gradient(self.optimizer, config.max_gradient_norm)
             if not norm.isfinite():
                 raise DivergenceError("the meta-gradient")
             self.optimizer.step()
             history.append(metrics | {"gradient_norm": float(norm)})
-        if self.config.normalize_observations:  # not sooner: policies acted by the moments before
+        if config.normalize_observations:
+            # Last, because the recorded log-probabilities were computed with the old moments.
             for episodes in trial.rounds:
-                self.scaler.track(episodes.observation[episodes.valid])
+                self.normalizer.track(episodes.observation[episodes.valid])
         result = {name: sum(m[name] for m in history) / len(history) for name in history[0]}
-        result["explained_variance"] = self._explained(trial.rounds[-1])
+        returns = discounted_returns(episodes.reward, episodes.valid, config.discount)
+        result["explained_variance"] = float(explained_variance(value, returns, episodes.valid))
         if "log_std" in self.params:
             result["policy_std"] = float(self.params["log_std"].detach().exp().mean())
         return result
@@ -220,7 +223,7 @@ class MAMLPPO:
         """Add the meta-gradient of all tasks to the parameters' ``grad``, chunk by chunk.
 
         Raises:
-            DivergenceError: where a task's loss is not finite.
+            DivergenceError: if a task's loss is not finite.
         """
         num_tasks, steps = rounds[0].valid.shape
         chunk = self.config.tasks_per_chunk or (
@@ -228,130 +231,63 @@ class MAMLPPO:
         )
         totals: dict[str, Tensor] = {}
         for start in range(0, num_tasks, chunk):
-            part = [_rows(batch, slice(start, start + chunk)) for batch in rounds]
-            loss, metrics = self.meta_loss(part)
+            part = take_rows(rounds, slice(start, start + chunk))
+            loss, metrics = meta_loss(self.params, part, self.policy, self.rule, self.config)
             require_finite("the loss", loss, tasks[start : start + chunk])
             (loss.sum() / num_tasks).backward()  # type: ignore[no-untyped-call]  # torch's
             for name, value in metrics.items():
                 totals[name] = totals.get(name, torch.zeros(())) + value.sum() / num_tasks
         return {name: float(value) for name, value in totals.items()}
 
-    def meta_loss(
-        self, rounds: list[Batch]
-    ) -> tuple[Float[Tensor, " task"], dict[str, Float[Tensor, " task"]]]:
-        """Return each task's loss after its inner steps: eq. 12 and 13 of ProMP.
-
-        The inner steps are taken again from the present parameters on the recorded
-        experience, so that the gradient reaches the parameters through them.
-        """
-        config = self.config
-        num_tasks = len(rounds[0].valid)
-        params = {name: x.expand(num_tasks, *x.shape) for name, x in self.params.items()}
-        divergence = torch.zeros(num_tasks, device=self.device)
-        losses = []
-        for k, batch in enumerate(rounds[:-1]):
-            rate = self._rate(torch.full((num_tasks,), k, device=self.device))
-            stepped, policy = inner_step(
-                self._policy, params, batch, rate, create_graph=not config.first_order
-            )
-            old = type(policy)(*batch.parameters)
-            divergence = divergence + task_mean(distributions.kl(old, policy), batch.valid)
-            if config.every_step and k > 0:
-                losses.append(self._surrogate(policy, batch))
-            params = stepped
-        query = rounds[-1]
-        policy = self._policy(params, query.observation)
-        losses.append(self._surrogate(policy, query))
-        policy_loss = torch.stack(losses).mean(0)
-        with torch.no_grad():
-            old = type(policy)(*query.parameters)
-            ratio = distributions.log_prob(policy, query.action) - query.log_prob
-            outside = ((ratio.exp() - 1).abs() > config.clip).float()
-            metrics = {
-                "policy_loss": policy_loss.detach(),
-                "kl": task_mean(distributions.kl(old, policy), query.valid),
-                "kl_before_adaptation": divergence.detach(),
-                "clip_fraction": task_mean(outside, query.valid),
-                "entropy": task_mean(distributions.entropy(policy), query.valid),
-            }
-        return policy_loss + config.kl_coefficient * divergence, metrics
-
-    def _surrogate(
-        self, policy: distributions.Distribution, batch: Batch
-    ) -> Float[Tensor, " task"]:
-        """Return each task's clipped objective, negated (PPO's eq. 7)."""
-        ratio = torch.exp(distributions.log_prob(policy, batch.action) - batch.log_prob)
-        clipped = ratio.clamp(1 - self.config.clip, 1 + self.config.clip)
-        surrogate = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
-        return -task_mean(surrogate, batch.valid)
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the initial parameters, Adam's moments and the observations'."""
-        tensors = {f"params.{name}": x.detach() for name, x in self.params.items()}
-        if self.config.normalize_observations:
-            tensors |= module_tensors(self.scaler, "scaler")
-        return tensors | optimizer_tensors(self.optimizer), {}
+        """Return the initial parameters, Adam's moments and those of the observations."""
+        return self._saved().tensors(), {}
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Take back what :meth:`state` returned."""
-        with torch.no_grad():
-            for name, x in self.params.items():
-                x.copy_(tensors[f"params.{name}"])
-        if self.config.normalize_observations:
-            load_module(self.scaler, "scaler", tensors)
-        load_optimizer(self.optimizer, tensors)
+        self._saved().load(renamed(tensors, FIRST_EDITION))
 
-    def _policy(self, params: Params, observation: Tensor) -> distributions.Distribution:
-        return mlp_policy(params, observation, self.config.min_std)
+    def _saved(self) -> Saved:
+        modules = {"normalizer": self.normalizer} if self.config.normalize_observations else {}
+        return Saved(modules, {"head": self.params}, {"optimizer": self.optimizer})
 
-    def _rate(self, num_steps: Shaped[Tensor, " task"]) -> Float[Tensor, " task"]:
-        rates = torch.tensor(self.config.inner_lr, dtype=torch.float64, device=num_steps.device)
-        return rates[num_steps.clamp(max=len(rates) - 1)]
 
-    def _explained(self, episodes: Episodes) -> float:
-        """Return which share of the returns' variance the baseline fitted to them explains."""
-        target = discounted_returns(episodes.reward, episodes.valid, self.config.discount)
-        value = linear_baseline(episodes.observation, target, episodes.valid)
-        return float(explained_variance(value, target, episodes.valid))
+def fitted(
+    episodes: Episodes, config: MAMLPPOConfig
+) -> tuple[Float[Tensor, "task episode time"], Float[Tensor, "task step"]]:
+    """Return the values of a baseline fitted to a round, and each task's normalised advantages.
 
-    def _batch(self, episodes: Episodes) -> Batch:
-        """Fit the baseline, estimate advantages, and lay a round out for the losses."""
-        config = self.config
-        episodes = cast(Episodes, pytree.tree_map(lambda x: x.to(self.device), episodes))
-        reward, valid = episodes.reward, episodes.valid
-        target = discounted_returns(reward, valid, config.discount)
-        value = linear_baseline(episodes.observation, target, valid)
-        # the baseline sees the time, so that the horizon is an end like any other
-        next_value = torch.cat(
-            [value[..., 1:] * valid[..., 1:], torch.zeros_like(value[..., :1])], -1
-        )
-        advantage = gae(
-            reward,
-            value,
-            next_value,
-            valid,
-            torch.zeros_like(valid),
-            discount=config.discount,
-            gae_lambda=config.gae_lambda,
-        )
-        acted = distributions.from_record(episodes.record)
-        return Batch(
-            observation=self.scaler(episodes.observation).flatten(1, 2),
-            action=episodes.action.flatten(1, 2),
-            log_prob=distributions.log_prob(acted, episodes.action).flatten(1, 2),
-            parameters=tuple(x.flatten(1, 2) for x in acted),
-            advantage=torch.vmap(normalize)(advantage.flatten(1, 2), valid.flatten(1, 2)),
-            valid=valid.flatten(1, 2),
-        )
+    The baseline sees the time, so that the value at the horizon is known to be 0.
+    """
+    reward, valid = episodes.reward, episodes.valid
+    value = linear_values(episodes.observation, reward, valid, config.discount)
+    advantage = advantages(reward, value, valid, config.discount, config.gae_lambda)
+    return value, torch.vmap(normalize)(advantage.flatten(1, 2), valid.flatten(1, 2))
+
+
+def batch_of(
+    episodes: Episodes, advantage: Float[Tensor, "task step"], normalizer: ObservationNormalizer
+) -> Batch:
+    """Lay a round out for the losses."""
+    acted = distributions.from_record(episodes.record)
+    return Batch(
+        observation=normalizer(episodes.observation).flatten(1, 2),
+        action=episodes.action.flatten(1, 2),
+        log_prob=distributions.log_prob(acted, episodes.action).flatten(1, 2),
+        parameters=tuple(x.flatten(1, 2) for x in acted),
+        advantage=advantage,
+        valid=episodes.valid.flatten(1, 2),
+    )
 
 
 def inner_step(
     policy: Policy,
     params: Params,
     support: Batch,
-    rate: Float[Tensor, " task"],
+    rule: UpdateRule,
+    num_steps: Int[Tensor, " task"],
     *,
-    create_graph: bool,
+    create_graph: bool = False,
 ) -> tuple[Params, distributions.Distribution]:
     """Take one step of policy gradient per task, all tasks in one batch.
 
@@ -363,25 +299,56 @@ def inner_step(
         The parameters after the step, and the policy's distributions before it.
     """
     before = policy(params, support.observation)
-    log_prob = distributions.log_prob(before, support.action)
-    ratio = torch.exp(log_prob - support.log_prob)
-    loss = -task_mean(ratio * support.advantage, support.valid)
+    ratio = torch.exp(distributions.log_prob(before, support.action) - support.log_prob)
+    loss = -masked_mean(ratio * support.advantage, support.valid, dim=1)
     gradients = torch.autograd.grad(
         loss.sum(), list(params.values()), create_graph=create_graph, retain_graph=True
     )
-    stepped = {
-        name: x - rate.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)) * gradient
-        for (name, x), gradient in zip(params.items(), gradients, strict=True)
-    }
-    return stepped, before
+    return rule(params, gradients, num_steps), before
 
 
-def task_mean(
-    x: Float[Tensor, "task step"], valid: Bool[Tensor, "task step"]
-) -> Float[Tensor, " task"]:
-    """Return each task's mean over the steps that happened."""
-    return torch.where(valid, x, 0.0).sum(1) / valid.sum(1).clamp(min=1)
+def meta_loss(
+    params: Params, rounds: list[Batch], policy: Policy, rule: UpdateRule, config: MAMLPPOConfig
+) -> tuple[Float[Tensor, " task"], dict[str, Float[Tensor, " task"]]]:
+    """Return each task's loss after its inner steps (ProMP, eq. 12 and 13), and diagnostics.
 
+    The inner steps are taken again from the present initial parameters on the recorded
+    experience, so that the gradient reaches the parameters through them.
+    """
+    num_tasks = len(rounds[0].valid)
+    own = {name: x.expand(num_tasks, *x.shape) for name, x in params.items()}
+    num_steps = torch.zeros(num_tasks, dtype=torch.int64, device=rounds[0].valid.device)
+    divergence, losses = torch.zeros(num_tasks, device=num_steps.device), []
 
-def _rows(batch: Batch, rows: slice) -> Any:
-    return pytree.tree_map(lambda x: x[rows], batch)
+    def surrogate(new: distributions.Distribution, batch: Batch) -> Float[Tensor, " task"]:
+        log_prob = distributions.log_prob(new, batch.action)
+        return clipped_surrogate(
+            log_prob, batch.log_prob, batch.advantage, batch.valid, config.clip, dim=1
+        )
+
+    def kl(new: distributions.Distribution, batch: Batch) -> Float[Tensor, " task"]:
+        old = type(new)(*batch.parameters)
+        return masked_mean(distributions.kl(old, new), batch.valid, dim=1)
+
+    for k, batch in enumerate(rounds[:-1]):
+        stepped, before = inner_step(
+            policy, own, batch, rule, num_steps + k, create_graph=not config.first_order
+        )
+        divergence = divergence + kl(before, batch)
+        if config.meta_loss == "every-step" and k > 0:
+            losses.append(surrogate(before, batch))
+        own = stepped
+    query = rounds[-1]
+    new = policy(own, query.observation)
+    losses.append(surrogate(new, query))
+    policy_loss = torch.stack(losses).mean(0)
+    with torch.no_grad():
+        log_prob, valid = distributions.log_prob(new, query.action), query.valid
+        metrics = {
+            "policy_loss": policy_loss.detach(),
+            "kl": kl(new, query),
+            "kl_before_adaptation": divergence.detach(),
+            "clip_fraction": clip_fraction(log_prob, query.log_prob, valid, config.clip, dim=1),
+            "entropy": masked_mean(distributions.entropy(new), valid, dim=1),
+        }
+    return policy_loss + config.kl_coefficient * divergence, metrics

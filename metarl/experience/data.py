@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metarl.errors import DivergenceError, bad_option
+from metarl.errors import bad_option
+from metarl.learning.losses import require_finite as require_finite  # part of the public names
 from metarl.task import Task
 
 Context: TypeAlias = Any
@@ -26,6 +27,8 @@ function writes into one that it was given."""
 
 Record: TypeAlias = dict[str, Tensor]
 """The tensors ``[task, lane, …]`` of one step that an agent wants back in ``update``, by name."""
+
+Tree = TypeVar("Tree")
 
 Metrics: TypeAlias = dict[str, float]
 """Numbers to log, by name."""
@@ -94,6 +97,36 @@ class Stream(NamedTuple):
     valid: Bool[Tensor, "task time"]
     record: Record
     info: dict[str, Shaped[Tensor, "task time ..."]] = {}  # noqa: RUF012  # never written into
+
+    def chunks(self, length: int | None) -> Chunks:
+        """Return how the stream is cut into rows of ``length`` steps, or into whole trials."""
+        tasks, time = self.valid.shape
+        length = length or time
+        starts = self.valid[:, ::length].flatten()
+        kept = starts.nonzero().squeeze(1)
+        return Chunks(length, kept, kept // (len(starts) // tasks))
+
+
+class Chunks(NamedTuple):
+    """A cut of a stream's sequences into shorter ones, for truncated backpropagation."""
+
+    length: int
+    """The number of steps of a chunk; a trial's last chunk is padded."""
+    kept: Int[Tensor, " row"]
+    """The numbers of the chunks in which a step happened, among all chunks of all tasks."""
+    task: Int[Tensor, " row"]
+    """The row of the stream that each chunk was cut from."""
+
+    def cut(self, x: Shaped[Tensor, "task time ..."]) -> Shaped[Tensor, "row length ..."]:
+        """Return the chunks of a tensor, padded with zeros."""
+        missing = -x.shape[1] % self.length
+        if missing:
+            x = torch.cat([x, x.new_zeros((len(x), missing, *x.shape[2:]))], 1)
+        return x.reshape(-1, self.length, *x.shape[2:])[self.kept]
+
+    def first(self, x: Shaped[Tensor, "task time ..."]) -> Shaped[Tensor, "row ..."]:
+        """Return what a tensor holds at the first step of each chunk."""
+        return x[:, :: self.length].flatten(0, 1)[self.kept]
 
 
 class Trial(NamedTuple):
@@ -170,18 +203,6 @@ def next_observations(episodes: Episodes) -> Float[Tensor, "task episode time ob
     return torch.where(last, episodes.final_observation.unsqueeze(2), later)
 
 
-def require_finite(where: str, values: Shaped[Tensor, "task ..."], tasks: Sequence[Task]) -> None:
-    """Refuse to go on where a task's numbers are not finite.
-
-    Raises:
-        DivergenceError: it names ``where`` and the first such task.
-    """
-    with torch.no_grad():
-        if values.is_floating_point() and not values.isfinite().all():
-            bad = ~values.isfinite().reshape(len(values), -1).all(1)
-            raise DivergenceError(where, tasks[int(bad.nonzero()[0])])
-
-
 def episodes_of(fields: dict[str, Tensor], final_observation: Tensor) -> Episodes:
     """Name the fields, and reduce an episode's steps to its metrics."""
     reward, valid = fields["reward"], fields["valid"]
@@ -249,6 +270,11 @@ def take_rows(tree: Any, rows: slice) -> Any:
     if tree is None:
         return None
     return pytree.tree_map(lambda x: x[rows], tree)
+
+
+def to_device(tree: Tree, device: torch.device) -> Tree:
+    """Return a tree with its tensors on ``device``."""
+    return cast(Tree, pytree.tree_map(lambda x: x.to(device), tree))
 
 
 def concatenate_rows(trees: Sequence[Any]) -> Any:

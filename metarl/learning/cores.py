@@ -1,151 +1,234 @@
-"""How experience becomes a summary, step by step and in whole sequences."""
+"""Cores: how experience becomes a summary, step by step and in whole sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol, TypeAlias
 
 import torch
-from jaxtyping import Float
+import tyro
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from metarl.learning.distributions import Distribution
-from metarl.learning.heads import ActionHead
+from metarl.constraints import AtLeast, refuse_unused, validate
 from metarl.learning.networks import mlp, orthogonal
 from metarl.stepping.spaces import ActionCodec
 
 
-class ActorCriticOutput(NamedTuple):
-    """What a recurrent actor-critic returns for ``[batch, time]`` inputs."""
+@dataclass(frozen=True)
+class CoreConfig:
+    """The network that turns experience into a summary of it."""
 
-    distribution: Distribution
-    value: Float[Tensor, "batch time"] | None
-    """None without a critic."""
-    state: Float[Tensor, "batch state"]
-    """After the last step."""
+    kind: Annotated[Literal["gru", "fast-weights"], tyro.conf.arg(name="core")] = "gru"
+    """The network's memory: `gru` is a GRU alone, as in the paper; `fast-weights` is a GRU beside
+    a matrix that every step adds an outer product to (Schlag et al., 2021, 2102.11174). The matrix
+    holds many associations, such as the reward of every state and action, which a GRU hardly
+    learns to; its numbers grow with the steps of a trial."""
+    hidden_size: Annotated[int, AtLeast(1)] = 64
+    """The number of units of the GRU."""
+    encoder_sizes: tuple[Annotated[int, AtLeast(1)], ...] = ()
+    """The sizes of the tanh layers before the GRU."""
+    memory_size: Annotated[int, AtLeast(1)] | None = None
+    """The rows and columns of the matrix of `--core fast-weights` (default: 32)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        validate(self)
+        if self.kind != "fast-weights":
+            refuse_unused(self, ("memory_size",), "--core fast-weights")
 
 
-class FastWeights(nn.Module):
-    """A memory of associations: a matrix that every step adds an outer product to.
+class Core(Protocol):
+    """A network whose state carries knowledge from one step of a trial to the next.
 
-    W_t = W_{t-1} + v_t k_tᵀ, read as W_t q_t, with key, value and query linear in what is given
-    (linear attention; Schlag et al., 2021, 2102.11174, eq. 4 and 5). What two steps have in common
-    is found in one product however far apart they lie, where a GRU must learn to hold it through
-    every step in between.
+    One step at a time and whole sequences give the same numbers, up to rounding. The inputs are
+    those of :func:`core_inputs`, which begin with the observation.
     """
 
-    def __init__(
-        self, written_size: int, queried_size: int, size: int, generator: torch.Generator
-    ) -> None:
+    state_size: int
+    """The numbers that carry a trial on; a trial starts with zeros."""
+    summary_size: int
+    """The numbers of a summary."""
+    observation_at: int
+    """The place among a summary's numbers where a head inserts the observation: part of the
+    layout of saved weights."""
+
+    def step(
+        self, inputs: Float[Tensor, "batch input"], state: Float[Tensor, "batch state"]
+    ) -> tuple[Float[Tensor, "batch summary"], Float[Tensor, "batch state"]]:
+        """Return the summary after one step, and the next state."""
+
+    def sequence(
+        self, inputs: Float[Tensor, "batch time input"], state: Float[Tensor, "batch state"]
+    ) -> tuple[Float[Tensor, "batch time summary"], Float[Tensor, "batch state"]]:
+        """Return the summary after every step, and the state after the last one."""
+
+
+class _Recurrent(nn.Module):
+    """The parts that cores with a GRU have in common."""
+
+    def __init__(self, config: CoreConfig, input_size: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.size = size
-        self.key = orthogonal(nn.Linear(written_size, size), 1.0, generator)
-        self.value = orthogonal(nn.Linear(written_size, size), 1.0, generator)
-        self.query = orthogonal(nn.Linear(queried_size, size), 1.0, generator)
-
-    def forward(
-        self,
-        written: Float[Tensor, "batch time written"],
-        queried: Float[Tensor, "batch time queried"],
-        weights: Float[Tensor, "batch size size"],
-    ) -> tuple[Float[Tensor, "batch time size"], Float[Tensor, "batch size size"]]:
-        """Write and read at every step; return what was read and the matrix after the last.
-
-        All steps at once: step t reads Σ_{s≤t} (q_t·k_s) v_s beside what ``weights`` held before.
-        """
-        key, value, query = self.key(written), self.value(written), self.query(queried)
-        read = (query @ key.mT).tril() @ value + query @ weights
-        return read, weights + key.mT @ value
-
-
-class RecurrentActorCritic(nn.Module):
-    """Encoder, GRU, and heads that see the GRU's output beside the observation.
-
-    With ``memory_size``, fast weights of that width lie beside the GRU. They write whole
-    transitions, so the previous observation joins the inputs, and the state is a row of
-    ``[hidden, fast weights, last observation]``. Without ``critic`` there is no value.
-    """
-
-    def __init__(
-        self,
-        observation_size: int,
-        input_size: int,
-        codec: ActionCodec,
-        *,
-        encoder_sizes: Sequence[int],
-        head_sizes: Sequence[int] = (),
-        hidden_size: int,
-        memory_size: int = 0,
-        initial_std: float,
-        min_std: float,
-        max_std: float | None = None,
-        critic: bool = True,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.memory: FastWeights | None = None
-        self.state_sizes = [hidden_size]
-        if memory_size:
-            input_size += observation_size
-            self.state_sizes += [memory_size**2, observation_size]
-        self.encoder = mlp(input_size, encoder_sizes, generator)
-        encoded_size = encoder_sizes[-1] if encoder_sizes else input_size
-        self.gru = nn.GRU(encoded_size, hidden_size, batch_first=True)
+        self.encoder = mlp(input_size, config.encoder_sizes, generator)
+        self.encoded_size = config.encoder_sizes[-1] if config.encoder_sizes else input_size
+        self.hidden_size = self.observation_at = config.hidden_size
+        self.gru = nn.GRU(self.encoded_size, config.hidden_size, batch_first=True)
         for name, parameter in self.gru.named_parameters():
             if "weight" in name:
                 for gate in parameter.data.chunk(3):
                     nn.init.orthogonal_(gate, generator=generator)
             else:
                 nn.init.zeros_(parameter)
-        features = hidden_size + observation_size
-        if memory_size:
-            written = encoded_size + hidden_size + observation_size
-            self.memory = FastWeights(written, features, memory_size, generator)
-            features += memory_size
-        self.trunk = mlp(features, head_sizes, generator)
-        features = head_sizes[-1] if head_sizes else features
-        self.policy = ActionHead(
-            features,
-            codec,
-            generator,
-            initial_std=initial_std,
-            min_std=min_std,
-            max_std=max_std,
-        )
-        self.critic = orthogonal(nn.Linear(features, 1), 1.0, generator) if critic else None
 
-    @property
-    def state_size(self) -> int:
-        """Numbers that carry a trial on from one step to the next."""
-        return sum(self.state_sizes)
-
-    def forward(
-        self,
-        inputs: Float[Tensor, "batch time input"],
-        observation: Float[Tensor, "batch time observation"],
-        state: Float[Tensor, "batch state"],
-    ) -> ActorCriticOutput:
-        """Run whole sequences, from ``state`` at their first step."""
-        hidden, *memory = torch.split(state, self.state_sizes, -1)
-        if self.memory is not None:
-            weights, last_observation = memory
-            previous = torch.cat([last_observation.unsqueeze(1), observation[:, :-1]], 1)
-            inputs = torch.cat([inputs, previous], -1)
-        encoded = self.encoder(inputs)
-        if encoded.shape[1] == 1:  # acting: the same numbers, with half the operations
+    def run_gru(
+        self, encoded: Float[Tensor, "batch time encoded"], hidden: Float[Tensor, "batch hidden"]
+    ) -> tuple[Float[Tensor, "batch time hidden"], Float[Tensor, "batch hidden"]]:
+        """Return the GRU's output after every step, and after the last one."""
+        if encoded.shape[1] == 1:  # Acting: the same numbers with half the operations.
             after = torch.gru_cell(encoded.squeeze(1), hidden, *self.gru.all_weights[0])
-            hidden = after.unsqueeze(1)
-        else:
-            hidden, after = self.gru(encoded, hidden.unsqueeze(0).contiguous())
-            after = after.squeeze(0)
-        features = torch.cat([hidden, observation], -1)
-        if self.memory is not None:
-            weights = weights.reshape(-1, self.memory.size, self.memory.size)
-            written = torch.cat([encoded, hidden, previous], -1)
-            read, weights = self.memory(written, features, weights)
-            features = torch.cat([features, read], -1)
-            after = torch.cat([after, weights.flatten(1), observation[:, -1]], -1)
-        features = self.trunk(features)
-        value = None if self.critic is None else self.critic(features).squeeze(-1)
-        return ActorCriticOutput(self.policy(features), value, after)
+            return after.unsqueeze(1), after
+        output, last = self.gru(encoded, hidden.unsqueeze(0).contiguous())
+        return output, last.squeeze(0)
+
+    def sequence(
+        self, inputs: Float[Tensor, "batch time input"], state: Float[Tensor, "batch state"]
+    ) -> tuple[Float[Tensor, "batch time summary"], Float[Tensor, "batch state"]]:
+        """Return the summary after every step, and the state after the last one."""
+        raise NotImplementedError
+
+    def step(
+        self, inputs: Float[Tensor, "batch input"], state: Float[Tensor, "batch state"]
+    ) -> tuple[Float[Tensor, "batch summary"], Float[Tensor, "batch state"]]:
+        """Return the summary after one step, and the next state."""
+        summary, state = self.sequence(inputs.unsqueeze(1), state)
+        return summary.squeeze(1), state
+
+
+class GRU(_Recurrent):
+    """An encoder and a gated recurrent unit, whose output is the summary and the state."""
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        observation_size: int,
+        codec: ActionCodec,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(config, input_size(observation_size, codec), generator)
+        self.state_size = self.summary_size = config.hidden_size
+
+    def sequence(
+        self, inputs: Float[Tensor, "batch time input"], state: Float[Tensor, "batch state"]
+    ) -> tuple[Float[Tensor, "batch time summary"], Float[Tensor, "batch state"]]:
+        """Return the summary after every step, and the state after the last one."""
+        return self.run_gru(self.encoder(inputs), state)
+
+
+class FastWeights(_Recurrent):
+    """An encoder, a GRU, and fast weights beside it, which hold associations.
+
+    Every step adds an outer product to a matrix (:func:`fast_weights`), and what is then read
+    from it joins the GRU's output in the summary. What is written describes a whole transition,
+    so the previous observation joins the inputs, and the state is a row of
+    ``[hidden, fast weights, last observation]``.
+    """
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        observation_size: int,
+        codec: ActionCodec,
+        generator: torch.Generator,
+    ) -> None:
+        size = input_size(observation_size, codec) + observation_size
+        super().__init__(config, size, generator)
+        self.size, self.observation_size = config.memory_size or 32, observation_size
+        queried_size = config.hidden_size + observation_size
+        written_size = self.encoded_size + queried_size
+        self.key = orthogonal(nn.Linear(written_size, self.size), 1.0, generator)
+        self.value = orthogonal(nn.Linear(written_size, self.size), 1.0, generator)
+        self.query = orthogonal(nn.Linear(queried_size, self.size), 1.0, generator)
+        self.state_sizes = [config.hidden_size, self.size**2, observation_size]
+        self.state_size, self.summary_size = sum(self.state_sizes), config.hidden_size + self.size
+
+    def sequence(
+        self, inputs: Float[Tensor, "batch time input"], state: Float[Tensor, "batch state"]
+    ) -> tuple[Float[Tensor, "batch time summary"], Float[Tensor, "batch state"]]:
+        """Return the summary after every step, and the state after the last one."""
+        hidden, weights, last_observation = torch.split(state, self.state_sizes, -1)
+        observation = inputs[..., : self.observation_size]
+        previous = torch.cat([last_observation.unsqueeze(1), observation[:, :-1]], 1)
+        encoded = self.encoder(torch.cat([inputs, previous], -1))
+        output, hidden = self.run_gru(encoded, hidden)
+        written = torch.cat([encoded, output, previous], -1)
+        read, weights = fast_weights(
+            self.key(written),
+            self.value(written),
+            self.query(torch.cat([output, observation], -1)),
+            weights.reshape(-1, self.size, self.size),
+        )
+        state = torch.cat([hidden, weights.flatten(1), observation[:, -1]], -1)
+        return torch.cat([output, read], -1), state
+
+
+def fast_weights(
+    key: Float[Tensor, "batch time size"],
+    value: Float[Tensor, "batch time size"],
+    query: Float[Tensor, "batch time size"],
+    weights: Float[Tensor, "batch size size"],
+) -> tuple[Float[Tensor, "batch time size"], Float[Tensor, "batch size size"]]:
+    """Write and read at every step; return what was read and the matrix after the last step.
+
+    W_t = W_{t-1} + v_t k_tᵀ, read as W_t q_t (linear attention; Schlag et al., 2021, 2102.11174,
+    eq. 4 and 5). What two steps have in common is found in one product however far apart they
+    lie, whereas a GRU must learn to hold it through every step in between.
+
+    All steps are computed at once: step t reads Σ_{s≤t} (q_t·k_s) v_s and what ``weights``, which
+    is stored with the keys in front, held before.
+    """
+    read = (query @ key.mT).tril() @ value + query @ weights
+    return read, weights + key.mT @ value
+
+
+def input_size(observation_size: int, codec: ActionCodec) -> int:
+    """Return the number of inputs that :func:`core_inputs` makes of one step."""
+    return observation_size + codec.size + 2
+
+
+def core_inputs(
+    observation: Float[Tensor, "*batch observation"],
+    previous_action: Shaped[Tensor, "*batch_and_action"],
+    previous_reward: Float[Tensor, "*batch"],
+    boundary: Bool[Tensor, "*batch"],
+    trial_start: Bool[Tensor, "*batch"],
+    codec: ActionCodec,
+) -> Float[Tensor, "*batch input"]:
+    """Join what a core sees of a step (Duan et al., 2016, 1611.02779, section 2.2).
+
+    That is the observation, the previous action, one-hot if it is discrete, the previous reward and
+    whether an episode starts; zeros stand for what came before a trial.
+    """
+    action = previous_action
+    if codec.discrete:
+        # Action 0 is a real action, so "no previous action" is an all-zero one-hot vector.
+        action = nn.functional.one_hot(action.long(), codec.size).to(observation.dtype)
+        action = torch.where(trial_start.unsqueeze(-1), 0.0, action)
+    ends = [previous_reward.unsqueeze(-1), boundary.unsqueeze(-1).float()]
+    return torch.cat([observation, action, *ends], -1)
+
+
+CoreModule: TypeAlias = GRU | FastWeights
+
+CORES: dict[str, Callable[[CoreConfig, int, ActionCodec, torch.Generator], CoreModule]] = {
+    "gru": GRU,
+    "fast-weights": FastWeights,
+}
+"""The kinds of cores by the names of `--core`."""
+
+
+def make_core(
+    config: CoreConfig, observation_size: int, codec: ActionCodec, generator: torch.Generator
+) -> CoreModule:
+    """Return the core that ``config`` describes, with weights drawn from ``generator``."""
+    return CORES[config.kind](config, observation_size, codec, generator)

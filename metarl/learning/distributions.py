@@ -1,7 +1,7 @@
-"""The policies' action distributions, as parameters and free functions over them.
+"""Action distributions, as NamedTuples of tensors and free functions over them.
 
-``torch.distributions`` cannot leave ``torch.func.vmap`` and draws from a global generator;
-here a distribution is a NamedTuple of tensors and a draw takes its generator.
+``torch.distributions`` cannot be returned from ``torch.func.vmap`` and draws from a global
+generator; here a distribution is a tree of tensors, and a draw takes its generator.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from metarl.seeding import LaneGenerator
 
 
 class Categorical(NamedTuple):
-    """Over the integers ``0 … n-1``."""
+    """A distribution over the integers ``0 … n-1``."""
 
     logits: Float[Tensor, "*batch n"]
-    """Normalised: they are log-probabilities."""
+    """The logarithms of the probabilities; these sum to 1."""
 
 
 class Gaussian(NamedTuple):
-    """Independent in every dimension."""
+    """A normal distribution with independent dimensions."""
 
     mean: Float[Tensor, "*batch size"]
+    """The means, which are also the most likely action."""
     log_std: Float[Tensor, "*batch size"]
+    """The logarithms of the standard deviations."""
 
 
 Distribution: TypeAlias = Categorical | Gaussian
 
 
 def from_record(record: Mapping[str, Tensor]) -> Distribution:
-    """Return the distribution whose fields, as ``_asdict()`` names them, are in ``record``."""
+    """Return the distribution whose fields ``record`` holds, by their names in ``_asdict()``."""
     if "logits" in record:
         return Categorical(record["logits"])
     return Gaussian(record["mean"], record["log_std"])
@@ -61,7 +63,7 @@ def entropy(distribution: Distribution) -> Float[Tensor, "*batch"]:
 
 
 def kl(p: Distribution, q: Distribution) -> Float[Tensor, "*batch"]:
-    """Return KL(p ‖ q) in nats; both are of one kind."""
+    """Return KL(p ‖ q) in nats of two distributions of the same kind."""
     if isinstance(p, Categorical) and isinstance(q, Categorical):
         return (p.logits.exp() * (p.logits - q.logits)).sum(-1)
     if isinstance(p, Gaussian) and isinstance(q, Gaussian):
@@ -69,6 +71,13 @@ def kl(p: Distribution, q: Distribution) -> Float[Tensor, "*batch"]:
         distance = ((p.mean - q.mean) * torch.exp(-q.log_std)).square()
         return (q.log_std - p.log_std + 0.5 * (variance_ratio + distance - 1)).sum(-1)
     raise TypeError(f"no KL between {type(p).__name__} and {type(q).__name__}")
+
+
+def choose(
+    distribution: Distribution, generator: LaneGenerator, greedy: bool
+) -> Shaped[Tensor, "*batch"]:
+    """Return the most likely action of every lane if ``greedy``, else a drawn one."""
+    return mode(distribution) if greedy else sample(distribution, generator)
 
 
 def mode(distribution: Distribution) -> Shaped[Tensor, "*batch"]:
@@ -79,7 +88,7 @@ def mode(distribution: Distribution) -> Shaped[Tensor, "*batch"]:
 
 
 def sample(distribution: Distribution, generator: LaneGenerator) -> Shaped[Tensor, "*batch"]:
-    """Draw one action per lane, by the generator's numbers alone."""
+    """Draw one action per lane; the generator alone decides which."""
     if isinstance(distribution, Categorical):
         cumulative = distribution.logits.double().exp().cumsum(-1)
         u = torch.from_numpy(generator.uniform(1)).to(cumulative.device)

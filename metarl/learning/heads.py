@@ -1,54 +1,85 @@
-"""From features to an action distribution."""
+"""Heads: from a summary and an observation to an action distribution and a value."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metarl.constraints import AtLeast, Positive, refuse_unused, validate
+from metarl.errors import require
+from metarl.learning.cores import Core
 from metarl.learning.distributions import Categorical, Distribution, Gaussian
-from metarl.learning.networks import orthogonal
+from metarl.learning.networks import mlp, orthogonal
 from metarl.stepping.spaces import ActionCodec
 
 
-class ActionHead(nn.Module):
-    """The last layer of a policy: logits, or a mean and the logarithm of a standard deviation.
+@dataclass(frozen=True)
+class HeadConfig:
+    """The network that turns a summary and an observation into an action distribution."""
 
-    That is one for all states, kept above ``min_std``, or, given ``max_std``, one that the state
-    decides, between the two.
-    """
+    head_sizes: tuple[Annotated[int, AtLeast(1)], ...] = ()
+    """The sizes of the tanh layers between the core, with the observation beside its summary, and
+    the outputs for policy and value."""
+    std: Literal["shared", "state"] = "shared"
+    """The standard deviation of continuous actions: `shared` learns one for all states, `state`
+    computes one from each state, between --min-std and --max-std."""
+    initial_std: Annotated[float, Positive] = 1.0
+    """Standard deviation of continuous actions before the first update."""
+    min_std: Annotated[float, Positive] = 0.1
+    """Lower bound on the standard deviation of continuous actions; without one, exploration
+    collapses before the agent learns to adapt."""
+    max_std: Annotated[float, Positive] | None = None
+    """Upper bound on the standard deviation of continuous actions, needed by `--std state`."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        validate(self)
+        if self.std == "shared":
+            refuse_unused(self, ("max_std",), "--std state")
+        else:
+            bounds = self.max_std is not None and self.max_std > self.min_std
+            require(self, "max_std", bounds, f"above min-std ({self.min_std})")
+
+
+class HeadOutput(NamedTuple):
+    """What a head says about a batch of summaries."""
+
+    distribution: Distribution
+    """The action distributions."""
+    value: Float[Tensor, "*batch"] | None
+    """The returns that are expected; None without a critic."""
+
+
+class ActionHead(nn.Module):
+    """The last layer of a policy: logits, or a mean and the logarithm of a standard deviation."""
 
     def __init__(
-        self,
-        input_size: int,
-        codec: ActionCodec,
-        generator: torch.Generator,
-        *,
-        initial_std: float = 1.0,
-        min_std: float = 1e-3,
-        max_std: float | None = None,
+        self, input_size: int, codec: ActionCodec, config: HeadConfig, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.output = orthogonal(nn.Linear(input_size, codec.size), 0.01, generator)
-        self.min_log_std = math.log(min_std)
+        self.min_log_std = math.log(config.min_std)
         self.log_std: nn.Parameter | None = None
         self.spread: nn.Linear | None = None
         if codec.discrete:
             return
-        if max_std is None:
-            self.log_std = nn.Parameter(torch.full((codec.size,), math.log(initial_std)))
-        else:
-            self.log_range = math.log(max_std / min_std)
-            self.spread = orthogonal(nn.Linear(input_size, codec.size), 0.01, generator)
-            share = (math.log(initial_std) - self.min_log_std) / self.log_range
-            nn.init.constant_(self.spread.bias, math.atanh(min(max(2 * share - 1, -0.99), 0.99)))
+        if config.max_std is None:  # --std shared
+            self.log_std = nn.Parameter(torch.full((codec.size,), math.log(config.initial_std)))
+            return
+        self.log_range = math.log(config.max_std / config.min_std)
+        self.spread = orthogonal(nn.Linear(input_size, codec.size), 0.01, generator)
+        share = (math.log(config.initial_std) - self.min_log_std) / self.log_range
+        nn.init.constant_(self.spread.bias, math.atanh(min(max(2 * share - 1, -0.99), 0.99)))
 
     def forward(self, features: Float[Tensor, "*batch features"]) -> Distribution:
-        """Return the distribution; a Gaussian's std never falls below the floor.
+        """Return the distribution; a Gaussian's standard deviation is never below the bound.
 
-        The floored tensor is what sampling and log-probabilities both use.
+        Sampling and log-probabilities both use the bounded tensor.
         """
         output = self.output(features)
         if self.spread is not None:
@@ -58,3 +89,44 @@ class ActionHead(nn.Module):
             return Categorical(torch.log_softmax(output, -1))
         log_std = self.log_std.clamp(min=self.min_log_std)
         return Gaussian(output, log_std.expand_as(output))
+
+
+class MLP(nn.Module):
+    """Tanh layers over the summary and the observation, then the policy and the critic.
+
+    Of the core, only the sizes of its summary are known. The observation is inserted into it at
+    the place that the core names.
+    """
+
+    def __init__(
+        self,
+        config: HeadConfig,
+        core: Core,
+        observation_size: int,
+        codec: ActionCodec,
+        generator: torch.Generator,
+        *,
+        critic: bool = True,
+    ) -> None:
+        super().__init__()
+        self.observation_at = core.observation_at
+        features = core.summary_size + observation_size
+        self.trunk = mlp(features, config.head_sizes, generator)
+        features = config.head_sizes[-1] if config.head_sizes else features
+        self.policy = ActionHead(features, codec, config, generator)
+        self.critic = orthogonal(nn.Linear(features, 1), 1.0, generator) if critic else None
+
+    def forward(
+        self,
+        summary: Float[Tensor, "*batch summary"],
+        observation: Float[Tensor, "*batch observation"],
+    ) -> HeadOutput:
+        """Return the action distributions, and the values if there is a critic."""
+        before, after = summary.tensor_split([self.observation_at], -1)
+        features = self.trunk(torch.cat([before, observation, after], -1))
+        value = None if self.critic is None else self.critic(features).squeeze(-1)
+        return HeadOutput(self.policy(features), value)
+
+
+HEADS = {"mlp": MLP}
+"""The kinds of heads by name."""

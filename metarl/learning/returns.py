@@ -17,8 +17,8 @@ def discounted_returns(
 ) -> Float[Tensor, "*batch time"]:
     """Return sum_k discount^k · reward[t + k], zero where not valid.
 
-    Where ``boundary`` is given, a step that it marks starts afresh: what comes from there on
-    does not count for the steps before it.
+    A step marked by ``boundary`` starts afresh: rewards from there on do not count for the steps
+    before it.
     """
     weight = torch.where(valid, discount, reward.new_zeros(()))
     if boundary is not None:
@@ -41,10 +41,10 @@ def gae(
     Args:
         reward: r_t.
         value: V(s_t).
-        next_value: V(s_{t+1}), zero where nothing follows; it is what truncation bootstraps from.
-        valid: steps that happened; a sequence's come first.
-        last: steps after which the sum of TD errors stops (ends of an episode, or of a trial
-            for agents that learn across episodes). The last valid step always is one.
+        next_value: V(s_{t+1}), zero where nothing follows; truncation bootstraps from it.
+        valid: steps that happened; they come first in a sequence.
+        last: steps after which the sum of TD errors stops: ends of an episode, or of a trial
+            for agents that learn across episodes. The last valid step always is one.
         discount: gamma.
         gae_lambda: lambda.
 
@@ -54,6 +54,23 @@ def gae(
     delta = reward + discount * next_value - value
     weight = torch.where(valid & ~last, discount * gae_lambda, reward.new_zeros(()))
     return _sums_of_what_follows(torch.where(valid, delta, 0.0), weight)
+
+
+def advantages(
+    reward: Float[Tensor, "*batch time"],
+    value: Float[Tensor, "*batch time"],
+    valid: Bool[Tensor, "*batch time"],
+    discount: float,
+    gae_lambda: float,
+) -> Float[Tensor, "*batch time"]:
+    """Return :func:`gae` of sequences after whose last valid step nothing follows.
+
+    That holds for whole trials, and for values that are a function of the time left, so that the
+    value at the horizon is known to be 0.
+    """
+    following = torch.cat([value[..., 1:] * valid[..., 1:], torch.zeros_like(value[..., :1])], -1)
+    nowhere = torch.zeros_like(valid)
+    return gae(reward, value, following, valid, nowhere, discount=discount, gae_lambda=gae_lambda)
 
 
 def _sums_of_what_follows(
@@ -78,9 +95,11 @@ def normalize(
     return centred / (deviation + epsilon)
 
 
-def masked_mean(x: Float[Tensor, "*batch"], valid: Bool[Tensor, "*batch"]) -> Float[Tensor, ""]:
-    """Return the mean of ``x`` over ``valid``; 0 where nothing is."""
-    return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
+def masked_mean(
+    x: Float[Tensor, "*batch"], valid: Bool[Tensor, "*batch"], dim: int | None = None
+) -> Float[Tensor, "*rest"]:
+    """Return the mean of ``x`` over ``valid``, of all axes or of ``dim``; 0 if nothing is valid."""
+    return torch.where(valid, x, 0.0).sum(dim) / valid.sum(dim).clamp(min=1)
 
 
 def explained_variance(
@@ -95,8 +114,18 @@ def explained_variance(
     return 1 - error.var() / y.var()
 
 
+def linear_values(
+    observation: Float[Tensor, "task episode time observation"],
+    reward: Float[Tensor, "task episode time"],
+    valid: Bool[Tensor, "task episode time"],
+    discount: float,
+) -> Float[Tensor, "task episode time"]:
+    """Return the values of a :func:`linear_baseline` fitted to each task's discounted returns."""
+    return linear_baseline(observation, discounted_returns(reward, valid, discount), valid)
+
+
 KERNEL_NUMBERS = 2**21
-"""Numbers in float64 that :func:`linear_baseline` lays out at once where it works in steps."""
+"""The largest number of float64 values that :func:`linear_baseline` lays out in one block."""
 
 
 def linear_baseline(
@@ -108,14 +137,14 @@ def linear_baseline(
     """Fit a linear value function per task, and return its values where it was fitted.
 
     Features are the observation clipped to ±10, its square, time, time², time³ and 1 (Duan et
-    al., 2016, arXiv 1604.06778, section 5); time runs from 0 to 1 over the longest episode.
-    Solved in float64 for all tasks at once; where a task's equations are singular, its ridge
-    grows tenfold until they are not.
+    al., 2016, arXiv 1604.06778, section 5); time runs from 0 to 1 over the longest episode. All
+    tasks are solved at once, in float64. If a task's equations are singular, its ridge grows
+    tenfold until they are not.
 
-    Where there are more features than steps, the same values come from equations as large as
-    the steps (kernel ridge regression), and the features are never laid out whole: time grows
-    with the observation's size, memory hardly does. So flexible a fit passes through almost
-    every return: gather more steps where advantages are to be more than what it leaves.
+    If there are more features than steps, the same values come from one equation per step
+    (kernel ridge regression), without ever laying out all features: computing time grows with
+    the observation's size, memory hardly does. Such a fit passes through almost every return,
+    which leaves little to learn from, so a warning asks for more steps.
     """
     tasks, episodes, length = valid.shape
     time = torch.arange(length, dtype=torch.float64, device=valid.device) / max(length - 1, 1)
@@ -153,7 +182,7 @@ def _kernel_fit(
 ) -> Float[Tensor, "task step 1"]:
     """Return Φ (ΦᵀΦ + λI)⁻¹ Φᵀ y = K (K + λI)⁻¹ y = y - λ (K + λI)⁻¹ y, with K = ΦΦᵀ.
 
-    K is summed over blocks of the observation's numbers.
+    K is summed up over blocks of the observation's numbers.
     """
     powers = powers * valid
     kernel = powers @ powers.mT
@@ -162,7 +191,7 @@ def _kernel_fit(
         kernel.baddbmm_(features, features.mT)
         features = features.square()
         kernel.baddbmm_(features, features.mT)
-    # Steps that look alike make K singular but for rounding errors, which the ridge must exceed.
+    # Steps with equal features make K singular up to rounding errors, which the ridge must exceed.
     trace = kernel.diagonal(dim1=1, dim2=2).sum(1).reshape(-1, 1, 1)
     strength = (torch.finfo(kernel.dtype).eps * trace).clamp(min=ridge)
     weights, strength = _solve_with_ridge(kernel, wanted, strength)
@@ -174,7 +203,7 @@ def _solve_with_ridge(
     right: Float[Tensor, "task row 1"],
     strength: Float[Tensor, "task 1 1"],
 ) -> tuple[Float[Tensor, "task row 1"], Float[Tensor, "task 1 1"]]:
-    """Return (matrix + λI)⁻¹ right and each task's λ, ``strength`` or as much more as it takes."""
+    """Return (matrix + λI)⁻¹ right and each task's λ: ``strength``, or more if it is singular."""
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     for _ in range(12):
         factor, failed = torch.linalg.cholesky_ex(matrix + strength * identity)

@@ -1,0 +1,189 @@
+"""Constraints on the values of a config, written into the types of its fields.
+
+>>> @dataclass(frozen=True)
+... class Config:
+...     discount: Annotated[float, Between(0, 1)] = 0.99
+...     def __post_init__(self) -> None:
+...         validate(self)
+>>> Config(discount=2.0)
+Traceback (most recent call last):
+metarl.errors.UserError: --discount: got 2.0; accepted: 0 to 1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+
+from metarl.errors import bad_option
+
+
+class Constraint(Protocol):
+    """A condition on one number; it stands in a field's type: ``Annotated[float, Positive]``.
+
+    A field of type ``X | None`` accepts None too; in ``tuple[X, ...]`` every element is checked.
+    """
+
+    @property
+    def accepted(self) -> str:
+        """The values that are accepted, for the error message."""
+
+    def holds(self, value: Any) -> bool:
+        """Return whether the value is accepted."""
+
+
+@dataclass(frozen=True)
+class Positive:
+    """A finite number above 0."""
+
+    accepted: str = "a number above 0"
+
+    def holds(self, value: float) -> bool:
+        """Return whether the value is accepted."""
+        return 0 < value < math.inf
+
+
+@dataclass(frozen=True)
+class NotNegative:
+    """A finite number that is not negative."""
+
+    accepted: str = "0 or more"
+
+    def holds(self, value: float) -> bool:
+        """Return whether the value is accepted."""
+        return 0 <= value < math.inf
+
+
+@dataclass(frozen=True)
+class Above:
+    """A number above a bound; infinity is one."""
+
+    bound: float
+
+    @property
+    def accepted(self) -> str:
+        """The values that are accepted, for the error message."""
+        return f"above {self.bound}"
+
+    def holds(self, value: float) -> bool:
+        """Return whether the value is accepted."""
+        return value > self.bound
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A number that is a bound or above it."""
+
+    bound: int
+
+    @property
+    def accepted(self) -> str:
+        """The values that are accepted, for the error message."""
+        return "0 or more" if self.bound == 0 else f"at least {self.bound}"
+
+    def holds(self, value: float) -> bool:
+        """Return whether the value is accepted."""
+        return value >= self.bound
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number from the lower to the upper bound, both included."""
+
+    low: float
+    high: float
+
+    @property
+    def accepted(self) -> str:
+        """The values that are accepted, for the error message."""
+        return f"{self.low} to {self.high}"
+
+    def holds(self, value: float) -> bool:
+        """Return whether the value is accepted."""
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    """A tuple that has an element."""
+
+    accepted: str = "one number or more"
+
+    def holds(self, value: tuple[Any, ...]) -> bool:
+        """Return whether the value is accepted."""
+        return bool(value)
+
+
+def validate(config: Any) -> None:
+    """Refuse a dataclass in which a field's value breaks a constraint of its type.
+
+    Raises:
+        UserError: it names the option, the value and what is accepted.
+    """
+    hints = _hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        accepted = _broken(value, hints[field.name])
+        if accepted is not None:
+            raise bad_option(option_of(type(config), field.name), value, accepted)
+
+
+def refuse_unused(config: Any, unused: tuple[str, ...], because: str) -> None:
+    """Refuse optional fields that are set although another field's value makes them unused.
+
+    Args:
+        config: a dataclass.
+        unused: the fields that must be None.
+        because: the option that uses them, such as ``"--std state"``.
+
+    Raises:
+        UserError: it names the first such field.
+    """
+    for name in unused:
+        if getattr(config, name) is not None:
+            option = option_of(type(config), name)
+            raise bad_option(option, getattr(config, name), f"a value only with {because}")
+
+
+def option_of(kind: type, name: str) -> str:
+    """Return the command-line option of a dataclass's field.
+
+    It is called like the field, or by the name in the field's annotation ``tyro.conf.arg``.
+    """
+    named = [part.name for part in _metadata(_hints(kind)[name]) if getattr(part, "name", None)]
+    return f"--{(named or [name])[0].replace('_', '-')}"
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _metadata(hint: Any) -> tuple[Any, ...]:
+    return hint.__metadata__ if get_origin(hint) is Annotated else ()
+
+
+def _broken(value: Any, hint: Any) -> str | None:
+    """Return the values that are accepted if this one is not."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        accepted = _broken(value, parts[0])
+        for constraint in _metadata(hint):
+            one = constraint() if isinstance(constraint, type) else constraint
+            if accepted is None and hasattr(one, "holds") and not one.holds(value):
+                accepted = one.accepted
+        return accepted
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return next(filter(None, (_broken(value, part) for part in parts)), None)
+    if origin is tuple:
+        broken = next(filter(None, (_broken(element, parts[0]) for element in value)), None)
+        return broken and f"{broken} each"
+    if origin is Literal and value not in parts:
+        return ", ".join(map(str, parts))
+    return None
