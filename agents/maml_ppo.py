@@ -6,49 +6,32 @@ gradient per task. The meta-gradient goes through those steps, second derivative
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from metarl.constraints import AtLeast, Between, NotEmpty, NotNegative, Positive, validate
 from metarl.errors import DivergenceError
 from metarl.experience.agent import TaskSpec, TrialShape
-from metarl.experience.data import (
-    Context,
-    Episodes,
-    Metrics,
-    Record,
-    Timestep,
-    Trial,
-    require_finite,
-    take_rows,
-    to_device,
-)
-from metarl.learning import distributions
-from metarl.learning.losses import clip_fraction, clipped_surrogate
+from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
+from metarl.learning import losses, returns
+from metarl.learning.distributions import Distribution, choose, entropy, log_prob
+from metarl.learning.losses import PolicyBatch, TaskLosses
 from metarl.learning.networks import Params, initial_params, mlp_policy
 from metarl.learning.normalization import ObservationNormalizer
 from metarl.learning.ppo import clip_gradient
-from metarl.learning.returns import (
-    advantages,
-    discounted_returns,
-    explained_variance,
-    linear_values,
-    masked_mean,
-    normalize,
-)
 from metarl.learning.state import Saved, renamed
-from metarl.learning.update_rules import SGD, UpdateRule
+from metarl.learning.update_rules import SGD, UpdateRule, inner_step
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import ActionCodec, observation_size
-from metarl.task import Task
 
-Policy: TypeAlias = Callable[[Params, Tensor], distributions.Distribution]
+Rates: TypeAlias = Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty]
+Policy: TypeAlias = Callable[[Params, Tensor], Distribution]
 
 STEPS_PER_CHUNK = 8000
 """Number of steps whose meta-gradient a CPU computes at once; more do not fit in its caches."""
@@ -66,13 +49,8 @@ class MAMLPPOConfig:
     episodes_per_adaptation: Annotated[int, AtLeast(1)] = 20
     """Number of episodes that an inner step learns from (20 in the MAML paper)."""
     num_adaptations: Annotated[int, AtLeast(0)] = 2
-    """Number of inner steps in training; with 1, a second one in evaluation overshoots far goals."""
-    inner_learning_rate: Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty] = (
-        0.1,
-        0.05,
-        0.025,
-        0.0125,
-    )
+    """Number of inner steps in training; with 1, a second one in tests overshoots far goals."""
+    inner_learning_rate: Rates = (0.1, 0.05, 0.025, 0.0125)
     """Rate of each inner step (alpha in MAML's eq. 1); the last one holds for further steps.
     Normalised advantages make every step the same length, so a constant rate overshoots after the
     first step; hence the halving, where the MAML paper has 0.1 0.05."""
@@ -84,8 +62,7 @@ class MAMLPPOConfig:
     hidden_sizes: tuple[Annotated[int, AtLeast(1)], ...] = (100, 100)
     """Sizes of the policy's ReLU layers."""
     normalize_observations: bool = False
-    """Show the policy observations minus their mean, over their standard deviation, of all steps
-    trained on so far."""
+    """Show the policy observations normalised by the moments of all steps trained on so far."""
     initial_std: Annotated[float, Positive] = 1.0
     """Standard deviation of continuous actions before the first update; inner steps adapt it."""
     min_std: Annotated[float, Positive] = 1e-2
@@ -105,8 +82,8 @@ class MAMLPPOConfig:
     max_gradient_norm: Annotated[float, Positive] = 10.0
     """Norm that larger meta-gradients are scaled down to."""
     tasks_per_chunk: Annotated[int, AtLeast(1)] | None = None
-    """Number of tasks whose meta-gradient is computed at once, which bounds the memory needed
-    (default: all on a GPU, and as many as have 8000 steps on a CPU)."""
+    """Number of tasks whose meta-gradient is computed at once (default: all; on a CPU, as many as
+    have 8000 steps)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
@@ -114,31 +91,12 @@ class MAMLPPOConfig:
 
 
 class Adapted(NamedTuple):
-    """A context: each task's own parameters, and what the steps that made them used."""
+    """A context: each task's own parameters, and what adapting to it has computed."""
 
     params: Params
-    """The parameters ``[task, …]`` by name."""
     num_steps: Int[Tensor, " task"]
-    """The number of inner steps that made them."""
-    advantages: tuple[Float[Tensor, "task step"], ...] = ()
-    """The advantages of every round so far, so that ``update`` does not estimate them again."""
-
-
-class Batch(NamedTuple):
-    """A round of experience as the losses take it; episodes and time are one axis."""
-
-    observation: Float[Tensor, "task step observation"]
-    """The observations, normalised."""
-    action: Shaped[Tensor, "task step *action"]
-    """The actions as they were sampled."""
-    log_prob: Float[Tensor, "task step"]
-    """Their log-probabilities under the policy that acted."""
-    parameters: tuple[Tensor, ...]
-    """The parameters of the action distributions of the policy that acted."""
-    advantage: Float[Tensor, "task step"]
-    """The advantages of the actions, normalised per task."""
-    valid: Bool[Tensor, "task step"]
-    """True where a step happened, False for padding."""
+    values: tuple[Float[Tensor, "task episode time"], ...] = ()
+    """The baseline of every round so far, so that ``update`` does not fit it again."""
 
 
 class MAMLPPO:
@@ -151,22 +109,18 @@ class MAMLPPO:
     ) -> None:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         self.tasks_per_update = config.tasks_per_update
-        self.shape = TrialShape(
-            config.episodes_per_adaptation, config.num_adaptations, sequential=False
-        )
-        size = observation_size(spec.observation_space)
-        params = initial_params(
-            size,
-            config.hidden_sizes,
-            ActionCodec(spec.action_space),
-            initial_std=config.initial_std,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        per_round, adaptations = config.episodes_per_adaptation, config.num_adaptations
+        self.shape = TrialShape(per_round, adaptations, sequential=False)
+        size, codec = observation_size(spec.observation_space), ActionCodec(spec.action_space)
+        generator = torch.Generator().manual_seed(seed)
+        params = initial_params(size, config.hidden_sizes, codec, config.initial_std, generator)
         self.params = {name: x.to(self.device).requires_grad_() for name, x in params.items()}
         self.policy: Policy = partial(mlp_policy, min_std=config.min_std)
         self.rule = SGD(config.inner_learning_rate)
         self.normalizer = ObservationNormalizer(size).to(self.device)
         self.optimizer = torch.optim.Adam(self.params.values(), config.learning_rate, eps=1e-5)
+        modules = {"normalizer": self.normalizer} if config.normalize_observations else {}
+        self.saved = Saved(modules, {"head": self.params}, {"optimizer": self.optimizer})
 
     def begin(self, num_tasks: int) -> Context:
         """Return the initial parameters for every task."""
@@ -180,29 +134,30 @@ class MAMLPPO:
         """Act with each task's own parameters."""
         observation = self.normalizer(timestep.observation.to(self.device))
         distribution = self.policy(context.params, observation)
-        action = distributions.choose(distribution, generator, greedy)
-        return action, distribution._asdict(), context
+        return choose(distribution, generator, greedy), distribution._asdict(), context
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
         """Take one policy-gradient step per task (MAML's eq. 1)."""
-        episodes = to_device(episodes, self.device)
-        _, advantage = fitted(episodes, self.config)
-        support = batch_of(episodes, advantage, self.normalizer)
+        episodes = episodes.to(self.device)
+        value = fitted(episodes, self.config)
+        loss = partial(inner_loss, support=self.batch(episodes, value), policy=self.policy)
         params = {name: x.detach().requires_grad_() for name, x in context.params.items()}
-        params, _ = inner_step(self.policy, params, support, self.rule, context.num_steps)
+        params, _ = inner_step(loss, params, self.rule, context.num_steps)
         params = {name: x.detach() for name, x in params.items()}
-        return Adapted(params, context.num_steps + 1, (*context.advantages, advantage))
+        return Adapted(params, context.num_steps + 1, (*context.values, value))
 
     def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
         """Improve the initial parameters by the meta-gradient, some epochs on one trial."""
-        config, rounds, history = self.config, [], []
-        known = trial.context.advantages[: len(trial.rounds) - 1]
-        for k, episodes in enumerate(to_device(trial.rounds, self.device)):
-            value, advantage = (None, known[k]) if k < len(known) else fitted(episodes, config)
-            rounds.append(batch_of(episodes, advantage, self.normalizer))
+        config, trial, history = self.config, trial.to(self.device), []
+        values = [*trial.context.values[: len(trial.rounds) - 1]]
+        values += [fitted(episodes, config) for episodes in trial.rounds[len(values) :]]
+        rounds = [self.batch(*pair) for pair in zip(trial.rounds, values, strict=True)]
+        loss = partial(meta_loss, self.params, policy=self.policy, rule=self.rule, config=config)
+        some = max(1, STEPS_PER_CHUNK // rounds[0].valid.shape[1])
+        chunk = config.tasks_per_chunk or (some if self.device.type == "cpu" else len(trial.tasks))
         for _ in range(config.num_epochs):
             self.optimizer.zero_grad()
-            metrics = self.accumulate_meta_gradient(rounds, trial.tasks)
+            metrics = losses.accumulate_gradient(loss, rounds, trial.tasks, chunk)
             norm = clip_gradient(self.optimizer, config.max_gradient_norm)
             if not norm.isfinite():
                 raise DivergenceError("the meta-gradient")
@@ -213,142 +168,85 @@ class MAMLPPO:
             for episodes in trial.rounds:
                 self.normalizer.track(episodes.observation[episodes.valid])
         result = {name: sum(m[name] for m in history) / len(history) for name in history[0]}
-        returns = discounted_returns(episodes.reward, episodes.valid, config.discount)
-        result["explained_variance"] = float(explained_variance(value, returns, episodes.valid))
+        query = trial.rounds[-1]
+        target = returns.discounted_returns(query.reward, query.valid, config.discount)
+        explained = returns.explained_variance(values[-1], target, query.valid)
+        result["explained_variance"] = float(explained)
         if "log_std" in self.params:
             result["policy_std"] = float(self.params["log_std"].detach().exp().mean())
         return result
 
-    def accumulate_meta_gradient(self, rounds: list[Batch], tasks: Sequence[Task]) -> Metrics:
-        """Add the meta-gradient of all tasks to the parameters' ``grad``, chunk by chunk.
-
-        Raises:
-            DivergenceError: if a task's loss is not finite.
-        """
-        num_tasks, steps = rounds[0].valid.shape
-        chunk = self.config.tasks_per_chunk or (
-            num_tasks if self.device.type == "cuda" else max(1, STEPS_PER_CHUNK // steps)
-        )
-        totals: dict[str, Tensor] = {}
-        for start in range(0, num_tasks, chunk):
-            part = take_rows(rounds, slice(start, start + chunk))
-            loss, metrics = meta_loss(self.params, part, self.policy, self.rule, self.config)
-            require_finite("the loss", loss, tasks[start : start + chunk])
-            (loss.sum() / num_tasks).backward()  # type: ignore[no-untyped-call]  # torch's
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, torch.zeros(())) + value.sum() / num_tasks
-        return {name: float(value) for name, value in totals.items()}
+    def batch(self, episodes: Episodes, value: Float[Tensor, "task episode time"]) -> PolicyBatch:
+        """Estimate a round's advantages, normalised per task, and lay it out for the losses."""
+        config, reward, valid = self.config, episodes.reward, episodes.valid
+        # The baseline sees the time, so that the value at the horizon is known to be 0.
+        advantage = returns.advantages(reward, value, valid, config.discount, config.gae_lambda)
+        observation, record = self.normalizer(episodes.observation), episodes.record
+        batch = PolicyBatch.of(observation, episodes.action, record, advantage, valid)
+        return batch._replace(advantage=returns.normalize(batch.advantage, batch.valid, dim=1))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the initial parameters, Adam's moments and those of the observations."""
-        return self._saved().tensors(), {}
+        return self.saved.tensors(), {}
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Take back what :meth:`state` returned."""
-        self._saved().load(renamed(tensors, FIRST_EDITION))
-
-    def _saved(self) -> Saved:
-        modules = {"normalizer": self.normalizer} if self.config.normalize_observations else {}
-        return Saved(modules, {"head": self.params}, {"optimizer": self.optimizer})
+        self.saved.load(renamed(tensors, FIRST_EDITION))
 
 
-def fitted(
-    episodes: Episodes, config: MAMLPPOConfig
-) -> tuple[Float[Tensor, "task episode time"], Float[Tensor, "task step"]]:
-    """Return the values of a baseline fitted to a round, and each task's normalised advantages.
-
-    The baseline sees the time, so that the value at the horizon is known to be 0.
-    """
-    reward, valid = episodes.reward, episodes.valid
-    value = linear_values(episodes.observation, reward, valid, config.discount)
-    advantage = advantages(reward, value, valid, config.discount, config.gae_lambda)
-    return value, torch.vmap(normalize)(advantage.flatten(1, 2), valid.flatten(1, 2))
+def fitted(episodes: Episodes, config: MAMLPPOConfig) -> Float[Tensor, "task episode time"]:
+    """Return the values of a linear baseline fitted to each task's round."""
+    observation, reward, valid = episodes.observation, episodes.reward, episodes.valid
+    return returns.linear_values(observation, reward, valid, config.discount)
 
 
-def batch_of(
-    episodes: Episodes, advantage: Float[Tensor, "task step"], normalizer: ObservationNormalizer
-) -> Batch:
-    """Lay a round out for the losses."""
-    acted = distributions.from_record(episodes.record)
-    return Batch(
-        observation=normalizer(episodes.observation).flatten(1, 2),
-        action=episodes.action.flatten(1, 2),
-        log_prob=distributions.log_prob(acted, episodes.action).flatten(1, 2),
-        parameters=tuple(x.flatten(1, 2) for x in acted),
-        advantage=advantage,
-        valid=episodes.valid.flatten(1, 2),
-    )
+def inner_loss(
+    params: Params, support: PolicyBatch, policy: Policy
+) -> tuple[Float[Tensor, " task"], Distribution]:
+    """Return each task's loss of an inner step, and the policy's distributions before it.
 
-
-def inner_step(
-    policy: Policy,
-    params: Params,
-    support: Batch,
-    rule: UpdateRule,
-    num_steps: Int[Tensor, " task"],
-    *,
-    create_graph: bool = False,
-) -> tuple[Params, distributions.Distribution]:
-    """Take one step of policy gradient per task, all tasks in one batch.
-
-    The loss is the likelihood ratio (π/π_old)·A, which keeps the credit of the experience's
-    own distribution when differentiated twice (ProMP, section 5). Tasks share nothing, so
-    the gradient of the sum is each task's own.
-
-    Returns:
-        The parameters after the step, and the policy's distributions before it.
+    The loss is the likelihood ratio (π/π_old)·A, which keeps the credit of the experience's own
+    distribution when differentiated twice (ProMP, section 5).
     """
     before = policy(params, support.observation)
-    ratio = torch.exp(distributions.log_prob(before, support.action) - support.log_prob)
-    loss = -masked_mean(ratio * support.advantage, support.valid, dim=1)
-    gradients = torch.autograd.grad(
-        loss.sum(), list(params.values()), create_graph=create_graph, retain_graph=True
-    )
-    return rule(params, gradients, num_steps), before
+    ratio = torch.exp(log_prob(before, support.action) - support.log_prob)
+    return -returns.masked_mean(ratio * support.advantage, support.valid, dim=1), before
 
 
 def meta_loss(
-    params: Params, rounds: list[Batch], policy: Policy, rule: UpdateRule, config: MAMLPPOConfig
-) -> tuple[Float[Tensor, " task"], dict[str, Float[Tensor, " task"]]]:
+    params: Params,
+    rounds: list[PolicyBatch],
+    policy: Policy,
+    rule: UpdateRule,
+    config: MAMLPPOConfig,
+) -> TaskLosses:
     """Return each task's loss after its inner steps (ProMP, eq. 12 and 13), and diagnostics.
 
     The inner steps are taken again from the present initial parameters on the recorded
     experience, so that the gradient reaches the parameters through them.
     """
-    num_tasks = len(rounds[0].valid)
+    *supports, query = rounds
+    num_tasks = len(query.valid)
     own = {name: x.expand(num_tasks, *x.shape) for name, x in params.items()}
-    num_steps = torch.zeros(num_tasks, dtype=torch.int64, device=rounds[0].valid.device)
-    divergence, losses = torch.zeros(num_tasks, device=num_steps.device), []
-
-    def surrogate(new: distributions.Distribution, batch: Batch) -> Float[Tensor, " task"]:
-        log_prob = distributions.log_prob(new, batch.action)
-        return clipped_surrogate(
-            log_prob, batch.log_prob, batch.advantage, batch.valid, config.clip, dim=1
+    num_steps = torch.zeros(num_tasks, dtype=torch.int64, device=query.valid.device)
+    penalty, surrogates = torch.zeros(num_tasks, device=num_steps.device), []
+    for k, support in enumerate(supports):
+        loss = partial(inner_loss, support=support, policy=policy)
+        own, before = inner_step(
+            loss, own, rule, num_steps + k, create_graph=not config.first_order
         )
-
-    def kl(new: distributions.Distribution, batch: Batch) -> Float[Tensor, " task"]:
-        old = type(new)(*batch.parameters)
-        return masked_mean(distributions.kl(old, new), batch.valid, dim=1)
-
-    for k, batch in enumerate(rounds[:-1]):
-        stepped, before = inner_step(
-            policy, own, batch, rule, num_steps + k, create_graph=not config.first_order
-        )
-        divergence = divergence + kl(before, batch)
+        penalty = penalty + losses.task_kl(before, support)
         if config.meta_loss == "every-step" and k > 0:
-            losses.append(surrogate(before, batch))
-        own = stepped
-    query = rounds[-1]
-    new = policy(own, query.observation)
-    losses.append(surrogate(new, query))
-    policy_loss = torch.stack(losses).mean(0)
+            surrogates.append(losses.task_surrogate(before, support, config.clip))
+    after = policy(own, query.observation)
+    surrogates.append(losses.task_surrogate(after, query, config.clip))
+    policy_loss = torch.stack(surrogates).mean(0)
     with torch.no_grad():
-        log_prob, valid = distributions.log_prob(new, query.action), query.valid
         metrics = {
             "policy_loss": policy_loss.detach(),
-            "kl": kl(new, query),
-            "kl_before_adaptation": divergence.detach(),
-            "clip_fraction": clip_fraction(log_prob, query.log_prob, valid, config.clip, dim=1),
-            "entropy": masked_mean(distributions.entropy(new), valid, dim=1),
+            "kl": losses.task_kl(after, query),
+            "kl_before_adaptation": penalty.detach(),
+            "clip_fraction": losses.task_clip_fraction(after, query, config.clip),
+            "entropy": returns.masked_mean(entropy(after), query.valid, dim=1),
         }
-    return policy_loss + config.kl_coefficient * divergence, metrics
+    return policy_loss + config.kl_coefficient * penalty, metrics

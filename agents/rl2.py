@@ -17,20 +17,11 @@ from torch import Tensor
 from metarl.constraints import AtLeast, Between, validate
 from metarl.errors import require
 from metarl.experience.agent import TaskSpec, TrialShape, prescribed_episodes
-from metarl.experience.data import (
-    Context,
-    Episodes,
-    Metrics,
-    Record,
-    Stream,
-    Timestep,
-    Trial,
-    require_finite,
-    to_device,
-)
+from metarl.experience.data import Context, Episodes, Metrics, Record, Stream, Timestep, Trial
 from metarl.learning.cores import CoreConfig, core_inputs, make_core
 from metarl.learning.distributions import choose, from_record, log_prob
 from metarl.learning.heads import MLP, HeadConfig, HeadOutput
+from metarl.learning.losses import require_finite
 from metarl.learning.normalization import ObservationNormalizer, ValueNormalizer
 from metarl.learning.ppo import Batch, PPOConfig, optimize
 from metarl.learning.returns import advantages, explained_variance, linear_values, normalize
@@ -58,8 +49,7 @@ class RL2Config:
     episodes_per_trial: Annotated[int, AtLeast(1)] | None = None
     """Number of episodes of a trial (default: what the task distribution prescribes)."""
     normalize_observations: bool = False
-    """Show the policy observations minus their mean, over their standard deviation, of all steps
-    trained on so far."""
+    """Show the policy observations normalised by the moments of all steps trained on so far."""
     observed_reward_scale: float = 1.0
     """Factor on the reward the policy sees; the reward it is trained on is not scaled."""
     discount: Annotated[float, Between(0, 1)] = 0.99
@@ -112,6 +102,10 @@ class RL2:
         self.targets = ValueNormalizer().to(self.device)
         parameters = [*self.core.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.Adam(parameters, config.ppo.learning_rate, eps=1e-5)
+        modules = {"core": self.core, "head": self.head, "targets": self.targets}
+        if config.normalize_observations:
+            modules["normalizer"] = self.normalizer
+        self.saved = Saved(modules, optimizers={"optimizer": self.optimizer})
 
     def begin(self, num_tasks: int) -> Context:
         """Return zero states ``[task, state]``."""
@@ -140,7 +134,7 @@ class RL2:
 
     def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
         """Run PPO on whole trials, each one long episode that ends with its last step."""
-        config, stream = self.config, to_device(trial.stream(), self.device)
+        config, stream = self.config, trial.to(self.device).stream()
         value, reward, valid = values(stream, config), stream.reward, stream.valid
         advantage = advantages(reward, value, valid, config.discount, config.gae_lambda)
         target = advantage + value
@@ -159,17 +153,11 @@ class RL2:
 
     def inputs(self, seen: Timestep | Stream) -> Float[Tensor, "row time input"]:
         """Return what the core sees of one step or of a stream."""
-        return core_inputs(
-            self.normalizer(seen.observation),
-            seen.previous_action,
-            self.config.observed_reward_scale * seen.previous_reward,
-            seen.boundary,
-            seen.trial_start,
-            self.codec,
-        )
+        reward = self.config.observed_reward_scale * seen.previous_reward
+        return core_inputs(self.normalizer(seen.observation), reward, seen, self.codec)
 
     def policy(self, inputs: tuple[Tensor, Tensor]) -> HeadOutput:
-        """Return the distributions and values of sequences: core inputs, and states they start from."""
+        """Return distributions and values of sequences: core inputs, and the states before them."""
         seen, state = inputs
         return self.head(self.core.sequence(seen, state)[0], seen[..., : self.size])
 
@@ -186,18 +174,12 @@ class RL2:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the networks, Adam's moments and those of targets and observations."""
-        return self._saved().tensors(), {"num_updates": self.targets.num_updates}
+        return self.saved.tensors(), {"num_updates": self.targets.num_updates}
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Take back what :meth:`state` returned."""
-        self._saved().load(renamed(tensors, FIRST_EDITION))
+        self.saved.load(renamed(tensors, FIRST_EDITION))
         self.targets.num_updates = int(extra["num_updates"])
-
-    def _saved(self) -> Saved:
-        modules = {"core": self.core, "head": self.head, "targets": self.targets}
-        if self.config.normalize_observations:
-            modules["normalizer"] = self.normalizer
-        return Saved(modules=modules, optimizers={"optimizer": self.optimizer})
 
 
 def values(stream: Stream, config: RL2Config) -> Float[Tensor, "task time"]:

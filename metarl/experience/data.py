@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -27,8 +27,6 @@ function writes into one that it was given."""
 
 Record: TypeAlias = dict[str, Tensor]
 """The tensors ``[task, lane, …]`` of one step that an agent wants back in ``update``, by name."""
-
-Tree = TypeVar("Tree")
 
 Metrics: TypeAlias = dict[str, float]
 """Numbers to log, by name."""
@@ -78,6 +76,10 @@ class Episodes(NamedTuple):
     if it was reached at any step, other numbers are averaged over the steps."""
     info: dict[str, Shaped[Tensor, "task episode time ..."]] = {}  # noqa: RUF012  # never written into
     """The numbers that ``info_keys`` names, of every step, under the names they are reported as."""
+
+    def to(self, device: torch.device) -> Episodes:
+        """Return the same experience on ``device``."""
+        return cast(Episodes, pytree.tree_map(lambda x: x.to(device), self))
 
 
 class Stream(NamedTuple):
@@ -145,6 +147,10 @@ class Trial(NamedTuple):
     def env_steps(self) -> int:
         """The number of environment steps taken."""
         return sum(int(episodes.valid.sum()) for episodes in self.rounds)
+
+    def to(self, device: torch.device) -> Trial:
+        """Return the trial with its experience on ``device``."""
+        return self._replace(rounds=[episodes.to(device) for episodes in self.rounds])
 
     def stream(self) -> Stream:
         """Join all episodes of all rounds: the sequences that recurrent agents train on."""
@@ -270,11 +276,6 @@ def take_rows(tree: Any, rows: slice) -> Any:
     if tree is None:
         return None
     return pytree.tree_map(lambda x: x[rows], tree)
-
-
-def to_device(tree: Tree, device: torch.device) -> Tree:
-    """Return a tree with its tensors on ``device``."""
-    return cast(Tree, pytree.tree_map(lambda x: x.to(device), tree))
 
 
 def concatenate_rows(trees: Sequence[Any]) -> Any:

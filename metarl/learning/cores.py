@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Protocol, TypeAlias
 
 import torch
 import tyro
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl.constraints import AtLeast, refuse_unused, validate
@@ -191,6 +191,22 @@ def fast_weights(
     return read, weights + key.mT @ value
 
 
+class Seen(Protocol):
+    """A time step, or a stream of them (:mod:`metarl.experience.data`)."""
+
+    @property
+    def previous_action(self) -> Tensor:
+        """The action before, zero at the start of a trial."""
+
+    @property
+    def boundary(self) -> Tensor:
+        """True at the first step of an episode."""
+
+    @property
+    def trial_start(self) -> Tensor:
+        """True at the first step of a trial."""
+
+
 def input_size(observation_size: int, codec: ActionCodec) -> int:
     """Return the number of inputs that :func:`core_inputs` makes of one step."""
     return observation_size + codec.size + 2
@@ -198,24 +214,25 @@ def input_size(observation_size: int, codec: ActionCodec) -> int:
 
 def core_inputs(
     observation: Float[Tensor, "*batch observation"],
-    previous_action: Shaped[Tensor, "*batch_and_action"],
     previous_reward: Float[Tensor, "*batch"],
-    boundary: Bool[Tensor, "*batch"],
-    trial_start: Bool[Tensor, "*batch"],
+    seen: Seen,
     codec: ActionCodec,
 ) -> Float[Tensor, "*batch input"]:
     """Join what a core sees of a step (Duan et al., 2016, 1611.02779, section 2.2).
 
-    That is the observation, the previous action, one-hot if it is discrete, the previous reward and
-    whether an episode starts; zeros stand for what came before a trial.
+    Args:
+        observation: the observation in the units that the core is to see.
+        previous_reward: the reward before it, likewise.
+        seen: the rest; a discrete action becomes a one-hot vector.
+        codec: the size and kind of the actions.
     """
-    action = previous_action
+    action = seen.previous_action
     if codec.discrete:
         # Action 0 is a real action, so "no previous action" is an all-zero one-hot vector.
         action = nn.functional.one_hot(action.long(), codec.size).to(observation.dtype)
-        action = torch.where(trial_start.unsqueeze(-1), 0.0, action)
-    ends = [previous_reward.unsqueeze(-1), boundary.unsqueeze(-1).float()]
-    return torch.cat([observation, action, *ends], -1)
+        action = torch.where(seen.trial_start.unsqueeze(-1), 0.0, action)
+    rest = [previous_reward.unsqueeze(-1), seen.boundary.unsqueeze(-1).float()]
+    return torch.cat([observation, action, *rest], -1)
 
 
 CoreModule: TypeAlias = GRU | FastWeights

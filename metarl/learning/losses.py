@@ -6,14 +6,105 @@ batch ``[task, step]`` with ``dim=1`` gives each task's own loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metarl.errors import DivergenceError
+from metarl.learning import distributions
+from metarl.learning.distributions import Distribution
 from metarl.learning.returns import masked_mean
+
+
+class PolicyBatch(NamedTuple):
+    """Experience of every task as losses of a policy take it."""
+
+    observation: Float[Tensor, "task step observation"]
+    action: Shaped[Tensor, "task step *action"]
+    """The actions as they were sampled."""
+    log_prob: Float[Tensor, "task step"]
+    """Their log-probabilities under the policy that acted."""
+    old: tuple[Tensor, ...]
+    """The parameters of the distributions of the policy that acted."""
+    advantage: Float[Tensor, "task step"]
+    valid: Bool[Tensor, "task step"]
+    """True where a step happened, False for padding."""
+
+    @staticmethod
+    def of(
+        observation: Float[Tensor, "task episode time observation"],
+        action: Shaped[Tensor, "task episode time *action"],
+        record: Mapping[str, Tensor],
+        advantage: Float[Tensor, "task episode time"],
+        valid: Bool[Tensor, "task episode time"],
+    ) -> PolicyBatch:
+        """Make episodes and time one axis; ``record`` holds the policy's distributions."""
+        acted = distributions.from_record(record)
+        parts = (
+            observation,
+            action,
+            distributions.log_prob(acted, action),
+            acted,
+            advantage,
+            valid,
+        )
+        return PolicyBatch(*pytree.tree_map(lambda x: x.flatten(1, 2), parts))
+
+
+def task_surrogate(policy: Distribution, batch: PolicyBatch, clip: float) -> Float[Tensor, " task"]:
+    """Return each task's loss of PPO, given the present policy's distributions at its steps."""
+    log_prob = distributions.log_prob(policy, batch.action)
+    return clipped_surrogate(log_prob, batch.log_prob, batch.advantage, batch.valid, clip, dim=1)
+
+
+def task_clip_fraction(
+    policy: Distribution, batch: PolicyBatch, clip: float
+) -> Float[Tensor, " task"]:
+    """Return each task's share of steps at which the policy's ratio is clipped."""
+    log_prob = distributions.log_prob(policy, batch.action)
+    return clip_fraction(log_prob, batch.log_prob, batch.valid, clip, dim=1)
+
+
+def task_kl(policy: Distribution, batch: PolicyBatch) -> Float[Tensor, " task"]:
+    """Return each task's mean KL(old ‖ new), given the present policy's distributions."""
+    old = type(policy)(*batch.old)
+    return masked_mean(distributions.kl(old, policy), batch.valid, dim=1)
+
+
+TaskLosses: TypeAlias = tuple[Float[Tensor, " task"], dict[str, Float[Tensor, " task"]]]
+"""Each task's loss, and other numbers of each task by name, to be logged."""
+
+
+def accumulate_gradient(
+    losses: Callable[[Any], TaskLosses], batch: Any, tasks: Sequence[object], chunk: int
+) -> dict[str, float]:
+    """Add the gradient of the mean loss of all tasks to the parameters' ``grad``, in chunks.
+
+    Args:
+        losses: a function of a batch of some of the tasks.
+        batch: a tree of tensors whose first axis is the task.
+        tasks: the tasks, for error messages.
+        chunk: the number of tasks computed at once.
+
+    Returns:
+        The means of the numbers to be logged.
+
+    Raises:
+        DivergenceError: if a task's loss is not finite.
+    """
+    totals: dict[str, Tensor] = {}
+    for start in range(0, len(tasks), chunk):
+        rows = slice(start, start + chunk)
+        loss, metrics = losses(pytree.tree_map(lambda x, rows=rows: x[rows], batch))
+        require_finite("the loss", loss, tasks[rows])
+        (loss.sum() / len(tasks)).backward()  # type: ignore[no-untyped-call]  # torch's
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, torch.zeros(())) + value.sum() / len(tasks)
+    return {name: float(value) for name, value in totals.items()}
 
 
 def clipped_surrogate(

@@ -43,7 +43,6 @@ def initial_params(
     observation_size: int,
     hidden_sizes: Sequence[int],
     codec: ActionCodec,
-    *,
     initial_std: float,
     generator: torch.Generator,
 ) -> Params:

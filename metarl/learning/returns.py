@@ -85,21 +85,31 @@ def _sums_of_what_follows(
 
 
 def normalize(
-    x: Float[Tensor, "*batch"], valid: Bool[Tensor, "*batch"], epsilon: float = 1e-8
+    x: Float[Tensor, "*batch"],
+    valid: Bool[Tensor, "*batch"],
+    dim: int | None = None,
+    epsilon: float = 1e-8,
 ) -> Float[Tensor, "*batch"]:
-    """Return ``x`` with mean 0 and standard deviation 1 over ``valid``, zero elsewhere."""
-    count = valid.sum().clamp(min=1)
-    mean = torch.where(valid, x, 0.0).sum() / count
+    """Return ``x`` with mean 0 and standard deviation 1 over ``valid``, zero elsewhere.
+
+    The moments are those of all numbers, or of each row along ``dim``.
+    """
+    mean = masked_mean(x, valid, dim, keepdim=True)
     centred = torch.where(valid, x - mean, 0.0)
-    deviation = (centred.square().sum() / count).sqrt()
+    deviation = masked_mean(centred.square(), valid, dim, keepdim=True).sqrt()
     return centred / (deviation + epsilon)
 
 
 def masked_mean(
-    x: Float[Tensor, "*batch"], valid: Bool[Tensor, "*batch"], dim: int | None = None
+    x: Float[Tensor, "*batch"],
+    valid: Bool[Tensor, "*batch"],
+    dim: int | None = None,
+    *,
+    keepdim: bool = False,
 ) -> Float[Tensor, "*rest"]:
     """Return the mean of ``x`` over ``valid``, of all axes or of ``dim``; 0 if nothing is valid."""
-    return torch.where(valid, x, 0.0).sum(dim) / valid.sum(dim).clamp(min=1)
+    total = torch.where(valid, x, 0.0).sum(dim, keepdim=keepdim)
+    return total / valid.sum(dim, keepdim=keepdim).clamp(min=1)
 
 
 def explained_variance(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from metarl.learning.networks import Params
+
+T = TypeVar("T")
 
 
 class UpdateRule(Protocol):
@@ -51,3 +53,32 @@ class SGD:
 
 UPDATE_RULES = {"sgd": SGD}
 """The kinds of update rules by name."""
+
+
+def inner_step(
+    loss: Callable[[Params], tuple[Float[Tensor, " task"], T]],
+    params: Params,
+    rule: UpdateRule,
+    num_steps: Int[Tensor, " task"],
+    *,
+    create_graph: bool = False,
+) -> tuple[Params, T]:
+    """Take one step of inner learning per task, all tasks in one batch.
+
+    Tasks share nothing, so the gradient of the sum of their losses is each task's own.
+
+    Args:
+        loss: a function of the parameters that returns each task's loss and anything else.
+        params: each task's parameters, ``[task, …]`` by name.
+        rule: how the gradient changes them.
+        num_steps: the number of steps that each task has taken before.
+        create_graph: whether the step can itself be differentiated, for a meta-gradient.
+
+    Returns:
+        The parameters after the step, and whatever else ``loss`` returned.
+    """
+    losses, other = loss(params)
+    gradients = torch.autograd.grad(
+        losses.sum(), list(params.values()), create_graph=create_graph, retain_graph=True
+    )
+    return rule(params, gradients, num_steps), other
