@@ -6,9 +6,10 @@ gradient per task. The meta-gradient goes through those steps, second derivative
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -16,7 +17,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metarl.constraints import AtLeast, Between, NotEmpty, NotNegative, Positive, validate
-from metarl.errors import DivergenceError
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
 from metarl.learning import losses, returns
@@ -24,7 +24,7 @@ from metarl.learning.distributions import Distribution, choose, entropy, log_pro
 from metarl.learning.losses import PolicyBatch, TaskLosses
 from metarl.learning.networks import Params, initial_params, mlp_policy
 from metarl.learning.normalization import ObservationNormalizer
-from metarl.learning.ppo import clip_gradient
+from metarl.learning.ppo import descend
 from metarl.learning.state import Saved, renamed
 from metarl.learning.update_rules import SGD, UpdateRule, inner_step
 from metarl.seeding import LaneGenerator
@@ -32,9 +32,7 @@ from metarl.stepping.spaces import ActionCodec, observation_size
 
 Rates: TypeAlias = Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty]
 Policy: TypeAlias = Callable[[Params, Tensor], Distribution]
-
-STEPS_PER_CHUNK = 8000
-"""Number of steps whose meta-gradient a CPU computes at once; more do not fit in its caches."""
+Rounds: TypeAlias = Sequence[PolicyBatch]
 
 FIRST_EDITION = {"params.": "head.", "scaler.": "normalizer."}
 """How names of tensors in checkpoints of the first edition begin, and how they begin now."""
@@ -51,9 +49,8 @@ class MAMLPPOConfig:
     num_adaptations: Annotated[int, AtLeast(0)] = 2
     """Number of inner steps in training; with 1, a second one in tests overshoots far goals."""
     inner_learning_rate: Rates = (0.1, 0.05, 0.025, 0.0125)
-    """Rate of each inner step (alpha in MAML's eq. 1); the last one holds for further steps.
-    Normalised advantages make every step the same length, so a constant rate overshoots after the
-    first step; hence the halving, where the MAML paper has 0.1 0.05."""
+    """Rate of each inner step (alpha in MAML's eq. 1); the last one holds for further steps. With
+    normalised advantages all steps are equally long, so that a constant rate overshoots."""
     meta_loss: Literal["every-step", "last-step"] = "every-step"
     """Rounds that the meta-objective is the mean over: those after every inner step (MAML++, arXiv
     1810.09502, section 4), or the last one alone."""
@@ -82,8 +79,8 @@ class MAMLPPOConfig:
     max_gradient_norm: Annotated[float, Positive] = 10.0
     """Norm that larger meta-gradients are scaled down to."""
     tasks_per_chunk: Annotated[int, AtLeast(1)] | None = None
-    """Number of tasks whose meta-gradient is computed at once (default: all; on a CPU, as many as
-    have 8000 steps)."""
+    """Number of tasks whose meta-gradient is computed at once (default: all, or, on a CPU, as many
+    as have 8000 steps)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
@@ -109,8 +106,7 @@ class MAMLPPO:
     ) -> None:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         self.tasks_per_update = config.tasks_per_update
-        per_round, adaptations = config.episodes_per_adaptation, config.num_adaptations
-        self.shape = TrialShape(per_round, adaptations, sequential=False)
+        self.shape = TrialShape(config.episodes_per_adaptation, config.num_adaptations, False)
         size, codec = observation_size(spec.observation_space), ActionCodec(spec.action_space)
         generator = torch.Generator().manual_seed(seed)
         params = initial_params(size, config.hidden_sizes, codec, config.initial_std, generator)
@@ -138,9 +134,8 @@ class MAMLPPO:
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
         """Take one policy-gradient step per task (MAML's eq. 1)."""
-        episodes = episodes.to(self.device)
-        value = fitted(episodes, self.config)
-        loss = partial(inner_loss, support=self.batch(episodes, value), policy=self.policy)
+        support, value = self.batch(episodes.to(self.device))
+        loss = partial(inner_loss, support=support, policy=self.policy)
         params = {name: x.detach().requires_grad_() for name, x in context.params.items()}
         params, _ = inner_step(loss, params, self.rule, context.num_steps)
         params = {name: x.detach() for name, x in params.items()}
@@ -148,42 +143,43 @@ class MAMLPPO:
 
     def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
         """Improve the initial parameters by the meta-gradient, some epochs on one trial."""
-        config, trial, history = self.config, trial.to(self.device), []
-        values = [*trial.context.values[: len(trial.rounds) - 1]]
-        values += [fitted(episodes, config) for episodes in trial.rounds[len(values) :]]
-        rounds = [self.batch(*pair) for pair in zip(trial.rounds, values, strict=True)]
+        config, trial = self.config, trial.to(self.device)
+        *supports, query = trial.rounds
+        pairs = zip_longest(supports, trial.context.values[: len(supports)])
+        last, value = self.batch(query)
+        rounds = [*(self.batch(*pair)[0] for pair in pairs), last]
         loss = partial(meta_loss, self.params, policy=self.policy, rule=self.rule, config=config)
-        some = max(1, STEPS_PER_CHUNK // rounds[0].valid.shape[1])
-        chunk = config.tasks_per_chunk or (some if self.device.type == "cpu" else len(trial.tasks))
-        for _ in range(config.num_epochs):
-            self.optimizer.zero_grad()
-            metrics = losses.accumulate_gradient(loss, rounds, trial.tasks, chunk)
-            norm = clip_gradient(self.optimizer, config.max_gradient_norm)
-            if not norm.isfinite():
-                raise DivergenceError("the meta-gradient")
-            self.optimizer.step()
-            history.append(metrics | {"gradient_norm": float(norm)})
+        metrics = descend(
+            partial(losses.accumulate_gradient, loss, rounds, trial.tasks, config.tasks_per_chunk),
+            self.optimizer,
+            config.num_epochs,
+            config.max_gradient_norm,
+        )
         if config.normalize_observations:
             # Last, because the recorded log-probabilities were computed with the old moments.
             for episodes in trial.rounds:
                 self.normalizer.track(episodes.observation[episodes.valid])
-        result = {name: sum(m[name] for m in history) / len(history) for name in history[0]}
-        query = trial.rounds[-1]
         target = returns.discounted_returns(query.reward, query.valid, config.discount)
-        explained = returns.explained_variance(values[-1], target, query.valid)
-        result["explained_variance"] = float(explained)
+        explained = returns.explained_variance(value, target, query.valid)
         if "log_std" in self.params:
-            result["policy_std"] = float(self.params["log_std"].detach().exp().mean())
-        return result
+            metrics["policy_std"] = float(self.params["log_std"].detach().exp().mean())
+        return metrics | {"explained_variance": float(explained)}
 
-    def batch(self, episodes: Episodes, value: Float[Tensor, "task episode time"]) -> PolicyBatch:
-        """Estimate a round's advantages, normalised per task, and lay it out for the losses."""
-        config, reward, valid = self.config, episodes.reward, episodes.valid
-        # The baseline sees the time, so that the value at the horizon is known to be 0.
+    def batch(self, episodes: Episodes, value: Tensor | None = None) -> tuple[PolicyBatch, Tensor]:
+        """Lay a round out for the losses, and return the values of a baseline fitted to it, too.
+
+        The baseline sees the time, so that the value at the horizon is known to be 0. Advantages
+        are normalised per task.
+        """
+        config, observation = self.config, episodes.observation
+        reward, valid = episodes.reward, episodes.valid
+        if value is None:
+            value = returns.linear_values(observation, reward, valid, config.discount)
         advantage = returns.advantages(reward, value, valid, config.discount, config.gae_lambda)
-        observation, record = self.normalizer(episodes.observation), episodes.record
-        batch = PolicyBatch.of(observation, episodes.action, record, advantage, valid)
-        return batch._replace(advantage=returns.normalize(batch.advantage, batch.valid, dim=1))
+        observation = self.normalizer(observation)
+        batch = PolicyBatch.of(observation, episodes.action, episodes.record, advantage, valid)
+        advantage = returns.normalize(batch.advantage, batch.valid, dim=1)
+        return batch._replace(advantage=advantage), value
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the initial parameters, Adam's moments and those of the observations."""
@@ -192,12 +188,6 @@ class MAMLPPO:
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Take back what :meth:`state` returned."""
         self.saved.load(renamed(tensors, FIRST_EDITION))
-
-
-def fitted(episodes: Episodes, config: MAMLPPOConfig) -> Float[Tensor, "task episode time"]:
-    """Return the values of a linear baseline fitted to each task's round."""
-    observation, reward, valid = episodes.observation, episodes.reward, episodes.valid
-    return returns.linear_values(observation, reward, valid, config.discount)
 
 
 def inner_loss(
@@ -214,11 +204,7 @@ def inner_loss(
 
 
 def meta_loss(
-    params: Params,
-    rounds: list[PolicyBatch],
-    policy: Policy,
-    rule: UpdateRule,
-    config: MAMLPPOConfig,
+    params: Params, rounds: Rounds, policy: Policy, rule: UpdateRule, config: MAMLPPOConfig
 ) -> TaskLosses:
     """Return each task's loss after its inner steps (ProMP, eq. 12 and 13), and diagnostics.
 
@@ -228,13 +214,11 @@ def meta_loss(
     *supports, query = rounds
     num_tasks = len(query.valid)
     own = {name: x.expand(num_tasks, *x.shape) for name, x in params.items()}
-    num_steps = torch.zeros(num_tasks, dtype=torch.int64, device=query.valid.device)
-    penalty, surrogates = torch.zeros(num_tasks, device=num_steps.device), []
+    steps = torch.zeros(num_tasks, dtype=torch.int64, device=query.valid.device)
+    penalty, surrogates = torch.zeros(num_tasks, device=steps.device), []
     for k, support in enumerate(supports):
         loss = partial(inner_loss, support=support, policy=policy)
-        own, before = inner_step(
-            loss, own, rule, num_steps + k, create_graph=not config.first_order
-        )
+        own, before = inner_step(loss, own, rule, steps + k, create_graph=not config.first_order)
         penalty = penalty + losses.task_kl(before, support)
         if config.meta_loss == "every-step" and k > 0:
             surrogates.append(losses.task_surrogate(before, support, config.clip))

@@ -8,7 +8,7 @@ return of the whole trial. Adapting to a task is nothing but acting in it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -90,22 +90,19 @@ class RL2:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         self.tasks_per_update = config.tasks_per_update
         self.shape = TrialShape(config.episodes_per_trial or prescribed_episodes(spec))
-        self.codec, self.size = (
-            ActionCodec(spec.action_space),
-            observation_size(spec.observation_space),
-        )
-        layout = self.size, self.codec, torch.Generator().manual_seed(seed)
-        critic = config.baseline == "critic"
-        self.core = make_core(config.core, *layout).to(self.device)
-        self.head = MLP(config.head, self.core, *layout, critic=critic).to(self.device)
+        self.codec = codec = ActionCodec(spec.action_space)
+        self.size = size = observation_size(spec.observation_space)
+        generator, critic = torch.Generator().manual_seed(seed), config.baseline == "critic"
+        self.core = make_core(config.core, size, codec, generator).to(self.device)
+        head = MLP(config.head, self.core, size, codec, generator, critic=critic)
+        self.head = head.to(self.device)
         self.normalizer = ObservationNormalizer(self.size).to(self.device)
         self.targets = ValueNormalizer().to(self.device)
         parameters = [*self.core.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.Adam(parameters, config.ppo.learning_rate, eps=1e-5)
-        modules = {"core": self.core, "head": self.head, "targets": self.targets}
-        if config.normalize_observations:
-            modules["normalizer"] = self.normalizer
-        self.saved = Saved(modules, optimizers={"optimizer": self.optimizer})
+        networks = {"core": self.core, "head": self.head, "targets": self.targets}
+        moments = {"normalizer": self.normalizer} if config.normalize_observations else {}
+        self.saved = Saved({**networks, **moments}, optimizers={"optimizer": self.optimizer})
 
     def begin(self, num_tasks: int) -> Context:
         """Return zero states ``[task, state]``."""
@@ -137,15 +134,14 @@ class RL2:
         config, stream = self.config, trial.to(self.device).stream()
         value, reward, valid = values(stream, config), stream.reward, stream.valid
         advantage = advantages(reward, value, valid, config.discount, config.gae_lambda)
-        target = advantage + value
-        if config.value_lambda is not None:
-            target = advantages(reward, value, valid, config.discount, config.value_lambda) + value
+        critics = config.gae_lambda if config.value_lambda is None else config.value_lambda
+        target = advantages(reward, value, valid, config.discount, critics) + value
         require_finite("an advantage", advantage, trial.tasks)
         require_finite("a value target", target, trial.tasks)
         self.targets.track(target[valid])
         batch = self.batch(stream, normalize(advantage, valid), self.targets.normalize(target))
-        schedule = {"progress": progress, "generator": generator, "tasks": trial.tasks}
-        metrics = optimize(self.policy, self.optimizer, batch, config.ppo, **schedule)
+        learner = self.policy, self.optimizer
+        metrics = optimize(*learner, batch, config.ppo, trial.tasks, generator, progress)
         if config.normalize_observations:
             # Last, because the recorded log-probabilities were computed with the old moments.
             self.normalizer.track(stream.observation[valid])
@@ -159,7 +155,8 @@ class RL2:
     def policy(self, inputs: tuple[Tensor, Tensor]) -> HeadOutput:
         """Return distributions and values of sequences: core inputs, and the states before them."""
         seen, state = inputs
-        return self.head(self.core.sequence(seen, state)[0], seen[..., : self.size])
+        summary, _ = self.core.sequence(seen, state)
+        return cast(HeadOutput, self.head(summary, seen[..., : self.size]))
 
     def batch(self, stream: Stream, advantage: Tensor, target: Tensor) -> Batch:
         """Cut the trials into chunks that start from the state they were gathered with."""
@@ -170,7 +167,7 @@ class RL2:
         old = log_prob(from_record(stream.record), stream.action)
         rows = (stream.action, old, advantage, target, stream.valid)
         inputs = chunks.cut(self.inputs(stream)), state
-        return Batch(inputs, *(chunks.cut(x) for x in rows), task=chunks.task)
+        return Batch(chunks.task, inputs, *(chunks.cut(x) for x in rows))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the networks, Adam's moments and those of targets and observations."""
@@ -186,5 +183,5 @@ def values(stream: Stream, config: RL2Config) -> Float[Tensor, "task time"]:
     """Return the return expected from every step on, by the critic or by a fitted baseline."""
     if config.baseline == "critic":
         return stream.record["value"]
-    fitted = (x.unsqueeze(1) for x in (stream.observation, stream.reward, stream.valid))
-    return linear_values(*fitted, config.discount).squeeze(1)
+    observation, reward = stream.observation.unsqueeze(1), stream.reward.unsqueeze(1)
+    return linear_values(observation, reward, stream.valid.unsqueeze(1), config.discount).squeeze(1)

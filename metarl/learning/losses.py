@@ -79,16 +79,21 @@ TaskLosses: TypeAlias = tuple[Float[Tensor, " task"], dict[str, Float[Tensor, " 
 """Each task's loss, and other numbers of each task by name, to be logged."""
 
 
+STEPS_PER_CHUNK = 8000
+"""Number of steps whose gradient a CPU computes at once; more do not fit in its caches."""
+
+
 def accumulate_gradient(
-    losses: Callable[[Any], TaskLosses], batch: Any, tasks: Sequence[object], chunk: int
+    losses: Callable[[Any], TaskLosses], batch: Any, tasks: Sequence[object], chunk: int | None
 ) -> dict[str, float]:
     """Add the gradient of the mean loss of all tasks to the parameters' ``grad``, in chunks.
 
     Args:
         losses: a function of a batch of some of the tasks.
-        batch: a tree of tensors whose first axis is the task.
+        batch: a tree of tensors ``[task, step, …]``.
         tasks: the tasks, for error messages.
-        chunk: the number of tasks computed at once.
+        chunk: the number of tasks computed at once; by default all on a GPU, and on a CPU as many
+            as have ``STEPS_PER_CHUNK`` steps.
 
     Returns:
         The means of the numbers to be logged.
@@ -96,6 +101,10 @@ def accumulate_gradient(
     Raises:
         DivergenceError: if a task's loss is not finite.
     """
+    first = pytree.tree_leaves(batch)[0]
+    if chunk is None:
+        cached = max(1, STEPS_PER_CHUNK // first.shape[1])
+        chunk = cached if first.device.type == "cpu" else len(tasks)
     totals: dict[str, Tensor] = {}
     for start in range(0, len(tasks), chunk):
         rows = slice(start, start + chunk)

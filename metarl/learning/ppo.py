@@ -61,6 +61,8 @@ class PPOConfig:
 class Batch(NamedTuple):
     """Experience as sequences, one in each row: whole trials, or chunks of them."""
 
+    task: Int[Tensor, " row"]
+    """The number of each row's task."""
     inputs: Any
     """A tree of tensors with these rows, which the policy takes."""
     action: Shaped[Tensor, "row time *action"]
@@ -73,8 +75,6 @@ class Batch(NamedTuple):
     """The targets of the critic, in the units of its output."""
     valid: Bool[Tensor, "row time"]
     """True where a step happened, False for padding."""
-    task: Int[Tensor, " row"]
-    """The number of each row's task, for error messages."""
 
 
 Policy: TypeAlias = Callable[[Any], HeadOutput]
@@ -86,10 +86,9 @@ def optimize(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     config: PPOConfig,
-    *,
-    progress: float,
-    generator: torch.Generator,
     tasks: Sequence[object],
+    generator: torch.Generator,
+    progress: float,
 ) -> dict[str, float]:
     """Run epochs of clipped gradient steps on minibatches of rows.
 
@@ -98,9 +97,9 @@ def optimize(
         optimizer: its learning rate is set by the schedule.
         batch: the experience.
         config: the hyper-parameters.
-        progress: the share of the schedules that has passed.
+        tasks: the tasks that ``batch.task`` numbers, for error messages.
         generator: it shuffles the rows.
-        tasks: the tasks that ``batch.task`` numbers.
+        progress: the share of the schedules that has passed.
 
     Returns:
         The means of the losses and diagnostics over all gradient steps, the number of epochs, and
@@ -182,6 +181,38 @@ def gradient_step(
             "clip_fraction": clip_fraction(log_prob, batch.log_prob, batch.valid, config.clip),
             "gradient_norm": norm,
         }
+
+
+def descend(
+    accumulate: Callable[[], dict[str, float]],
+    optimizer: torch.optim.Optimizer,
+    num_epochs: int,
+    max_gradient_norm: float,
+) -> dict[str, float]:
+    """Take gradient steps on the same experience, all of it in each step.
+
+    Args:
+        accumulate: a function that adds to the parameters' ``grad`` and returns numbers to log.
+        optimizer: the optimiser of these parameters.
+        num_epochs: the number of steps.
+        max_gradient_norm: the norm that larger gradients are scaled down to.
+
+    Returns:
+        The means of the numbers and of the gradient's norm over all steps.
+
+    Raises:
+        DivergenceError: if a gradient is not finite.
+    """
+    history = []
+    for _ in range(num_epochs):
+        optimizer.zero_grad()
+        metrics = accumulate()
+        norm = clip_gradient(optimizer, max_gradient_norm)
+        if not norm.isfinite():
+            raise DivergenceError("the meta-gradient")
+        optimizer.step()
+        history.append(metrics | {"gradient_norm": float(norm)})
+    return {name: sum(m[name] for m in history) / len(history) for name in history[0]}
 
 
 def clip_gradient(optimizer: torch.optim.Optimizer, max_norm: float) -> Float[Tensor, ""]:
