@@ -20,8 +20,8 @@ from metarl.constraints import AtLeast, Between, NotEmpty, NotNegative, Positive
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
 from metarl.learning import losses, returns
-from metarl.learning.distributions import Distribution, choose, entropy, log_prob
-from metarl.learning.losses import PolicyBatch, TaskLosses
+from metarl.learning.distributions import Distribution, choose, log_prob
+from metarl.learning.losses import PolicyBatch, TaskLosses, accumulate_gradient
 from metarl.learning.networks import Params, initial_params, mlp_policy
 from metarl.learning.normalization import ObservationNormalizer
 from metarl.learning.ppo import descend
@@ -52,8 +52,8 @@ class MAMLPPOConfig:
     """Rate of each inner step (alpha in MAML's eq. 1); the last one holds for further steps. With
     normalised advantages all steps are equally long, so that a constant rate overshoots."""
     meta_loss: Literal["every-step", "last-step"] = "every-step"
-    """Rounds that the meta-objective is the mean over: those after every inner step (MAML++, arXiv
-    1810.09502, section 4), or the last one alone."""
+    """Rounds that the meta-objective averages: those after every inner step (MAML++, 1810.09502,
+    section 4), or the last one alone."""
     first_order: bool = False
     """Leave out the second derivatives, which is cheaper but follows another gradient."""
     hidden_sizes: tuple[Annotated[int, AtLeast(1)], ...] = (100, 100)
@@ -79,8 +79,7 @@ class MAMLPPOConfig:
     max_gradient_norm: Annotated[float, Positive] = 10.0
     """Norm that larger meta-gradients are scaled down to."""
     tasks_per_chunk: Annotated[int, AtLeast(1)] | None = None
-    """Number of tasks whose meta-gradient is computed at once (default: all, or, on a CPU, as many
-    as have 8000 steps)."""
+    """Number of tasks whose meta-gradient is computed at once (default: all; fewer on a CPU)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
@@ -144,17 +143,12 @@ class MAMLPPO:
     def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
         """Improve the initial parameters by the meta-gradient, some epochs on one trial."""
         config, trial = self.config, trial.to(self.device)
-        *supports, query = trial.rounds
-        pairs = zip_longest(supports, trial.context.values[: len(supports)])
-        last, value = self.batch(query)
-        rounds = [*(self.batch(*pair)[0] for pair in pairs), last]
+        query, known = trial.rounds[-1], trial.context.values[: len(trial.rounds) - 1]
+        pairs = [self.batch(*pair) for pair in zip_longest(trial.rounds, known)]
+        rounds, value = [batch for batch, _ in pairs], pairs[-1][1]
         loss = partial(meta_loss, self.params, policy=self.policy, rule=self.rule, config=config)
-        metrics = descend(
-            partial(losses.accumulate_gradient, loss, rounds, trial.tasks, config.tasks_per_chunk),
-            self.optimizer,
-            config.num_epochs,
-            config.max_gradient_norm,
-        )
+        step = partial(accumulate_gradient, loss, rounds, trial.tasks, config.tasks_per_chunk)
+        metrics = descend(step, self.optimizer, config.num_epochs, config.max_gradient_norm)
         if config.normalize_observations:
             # Last, because the recorded log-probabilities were computed with the old moments.
             for episodes in trial.rounds:
@@ -166,20 +160,15 @@ class MAMLPPO:
         return metrics | {"explained_variance": float(explained)}
 
     def batch(self, episodes: Episodes, value: Tensor | None = None) -> tuple[PolicyBatch, Tensor]:
-        """Lay a round out for the losses, and return the values of a baseline fitted to it, too.
-
-        The baseline sees the time, so that the value at the horizon is known to be 0. Advantages
-        are normalised per task.
-        """
-        config, observation = self.config, episodes.observation
-        reward, valid = episodes.reward, episodes.valid
+        """Lay a round out for the losses; return the values of a baseline fitted to it, too."""
+        observation, reward, valid = episodes.observation, episodes.reward, episodes.valid
+        discount, gae_lambda = self.config.discount, self.config.gae_lambda
         if value is None:
-            value = returns.linear_values(observation, reward, valid, config.discount)
-        advantage = returns.advantages(reward, value, valid, config.discount, config.gae_lambda)
-        observation = self.normalizer(observation)
-        batch = PolicyBatch.of(observation, episodes.action, episodes.record, advantage, valid)
-        advantage = returns.normalize(batch.advantage, batch.valid, dim=1)
-        return batch._replace(advantage=advantage), value
+            value = returns.linear_values(observation, reward, valid, discount)
+        # The baseline sees the time, so that the value at the horizon is known to be 0.
+        advantage = returns.advantages(reward, value, valid, discount, gae_lambda)
+        seen, record = self.normalizer(observation), episodes.record
+        return PolicyBatch.of(seen, episodes.action, record, advantage, valid), value
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the initial parameters, Adam's moments and those of the observations."""
@@ -193,10 +182,10 @@ class MAMLPPO:
 def inner_loss(
     params: Params, support: PolicyBatch, policy: Policy
 ) -> tuple[Float[Tensor, " task"], Distribution]:
-    """Return each task's loss of an inner step, and the policy's distributions before it.
+    """Return each task's policy-gradient loss, and the policy's distributions before the step.
 
-    The loss is the likelihood ratio (π/π_old)·A, which keeps the credit of the experience's own
-    distribution when differentiated twice (ProMP, section 5).
+    The loss -(π/π_old)·A keeps the credit of the experience's own distribution when it is
+    differentiated twice (ProMP, section 5).
     """
     before = policy(params, support.observation)
     ratio = torch.exp(log_prob(before, support.action) - support.log_prob)
@@ -225,12 +214,6 @@ def meta_loss(
     after = policy(own, query.observation)
     surrogates.append(losses.task_surrogate(after, query, config.clip))
     policy_loss = torch.stack(surrogates).mean(0)
-    with torch.no_grad():
-        metrics = {
-            "policy_loss": policy_loss.detach(),
-            "kl": losses.task_kl(after, query),
-            "kl_before_adaptation": penalty.detach(),
-            "clip_fraction": losses.task_clip_fraction(after, query, config.clip),
-            "entropy": returns.masked_mean(entropy(after), query.valid, dim=1),
-        }
+    metrics = losses.task_diagnostics(after, query, config.clip)
+    metrics |= {"policy_loss": policy_loss.detach(), "kl_before_adaptation": penalty.detach()}
     return policy_loss + config.kl_coefficient * penalty, metrics

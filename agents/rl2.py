@@ -94,8 +94,7 @@ class RL2:
         self.size = size = observation_size(spec.observation_space)
         generator, critic = torch.Generator().manual_seed(seed), config.baseline == "critic"
         self.core = make_core(config.core, size, codec, generator).to(self.device)
-        head = MLP(config.head, self.core, size, codec, generator, critic=critic)
-        self.head = head.to(self.device)
+        self.head = MLP(config.head, self.core, size, codec, generator, critic).to(self.device)
         self.normalizer = ObservationNormalizer(self.size).to(self.device)
         self.targets = ValueNormalizer().to(self.device)
         parameters = [*self.core.parameters(), *self.head.parameters()]
@@ -132,10 +131,13 @@ class RL2:
     def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
         """Run PPO on whole trials, each one long episode that ends with its last step."""
         config, stream = self.config, trial.to(self.device).stream()
-        value, reward, valid = values(stream, config), stream.reward, stream.valid
-        advantage = advantages(reward, value, valid, config.discount, config.gae_lambda)
+        reward, valid, discount = stream.reward, stream.valid, config.discount
+        value = stream.record.get("value")
+        if value is None:
+            value = linear_values(stream.observation, reward, valid, discount)
+        advantage = advantages(reward, value, valid, discount, config.gae_lambda)
         critics = config.gae_lambda if config.value_lambda is None else config.value_lambda
-        target = advantages(reward, value, valid, config.discount, critics) + value
+        target = advantages(reward, value, valid, discount, critics) + value
         require_finite("an advantage", advantage, trial.tasks)
         require_finite("a value target", target, trial.tasks)
         self.targets.track(target[valid])
@@ -161,9 +163,8 @@ class RL2:
     def batch(self, stream: Stream, advantage: Tensor, target: Tensor) -> Batch:
         """Cut the trials into chunks that start from the state they were gathered with."""
         chunks = stream.chunks(self.config.chunk_length)
-        state = self.begin(len(stream.valid))
-        if self.config.chunk_length is not None:
-            state = chunks.first(stream.record["state"])
+        states = stream.record.get("state")
+        state = self.begin(len(stream.valid)) if states is None else chunks.first(states)
         old = log_prob(from_record(stream.record), stream.action)
         rows = (stream.action, old, advantage, target, stream.valid)
         inputs = chunks.cut(self.inputs(stream)), state
@@ -177,11 +178,3 @@ class RL2:
         """Take back what :meth:`state` returned."""
         self.saved.load(renamed(tensors, FIRST_EDITION))
         self.targets.num_updates = int(extra["num_updates"])
-
-
-def values(stream: Stream, config: RL2Config) -> Float[Tensor, "task time"]:
-    """Return the return expected from every step on, by the critic or by a fitted baseline."""
-    if config.baseline == "critic":
-        return stream.record["value"]
-    observation, reward = stream.observation.unsqueeze(1), stream.reward.unsqueeze(1)
-    return linear_values(observation, reward, stream.valid.unsqueeze(1), config.discount).squeeze(1)

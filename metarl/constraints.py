@@ -17,7 +17,17 @@ import functools
 import math
 import types
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from metarl.errors import bad_option
 
@@ -124,7 +134,7 @@ def validate(config: Any) -> None:
     Raises:
         UserError: it names the option, the value and what is accepted.
     """
-    hints = _hints(type(config))
+    hints = _hints(cast(Any, type(config)))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         accepted = _broken(value, hints[field.name])

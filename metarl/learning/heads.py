@@ -105,7 +105,6 @@ class MLP(nn.Module):
         observation_size: int,
         codec: ActionCodec,
         generator: torch.Generator,
-        *,
         critic: bool = True,
     ) -> None:
         super().__init__()

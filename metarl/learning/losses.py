@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from metarl.errors import DivergenceError
 from metarl.learning import distributions
 from metarl.learning.distributions import Distribution
-from metarl.learning.returns import masked_mean
+from metarl.learning.returns import masked_mean, normalize
 
 
 class PolicyBatch(NamedTuple):
@@ -31,6 +31,7 @@ class PolicyBatch(NamedTuple):
     old: tuple[Tensor, ...]
     """The parameters of the distributions of the policy that acted."""
     advantage: Float[Tensor, "task step"]
+    """Their advantages, normalised per task."""
     valid: Bool[Tensor, "task step"]
     """True where a step happened, False for padding."""
 
@@ -42,17 +43,14 @@ class PolicyBatch(NamedTuple):
         advantage: Float[Tensor, "task episode time"],
         valid: Bool[Tensor, "task episode time"],
     ) -> PolicyBatch:
-        """Make episodes and time one axis; ``record`` holds the policy's distributions."""
-        acted = distributions.from_record(record)
-        parts = (
-            observation,
-            action,
-            distributions.log_prob(acted, action),
-            acted,
-            advantage,
-            valid,
-        )
-        return PolicyBatch(*pytree.tree_map(lambda x: x.flatten(1, 2), parts))
+        """Make episodes and time one axis, and normalise each task's advantages.
+
+        ``record`` holds the distributions of the policy that acted.
+        """
+        old = distributions.from_record(record)
+        parts = (observation, action, distributions.log_prob(old, action), old, advantage, valid)
+        batch = PolicyBatch(*pytree.tree_map(lambda x: x.flatten(1, 2), parts))
+        return batch._replace(advantage=normalize(batch.advantage, batch.valid, dim=1))
 
 
 def task_surrogate(policy: Distribution, batch: PolicyBatch, clip: float) -> Float[Tensor, " task"]:
@@ -61,18 +59,23 @@ def task_surrogate(policy: Distribution, batch: PolicyBatch, clip: float) -> Flo
     return clipped_surrogate(log_prob, batch.log_prob, batch.advantage, batch.valid, clip, dim=1)
 
 
-def task_clip_fraction(
-    policy: Distribution, batch: PolicyBatch, clip: float
-) -> Float[Tensor, " task"]:
-    """Return each task's share of steps at which the policy's ratio is clipped."""
-    log_prob = distributions.log_prob(policy, batch.action)
-    return clip_fraction(log_prob, batch.log_prob, batch.valid, clip, dim=1)
-
-
 def task_kl(policy: Distribution, batch: PolicyBatch) -> Float[Tensor, " task"]:
     """Return each task's mean KL(old ‖ new), given the present policy's distributions."""
     old = type(policy)(*batch.old)
     return masked_mean(distributions.kl(old, policy), batch.valid, dim=1)
+
+
+@torch.no_grad()
+def task_diagnostics(
+    policy: Distribution, batch: PolicyBatch, clip: float
+) -> dict[str, Float[Tensor, " task"]]:
+    """Return each task's KL(old ‖ new), share of clipped steps, and entropy, to be logged."""
+    valid, log_prob = batch.valid, distributions.log_prob(policy, batch.action)
+    return {
+        "kl": task_kl(policy, batch),
+        "clip_fraction": clip_fraction(log_prob, batch.log_prob, valid, clip, dim=1),
+        "entropy": masked_mean(distributions.entropy(policy), valid, dim=1),
+    }
 
 
 TaskLosses: TypeAlias = tuple[Float[Tensor, " task"], dict[str, Float[Tensor, " task"]]]

@@ -125,13 +125,20 @@ def explained_variance(
 
 
 def linear_values(
-    observation: Float[Tensor, "task episode time observation"],
-    reward: Float[Tensor, "task episode time"],
-    valid: Bool[Tensor, "task episode time"],
+    observation: Float[Tensor, "task *episode time observation"],
+    reward: Float[Tensor, "task *episode time"],
+    valid: Bool[Tensor, "task *episode time"],
     discount: float,
-) -> Float[Tensor, "task episode time"]:
-    """Return the values of a :func:`linear_baseline` fitted to each task's discounted returns."""
-    return linear_baseline(observation, discounted_returns(reward, valid, discount), valid)
+) -> Float[Tensor, "task *episode time"]:
+    """Return the values of a :func:`linear_baseline` fitted to each task's discounted returns.
+
+    Without an episode axis, what is given is one long episode.
+    """
+    target = discounted_returns(reward, valid, discount)
+    if reward.ndim == 3:
+        return linear_baseline(observation, target, valid)
+    observation, target, valid = (x.unsqueeze(1) for x in (observation, target, valid))
+    return linear_baseline(observation, target, valid).squeeze(1)
 
 
 KERNEL_NUMBERS = 2**21
