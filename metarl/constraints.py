@@ -13,23 +13,13 @@ metarl.errors.UserError: --discount: got 2.0; accepted: 0 to 1
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import types
 from dataclasses import dataclass
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    Protocol,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 
 from metarl.errors import bad_option
+from metarl.options import field_types, option_flag
 
 
 class Constraint(Protocol):
@@ -134,12 +124,12 @@ def validate(config: Any) -> None:
     Raises:
         UserError: it names the option, the value and what is accepted.
     """
-    hints = _hints(cast(Any, type(config)))
+    kind = type(config)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        accepted = _broken(value, hints[field.name])
+        accepted = _broken(value, field_types(kind)[field.name])
         if accepted is not None:
-            raise bad_option(option_of(type(config), field.name), value, accepted)
+            raise bad_option(option_flag(kind, field.name), value, accepted)
 
 
 def refuse_unused(config: Any, unused: tuple[str, ...], because: str) -> None:
@@ -155,26 +145,8 @@ def refuse_unused(config: Any, unused: tuple[str, ...], because: str) -> None:
     """
     for name in unused:
         if getattr(config, name) is not None:
-            option = option_of(type(config), name)
-            raise bad_option(option, getattr(config, name), f"a value only with {because}")
-
-
-def option_of(kind: type, name: str) -> str:
-    """Return the command-line option of a dataclass's field.
-
-    It is called like the field, or by the name in the field's annotation ``tyro.conf.arg``.
-    """
-    named = [part.name for part in _metadata(_hints(kind)[name]) if getattr(part, "name", None)]
-    return f"--{(named or [name])[0].replace('_', '-')}"
-
-
-@functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
-
-
-def _metadata(hint: Any) -> tuple[Any, ...]:
-    return hint.__metadata__ if get_origin(hint) is Annotated else ()
+            flag = option_flag(type(config), name)
+            raise bad_option(flag, getattr(config, name), f"None, unless {because} is given")
 
 
 def _broken(value: Any, hint: Any) -> str | None:
@@ -182,7 +154,7 @@ def _broken(value: Any, hint: Any) -> str | None:
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         accepted = _broken(value, parts[0])
-        for constraint in _metadata(hint):
+        for constraint in hint.__metadata__:
             one = constraint() if isinstance(constraint, type) else constraint
             if accepted is None and hasattr(one, "holds") and not one.holds(value):
                 accepted = one.accepted

@@ -1,0 +1,75 @@
+"""Options: the fields of a config and of the configs nested in it, by the names they are typed as.
+
+On the command line, and in :func:`with_options`, nested configs are flat: the option
+``--hidden-size`` of RL² sets ``config.core.hidden_size``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Annotated, Any, TypeVar, cast, get_origin, get_type_hints
+
+from metarl.errors import near_matches
+
+T = TypeVar("T")
+
+
+def with_options(config: T, **values: Any) -> T:
+    """Return a config with other values, whichever of its nested configs they belong to.
+
+    >>> with_options(RL2Config(), tasks_per_update=40, core="fast-weights", memory_size=16)
+
+    Raises:
+        TypeError: if there is no such option.
+    """
+    paths = option_paths(type(config))
+    unknown = [name for name in values if name not in paths]
+    if unknown:
+        raise TypeError(f"no option {unknown[0]!r}; {near_matches(unknown[0], paths)}")
+    own: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        first, *rest = paths[name]
+        if rest:
+            nested.setdefault(first, {})[name] = value
+        else:
+            own[first] = value
+    own |= {name: with_options(getattr(config, name), **part) for name, part in nested.items()}
+    return cast(T, dataclasses.replace(cast(Any, config), **own))
+
+
+def option_paths(kind: type) -> dict[str, tuple[str, ...]]:
+    """Return the path of fields to every option of a dataclass, by the option's name."""
+    paths = {}
+    for field in dataclasses.fields(kind):
+        inner = field_types(kind)[field.name]
+        if dataclasses.is_dataclass(inner):
+            below = option_paths(cast(type, inner))
+            paths.update({name: (field.name, *path) for name, path in below.items()})
+        else:
+            paths[option_name(kind, field.name)] = (field.name,)
+    return paths
+
+
+def option_name(kind: type, field: str) -> str:
+    """Return the name of a field's option: its own, or the one in ``tyro.conf.arg(name=…)``."""
+    hint = field_types(kind)[field]
+    metadata = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    named = [part.name for part in metadata if getattr(part, "name", None)]
+    return str(named[0]).replace("-", "_") if named else field
+
+
+def option_flag(kind: type, field: str) -> str:
+    """Return a field's option as it is typed: ``--hidden-size``."""
+    return f"--{option_name(kind, field).replace('_', '-')}"
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def field_types(kind: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, with their annotations."""
+    return _hints(cast(Any, kind))
