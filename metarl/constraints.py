@@ -16,12 +16,26 @@ import dataclasses
 import math
 import types
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+    runtime_checkable,
+)
 
 from metarl.errors import bad_option
 from metarl.options import field_types, option_flag
 
+Number: TypeAlias = int | float
+"""A number; run-time checks of types do not take an int for a float."""
 
+
+@runtime_checkable
 class Constraint(Protocol):
     """A condition on one number; it stands in a field's type: ``Annotated[float, Positive]``.
 
@@ -42,7 +56,7 @@ class Positive:
 
     accepted: str = "a number above 0"
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: Number) -> bool:
         """Return whether the value is accepted."""
         return 0 < value < math.inf
 
@@ -53,7 +67,7 @@ class NotNegative:
 
     accepted: str = "0 or more"
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: Number) -> bool:
         """Return whether the value is accepted."""
         return 0 <= value < math.inf
 
@@ -62,14 +76,14 @@ class NotNegative:
 class Above:
     """A number above a bound; infinity is one."""
 
-    bound: float
+    bound: Number
 
     @property
     def accepted(self) -> str:
         """The values that are accepted, for the error message."""
         return f"above {self.bound}"
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: Number) -> bool:
         """Return whether the value is accepted."""
         return value > self.bound
 
@@ -85,7 +99,7 @@ class AtLeast:
         """The values that are accepted, for the error message."""
         return "0 or more" if self.bound == 0 else f"at least {self.bound}"
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: Number) -> bool:
         """Return whether the value is accepted."""
         return value >= self.bound
 
@@ -94,15 +108,15 @@ class AtLeast:
 class Between:
     """A number from the lower to the upper bound, both included."""
 
-    low: float
-    high: float
+    low: Number
+    high: Number
 
     @property
     def accepted(self) -> str:
         """The values that are accepted, for the error message."""
         return f"{self.low} to {self.high}"
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: Number) -> bool:
         """Return whether the value is accepted."""
         return self.low <= value <= self.high
 
@@ -156,7 +170,7 @@ def _broken(value: Any, hint: Any) -> str | None:
         accepted = _broken(value, parts[0])
         for constraint in hint.__metadata__:
             one = constraint() if isinstance(constraint, type) else constraint
-            if accepted is None and hasattr(one, "holds") and not one.holds(value):
+            if accepted is None and isinstance(one, Constraint) and not one.holds(value):
                 accepted = one.accepted
         return accepted
     if origin in (Union, types.UnionType):

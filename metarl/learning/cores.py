@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypeAlias
+from typing import Annotated, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 import tyro
@@ -39,6 +39,7 @@ class CoreConfig:
             refuse_unused(self, ("memory_size",), "--core fast-weights")
 
 
+@runtime_checkable
 class Core(Protocol):
     """A network whose state carries knowledge from one step of a trial to the next.
 
@@ -191,6 +192,7 @@ def fast_weights(
     return read, weights + key.mT @ value
 
 
+@runtime_checkable
 class Seen(Protocol):
     """A time step, or a stream of them (:mod:`metarl.experience.data`)."""
 

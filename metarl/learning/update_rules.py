@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from metarl.learning.networks import Params
 T = TypeVar("T")
 
 
+@runtime_checkable
 class UpdateRule(Protocol):
     """A function from parameters and their gradients, ``[task, …]`` each, to new parameters.
 

@@ -1,0 +1,155 @@
+"""Heads: do policy and value see the summary and the observation, within the bounds asked for?"""
+
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from metarl.errors import UserError
+from metarl.learning import distributions
+from metarl.learning.cores import CORES, CoreConfig, make_core
+from metarl.learning.distributions import Categorical, Gaussian
+from metarl.learning.heads import HEADS, MLP, ActionHead, HeadConfig
+from metarl.seeding import LaneGenerator
+from metarl.stepping.spaces import ActionCodec
+
+BOX = ActionCodec(gym.spaces.Box(-1, 1, (2,)))
+DISCRETE = ActionCodec(gym.spaces.Discrete(3))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def action_head(codec=BOX, **options):
+    return ActionHead(3, codec, HeadConfig(**options), generator())
+
+
+def network(codec=DISCRETE, kind="gru", seed=0, head="mlp", **options):
+    """A core and a head on observations of 4 numbers."""
+    g = generator(seed)
+    core = make_core(CoreConfig(kind=kind, hidden_size=5), 4, codec, g)
+    critic = options.pop("critic", True)
+    return core, HEADS[head](HeadConfig(**options), core, 4, codec, g, critic)
+
+
+def batch(core, rows=3, time=8):
+    summary = torch.randn(rows, time, core.summary_size, generator=generator(1))
+    return summary, torch.randn(rows, time, 4, generator=generator(2))
+
+
+def test_std_floor_serves_sampling_and_log_prob_alike():
+    gaussian = action_head(initial_std=1e-6, min_std=0.1)(torch.zeros(1, 1, 3))
+    assert torch.allclose(gaussian.log_std, torch.full((1, 1, 2), math.log(0.1)))
+    lanes = LaneGenerator(np.ones((1, 1), np.uint64))
+    action = distributions.sample(gaussian, lanes)
+    z = torch.from_numpy(lanes.normal(2)).float()
+    assert torch.allclose(action, gaussian.mean + 0.1 * z)
+    expected = (-0.5 * z**2 - math.log(0.1) - 0.5 * math.log(2 * math.pi)).sum(-1)
+    assert torch.allclose(distributions.log_prob(gaussian, action), expected, atol=1e-5)
+
+
+def test_std_above_the_floor_is_as_it_was_set():
+    gaussian = action_head(initial_std=0.5, min_std=0.1)(torch.zeros(2, 3))
+    assert torch.allclose(gaussian.log_std.exp(), torch.full((2, 2), 0.5))
+
+
+def test_std_that_the_state_decides_starts_where_it_is_told_and_keeps_its_bounds():
+    bounded = action_head(std="state", initial_std=0.5, min_std=0.37, max_std=2.72)
+    start = bounded(torch.zeros(1, 3)).log_std.exp()
+    assert torch.allclose(start, torch.full((1, 2), 0.5), atol=1e-6)
+    with torch.no_grad():
+        bounded.spread.weight.fill_(1)
+    few, many = (bounded(torch.full((1, 3), x)).log_std.exp() for x in (-50.0, 50.0))
+    assert torch.allclose(few, torch.full((1, 2), 0.37))
+    assert torch.allclose(many, torch.full((1, 2), 2.72))
+    assert not torch.allclose(*(bounded(torch.full((1, 3), x)).log_std for x in (0.1, 0.2)))
+
+
+def test_head_kind_follows_the_action_space():
+    assert isinstance(action_head()(torch.zeros(2, 3)), Gaussian)
+    categorical = action_head(DISCRETE)(torch.randn(2, 3))
+    assert isinstance(categorical, Categorical)
+    assert torch.allclose(categorical.logits.exp().sum(-1), torch.ones(2))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", CORES)
+@pytest.mark.parametrize("critic", [True, False])
+def test_every_head_fits_every_core(kind, head, critic):
+    core, module = network(BOX, kind, head=head, critic=critic)
+    distribution, value = module(*batch(core))
+    assert distribution.mean.shape == distribution.log_std.shape == (3, 8, 2)
+    assert value.shape == (3, 8) if critic else value is None
+    core, module = network(DISCRETE, kind, head=head)
+    assert module(*batch(core)).distribution.logits.shape == (3, 8, 3)
+
+
+@pytest.mark.parametrize("kind", CORES)
+def test_head_sees_summary_and_observation(kind):
+    core, head = network(kind=kind)
+    summary, observation = batch(core)
+    plain = head(summary, observation)
+    for x, y in ((summary + 1, observation), (summary, observation + 1)):
+        other = head(x, y)
+        assert not torch.allclose(plain.distribution.logits, other.distribution.logits)
+        assert not torch.allclose(plain.value, other.value)
+
+
+def test_observation_is_inserted_where_the_core_says():
+    core, head = network(kind="fast-weights", critic=True)
+    assert core.observation_at == 5
+    summary, observation = batch(core)
+    features = torch.cat([summary[..., :5], observation, summary[..., 5:]], -1)
+    expected = features @ head.critic.weight[0] + head.critic.bias
+    torch.testing.assert_close(head(summary, observation).value, expected)
+
+
+def test_layers_of_the_head_let_the_observation_choose_what_of_the_summary_counts():
+    """The effect of the summary depends on the observation, which no linear head can do."""
+    for head_sizes, depends in (((), False), ((6,), True)):
+        _, head = network(head_sizes=head_sizes)
+
+        def effect(x, head=head):
+            observation = torch.full((1, 4), x)
+            values = [head(torch.full((1, 5), s), observation).value for s in (0.0, 1.0)]
+            return float((values[1] - values[0]).detach())
+
+        assert (abs(effect(0.0) - effect(2.0)) > 1e-4) == depends
+
+
+def test_initial_policy_is_nearly_uniform():
+    core, head = network()
+    logits = head(*batch(core)).distribution.logits.detach()
+    assert float((logits.exp() - 1 / 3).abs().max()) < 0.05
+
+
+def test_names_of_tensors_are_those_that_saved_agents_have():
+    _, head = network(BOX, head_sizes=(6,))
+    assert set(head.state_dict()) == {
+        *("trunk.0.weight", "trunk.0.bias", "critic.weight", "critic.bias"),
+        *("policy.log_std", "policy.output.weight", "policy.output.bias"),
+    }
+    _, head = network(BOX, std="state", max_std=2.0, critic=False)
+    assert {name for name in head.state_dict() if "policy.spread" in name}
+    assert not {name for name in head.state_dict() if "critic" in name}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_std": 2.0}, "--max-std: got 2.0; accepted: None, unless --std state is given"),
+        ({"std": "state"}, "--max-std: got None; accepted: above min-std (0.1)"),
+        ({"std": "state", "max_std": 0.05}, "--max-std: got 0.05; accepted: above min-std (0.1)"),
+    ],
+)
+def test_head_config_refuses_fields_that_do_not_fit(values, message):
+    with pytest.raises(UserError) as error:
+        HeadConfig(**values)
+    assert str(error.value) == message
+
+
+def test_mlp_is_a_registered_head():
+    assert MLP in HEADS.values()
