@@ -9,12 +9,17 @@ import pytest
 import torch
 
 import metarl
+from metarl.agents import rl2
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
 from metarl.experience.data import Timestep, Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator
 from metarl.learning import distributions
+from metarl.learning.cores import CORES
+from metarl.learning.returns import discounted_returns, linear_values, normalize
+from metarl.learning.state import renamed
+from metarl.options import with_options
 from metarl.seeding import LaneGenerator, Phase
 from metarl.task import Task
 from metarl.tasks.arrays import ArrayTaskDistribution, NoiseSpec, Transition
@@ -57,7 +62,7 @@ def agent_for(tasks, seed=1, device="cpu", **changes):
     spec = metarl.TaskSpec.of(tasks)
     if spec.episodes_per_trial is None:
         values = {"episodes_per_trial": 2} | values
-    return RL2(RL2Config(**values), spec, seed=seed, device=device)
+    return RL2(with_options(RL2Config(), **values), spec, seed=seed, device=device)
 
 
 def trial_of(agent, tasks, seed=0, num=6):
@@ -103,12 +108,19 @@ def act(agent, context, step):
 
 
 @pytest.mark.parametrize("chunk_length", [None, 3])
-@pytest.mark.parametrize("memory_size", [0, 3])
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("name", ["bandit/n10-k5", "half-cheetah/velocity:horizon=20"])
-def test_rl2_keeps_the_contract_of_an_agent(name, memory_size, chunk_length):
+def test_rl2_keeps_the_contract_of_an_agent(name, core, chunk_length):
     tasks = metarl.make(name)
-    agent = agent_for(tasks, chunk_length=chunk_length, encoder_sizes=(5,), memory_size=memory_size)
+    agent = agent_for(tasks, chunk_length=chunk_length, encoder_sizes=(5,), core=core)
     metarl.check_agent(agent, tasks)
+
+
+def test_a_trial_without_a_prescribed_number_of_episodes_needs_the_option():
+    spec = metarl.TaskSpec.of(metarl.make("navigation"))
+    with pytest.raises(UserError, match=r"^--episodes-per-trial: got None; accepted: "):
+        RL2(RL2Config(), spec)
+    assert RL2(RL2Config(episodes_per_trial=3), spec).shape == metarl.TrialShape(3)
 
 
 # acting and updating see the same
@@ -127,15 +139,14 @@ def test_rl2_keeps_the_contract_of_an_agent(name, memory_size, chunk_length):
         ("continuous", 100),
     ],
 )
-@pytest.mark.parametrize(("memory_size", "scaled"), [(0, False), (4, False), (0, True), (4, True)])
-def test_update_recomputes_what_was_recorded_while_acting(
-    family, chunk_length, memory_size, scaled
-):
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length, core, scaled):
     tasks = FAMILIES[family]
     agent = agent_for(
         tasks,
         chunk_length=chunk_length,
-        memory_size=memory_size,
+        core=core,
         normalize_observations=scaled,
         learning_rate=0.03,
         target_kl=None,
@@ -143,11 +154,11 @@ def test_update_recomputes_what_was_recorded_while_acting(
     update(agent, trial_of(agent, tasks))  # away from the first policy, which is nearly constant
     stream = trial_of(agent, tasks, seed=1).stream()
     assert family == "bandit" or not stream.valid.all()  # trials of different lengths
-    batch = agent._batch(stream, stream.reward, stream.record["value"])
+    batch = agent.batch(stream, stream.reward, stream.record["value"])
     assert int(batch.valid.sum()) == int(stream.valid.sum())
-    output = agent.network(batch.inputs, batch.observation, batch.state)
-    log_prob = distributions.log_prob(output.distribution, batch.action)
-    value = agent._unscaled(output.value)
+    distribution, value = agent.policy(batch.inputs)
+    log_prob = distributions.log_prob(distribution, batch.action)
+    value = agent.targets.denormalize(value)
     for new, recorded in ((log_prob, batch.log_prob), (value, batch.target)):
         assert float(recorded[batch.valid].std()) > 1e-4
         torch.testing.assert_close(new[batch.valid], recorded[batch.valid], atol=1e-5, rtol=1e-5)
@@ -156,19 +167,18 @@ def test_update_recomputes_what_was_recorded_while_acting(
 @pytest.mark.parametrize("scaled", [True, False])
 def test_policy_sees_scaled_observations_where_it_is_asked_to(scaled):
     tasks = FAMILIES["continuous"]
-    agent = agent_for(tasks, normalize_observations=scaled, memory_size=0)
+    agent = agent_for(tasks, normalize_observations=scaled)
     stream = trial_of(agent, tasks).stream()
     update(agent, trial_of(agent, tasks))
     observation = stream.observation[stream.valid]
-    batch = agent._batch(stream, stream.reward, stream.record["value"])
-    seen = batch.observation[batch.valid]
+    batch = agent.batch(stream, stream.reward, stream.record["value"])
+    seen = batch.inputs[0][batch.valid][:, : agent.size]
     if not scaled:
         assert seen.equal(observation)
         return
     mean, deviation = observation.mean(0), observation.std(0, unbiased=False).clamp(min=0.01)
     expected = ((observation - mean) / deviation).clamp(-10, 10)
     torch.testing.assert_close(seen, expected, rtol=1e-3, atol=1e-3)
-    assert batch.inputs[batch.valid][:, : seen.shape[1]].equal(seen)
 
 
 @pytest.mark.parametrize(
@@ -190,31 +200,37 @@ def test_without_a_step_the_policy_stays_where_it_is():
     assert (metrics["clip_fraction"], metrics["num_epochs"]) == (0, 5)
 
 
+@pytest.fixture
+def batches(monkeypatch):
+    """What every update optimises."""
+    seen, optimize = [], rl2.optimize
+    monkeypatch.setattr(rl2, "optimize", lambda *args: seen.append(args[2]) or optimize(*args))
+    return seen
+
+
 @pytest.mark.parametrize("lambdas", [{"gae_lambda": 1.0}, {"gae_lambda": 0.3, "value_lambda": 1.0}])
-def test_value_targets_are_what_is_left_of_the_whole_trial(monkeypatch, lambdas):
+def test_value_targets_are_what_is_left_of_the_whole_trial(batches, lambdas):
     tasks = FAMILIES["continuous"]
     agent = agent_for(tasks, discount=0.9, **lambdas)
     trial = trial_of(agent, tasks)
-    batches, cut = [], agent._batch
-    monkeypatch.setattr(agent, "_batch", lambda *args: batches.append(args) or cut(*args))
     update(agent, trial)
-    (_, _, target), episodes = batches[0], trial.rounds[0]
+    target, episodes = agent.targets.denormalize(batches[0].target), trial.rounds[0]
     for task in range(6):
         rewards = episodes.reward[task][episodes.valid[task]].tolist()
         expected, following = [], 0.0
         for reward in reversed(rewards):
             following = reward + 0.9 * following
             expected.insert(0, following)
-        unscaled = agent._unscaled(target[task, : len(rewards)])
-        np.testing.assert_allclose(unscaled.numpy(), expected, rtol=1e-4, atol=1e-4)
+        found = target[task, : len(rewards)].numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_linear_baseline_is_fitted_to_every_trial_and_there_is_no_critic():
+def test_linear_baseline_is_fitted_to_every_trial_and_there_is_no_critic(batches):
     tasks = FAMILIES["continuous"]
-    agent = agent_for(tasks, baseline="linear", discount=0.9)
+    agent = agent_for(tasks, baseline="linear", discount=0.9, gae_lambda=1.0)
     trial = trial_of(agent, tasks)
-    stream = trial.stream()
-    values = agent._values(stream)
+    metrics, stream = update(agent, trial), trial.stream()
+    values = linear_values(stream.observation, stream.reward, stream.valid, 0.9)
     for task in range(6):
         n = int(stream.valid[task].sum())
         returns, following = np.zeros(n), 0.0
@@ -227,23 +243,22 @@ def test_linear_baseline_is_fitted_to_every_trial_and_there_is_no_critic():
         gram = features.T @ features + 1e-5 * np.eye(features.shape[1])
         expected = features @ np.linalg.solve(gram, features.T @ returns)
         np.testing.assert_allclose(values[task, :n].numpy(), expected, atol=1e-4)
-    assert "value_loss" not in update(agent, trial)
+    left = discounted_returns(stream.reward, stream.valid, 0.9) - values
+    expected = normalize(left, stream.valid)
+    torch.testing.assert_close(batches[0].advantage, expected, atol=1e-4, rtol=1e-4)
+    assert "value_loss" not in metrics
     assert "value" not in trial.rounds[0].record
     assert not [name for name in agent.state()[0] if "critic" in name]
 
 
-def test_lambda_of_the_critic_leaves_the_advantages_as_they_are(monkeypatch):
+def test_lambda_of_the_critic_leaves_the_advantages_as_they_are(batches):
     tasks = FAMILIES["continuous"]
-    advantages = []
     for value_lambda in (None, 1.0):
         agent = agent_for(tasks, gae_lambda=0.3, value_lambda=value_lambda)
-        trial, cut = trial_of(agent, tasks), agent._batch
-        monkeypatch.setattr(
-            agent, "_batch", lambda *args, cut=cut: advantages.append(args[1:]) or cut(*args)
-        )
-        update(agent, trial)
-    (a, target), (b, other) = advantages
-    assert a.equal(b) and not torch.allclose(target, other)
+        update(agent, trial_of(agent, tasks))
+    first, second = batches
+    assert first.advantage.equal(second.advantage)
+    assert not torch.allclose(first.target, second.target)
 
 
 # memory
@@ -337,7 +352,7 @@ def test_min_std_holds_for_sampling_and_density():
     tasks = FAMILIES["continuous"]
     agent = agent_for(tasks, initial_std=0.5, min_std=0.5)
     with torch.no_grad():
-        agent.network.policy.log_std.fill_(-9.0)
+        agent.head.policy.log_std.fill_(-9.0)
     episodes = trial_of(agent, tasks, num=60).rounds[0]
     spread = float(episodes.action[episodes.valid].std())
     assert spread == pytest.approx(0.5, rel=0.1)  # 1000 draws: 2 %
@@ -351,48 +366,30 @@ def test_min_std_holds_for_sampling_and_density():
     [
         ("tasks_per_update", 0),
         ("hidden_size", 0),
-        ("num_epochs", 0),
         ("episodes_per_trial", 0),
         ("chunk_length", 0),
         ("encoder_sizes", (8, 0)),
+        ("head_sizes", (0,)),
         ("discount", 1.1),
         ("discount", -0.1),
         ("gae_lambda", 1.1),
         ("gae_lambda", float("nan")),
         ("value_lambda", -0.1),
-        ("memory_size", -1),
-        ("max_std", 0.05),
-        ("learning_rate", 0.0),
-        ("learning_rate", -1e-3),
-        ("learning_rate", float("inf")),
-        ("clip", 0.0),
-        ("max_gradient_norm", 0.0),
+        ("memory_size", 3),
+        ("max_std", 0.5),
         ("initial_std", 0.0),
         ("min_std", -0.1),
-        ("final_learning_rate", -1e-9),
-        ("entropy_coefficient", -0.1),
-        ("final_entropy_coefficient", -0.1),
-        ("value_coefficient", -0.5),
-        ("target_kl", 0.0),
-        ("num_minibatches", 0),
         ("num_minibatches", 1001),
     ],
 )
 def test_config_refuses_what_cannot_train(name, value):
     with pytest.raises(UserError, match=f"^--{name.replace('_', '-')}: got .*; accepted: "):
-        RL2Config(**{name: value})
+        with_options(RL2Config(), **{name: value})
 
 
 def test_config_accepts_the_ends_of_its_ranges():
-    RL2Config(
-        discount=1.0,
-        gae_lambda=0.0,
-        value_lambda=0.0,
-        memory_size=0,
-        num_minibatches=1000,
-        target_kl=None,
-        clip=1e-9,
-    )
+    values = {"discount": 1.0, "gae_lambda": 0.0, "value_lambda": 0.0, "num_minibatches": 1000}
+    with_options(RL2Config(), **values, target_kl=None, clip=1e-9)
 
 
 # state
@@ -436,3 +433,60 @@ def test_one_update_on_cuda_equals_the_cpu(family):
     for name, value in cpu.state()[0].items():
         assert others[name].device.type == "cuda" or value.ndim == 0
         torch.testing.assert_close(others[name].cpu(), value, atol=1e-4, rtol=1e-4)
+
+
+# the first edition
+
+
+def first_edition_names(core, critic=True):
+    """The names of an agent's tensors today, and as the first edition wrote them."""
+    agent = agent_for(
+        FAMILIES["continuous"],
+        core=core,
+        encoder_sizes=(5,),
+        head_sizes=(6,),
+        normalize_observations=True,
+        baseline="critic" if critic else "linear",
+    )
+    trunk = ["encoder.0.weight", "encoder.0.bias"]
+    trunk += [f"gru.{kind}_{end}_l0" for kind in ("weight", "bias") for end in ("ih", "hh")]
+    if core == "fast-weights":
+        parts = [(part, kind) for part in ("key", "value", "query") for kind in ("weight", "bias")]
+        trunk += [f"memory.{part}.{kind}" for part, kind in parts]
+    trunk += ["trunk.0.weight", "trunk.0.bias"]
+    trunk += ["policy.log_std", "policy.output.weight", "policy.output.bias"]
+    trunk += ["critic.weight", "critic.bias"] if critic else []
+    others = ["target_mean", "target_square"] + [f"scaler.{x}" for x in ("count", "mean", "square")]
+    return agent, [f"network.{name}" for name in trunk] + others
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_checkpoints_of_the_first_edition_load_by_the_names_they_had(core):
+    agent, names = first_edition_names(core)
+    update(agent, trial_of(agent, FAMILIES["continuous"]))
+    tensors, extra = copy.deepcopy(agent.state())
+    renamed_back = renamed(tensors, BACK)
+    moments = {name for name in tensors if name.startswith("optimizer.")}
+    assert set(renamed_back) - moments == set(names)
+    other, _ = first_edition_names(core)
+    other.load_state(renamed_back, extra)
+    assert same_state(agent, other)
+
+
+BACK = {
+    **{f"core.{part}.": f"network.memory.{part}." for part in ("key", "value", "query")},
+    "core.": "network.",
+    "head.": "network.",
+    "targets.": "target_",
+    "normalizer.": "scaler.",
+}
+
+
+def test_order_of_parameters_is_the_first_edition_s_since_moments_have_numbers():
+    agent, names = first_edition_names("fast-weights")
+    own = [f"core.{name}" for name, _ in agent.core.named_parameters()]
+    own += [f"head.{name}" for name, _ in agent.head.named_parameters()]
+    assert list(renamed(dict.fromkeys(own, torch.zeros(0)), BACK)) == names[: len(own)]
+    optimized = agent.optimizer.param_groups[0]["params"]
+    parts = [*agent.core.parameters(), *agent.head.parameters()]
+    assert all(x is y for x, y in zip(optimized, parts, strict=True))

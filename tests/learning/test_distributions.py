@@ -4,7 +4,16 @@ import torch
 from torch import distributions as reference
 
 from metarl import seeding
-from metarl.learning.distributions import Categorical, Gaussian, entropy, kl, log_prob, mode, sample
+from metarl.learning.distributions import (
+    Categorical,
+    Gaussian,
+    choose,
+    entropy,
+    kl,
+    log_prob,
+    mode,
+    sample,
+)
 from metarl.seeding import LaneGenerator
 
 G = torch.Generator().manual_seed(0)
@@ -108,6 +117,13 @@ def test_mode_has_the_highest_density():
         best = log_prob(p, mode(p))
         drawn = sample(p, LaneGenerator(np.arange(12, dtype=np.uint64).reshape(4, 3)))
         assert bool((best >= log_prob(p, drawn)).all())
+
+
+@pytest.mark.parametrize("p", [CATEGORICAL[0], GAUSSIAN[0]], ids=["categorical", "gaussian"])
+def test_choose_takes_the_mode_if_it_is_greedy_and_draws_else(p):
+    generator = LaneGenerator(np.arange(12, dtype=np.uint64).reshape(4, 3))
+    assert choose(p, generator, greedy=True).equal(mode(p))
+    assert choose(p, generator, greedy=False).equal(sample(p, generator))
 
 
 @pytest.mark.parametrize("pair", [CATEGORICAL, GAUSSIAN], ids=["categorical", "gaussian"])

@@ -176,7 +176,9 @@ def test_a_value_that_is_not_finite_is_reported():
     with torch.no_grad():
         policy.value.bias.fill_(float("inf"))
     batch = batch_of(policy)
-    with pytest.raises(DivergenceError, match="a value in the update is not finite, of (first|second|third)"):
+    with pytest.raises(
+        DivergenceError, match=r"a value in the update is not finite, of (first|second|third)"
+    ):
         run(policy, batch)
 
 

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from metarl.learning import returns
 from metarl.learning.returns import (
+    advantages,
     discounted_returns,
     explained_variance,
     gae,
     linear_baseline,
+    linear_values,
     masked_mean,
     normalize,
 )
@@ -142,6 +144,55 @@ def test_gae_of_a_batch_equals_that_of_each_row():
     for row in range(5):
         alone = gae(*(x[row] for x in batch), discount=0.9, gae_lambda=0.7)
         assert torch.equal(alone, whole[row])
+
+
+def test_advantages_by_hand():
+    reward, value = torch.tensor([[1.0, 0.0, 9.0]]), torch.tensor([[0.5, 1.0, 9.0]])
+    valid = torch.tensor([[True, True, False]])
+    # deltas: 1 + 0.5 · 1 - 0.5 = 1; 0 + 0 - 1 = -1, since nothing follows; weight 0.5 · 0.5
+    assert advantages(reward, value, valid, 0.5, 0.5).tolist() == [[0.75, -1.0, 0.0]]
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.7, 1.0])
+def test_advantages_equal_a_naive_loop(gae_lambda):
+    reward, value, _, valid, _ = padded_batch(6)
+    found = advantages(reward, value, valid, 0.9, gae_lambda)
+    for row in range(5):
+        n = int(valid[row].sum())
+        following = 0.0
+        for t in reversed(range(n)):
+            later = value[row, t + 1] if t + 1 < n else 0.0
+            delta = reward[row, t] + 0.9 * later - value[row, t]
+            following = delta + 0.9 * gae_lambda * following
+            assert float(found[row, t]) == pytest.approx(float(following))
+        assert not found[row, n:].any()
+
+
+def test_values_of_the_linear_baseline_are_fitted_to_the_discounted_returns():
+    reward, _, _, valid, _ = padded_batch(7, tasks=4, time=12)
+    observation = torch.randn(4, 12, 1, generator=torch.Generator().manual_seed(0)).double()
+    target = discounted_returns(reward, valid, 0.9)
+    one = (x.unsqueeze(1) for x in (observation, target, valid))
+    expected = linear_baseline(*one)
+    assert linear_values(observation, reward, valid, 0.9).equal(expected.squeeze(1))
+    episodes = (x.unsqueeze(1) for x in (observation, reward, valid))
+    assert linear_values(*episodes, 0.9).equal(expected)
+
+
+def test_normalize_of_rows_is_that_of_each_alone():
+    x, _, _, valid, _ = padded_batch(8)
+    rows = normalize(x, valid, dim=1)
+    for row in range(5):
+        torch.testing.assert_close(rows[row], normalize(x[row], valid[row]))
+
+
+def test_masked_mean_of_rows_is_that_of_each_alone():
+    x, _, _, valid, _ = padded_batch(9)
+    means = masked_mean(x, valid, dim=1)
+    for row in range(5):
+        torch.testing.assert_close(means[row], x[row][valid[row]].mean())
+    assert masked_mean(x, valid, 1, keepdim=True).equal(means.unsqueeze(1))
+    assert masked_mean(x, valid, keepdim=True).shape == (1, 1)
 
 
 def test_normalize_by_hand():
