@@ -1,8 +1,13 @@
 """Every registered agent: do copies of it act and learn as it does?"""
 
+import ast
 import copy
 import dataclasses
+import itertools
+import json
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +18,16 @@ import metarl
 from metarl import registry
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator
-from metarl.learning.normalization import ObservationScaler
+from metarl.options import field_types, option_paths, with_options
 from metarl.seeding import Phase
 
+ROOT = Path(__file__).parents[2]
+FILES = sorted(p for p in (ROOT / "agents").glob("*.py") if p.name != "__init__.py")
+SHARED = {
+    *("networks", "cores", "heads", "normalization", "returns", "losses", "ppo", "update_rules"),
+    *("state", "distributions"),
+}
+"""Modules of learning/ that DESIGN names; any other must serve two agents or none."""
 TASKS = {"continuous": "navigation:horizon=4", "discrete": "bandit/n3-k2"}
 SMALL = {
     "tasks_per_update": 3,
@@ -47,9 +59,9 @@ def loaded(agent):
 def make(name, kind, scaled):
     tasks = metarl.make(TASKS[kind])
     cls = registry.agent_class(name)
-    known = {field.name for field in dataclasses.fields(cls.Config)}
+    known = option_paths(cls.Config)
     values = {k: v for k, v in SMALL.items() if k in known} | {"normalize_observations": scaled}
-    agent = cls(cls.Config(**values), metarl.TaskSpec.of(tasks), seed=2)
+    agent = cls(with_options(cls.Config(), **values), metarl.TaskSpec.of(tasks), seed=2)
     agent.name, agent.kind = name, kind
     return agent, tasks
 
@@ -84,7 +96,7 @@ def test_a_copy_acts_and_learns_alike_and_leaves_the_agent_alone(name, kind, sca
     agent, tasks = make(name, kind, scaled)
     agent.update(
         trial_of(agent, tasks), torch_generator(0), 0.0
-    )  # optimisers and scalers hold moments
+    )  # optimisers and normalisers hold moments
     twin = copy_of(agent)
     trial, again = trial_of(agent, tasks, 1), trial_of(twin, tasks, 1)
     assert same(trial.rounds, again.rounds) and same(trial.context, again.context)
@@ -111,21 +123,64 @@ def test_a_copy_of_an_adapted_policy_goes_on_alike(name, kind, copy_of):
         assert np.array_equal(twin.act(observation, 0.5), policy.act(observation, 0.5))
 
 
-def test_a_scaler_s_copy_is_not_changed_by_loading_into_the_original():
-    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0)) + 2
-    scaler = ObservationScaler(3)
-    scaler.track(x)
-    expected = scaler(x)
-    twin = copy.deepcopy(scaler)
-    scaler.load_state_dict(ObservationScaler(3).state_dict())
-    assert twin(x).equal(expected) and scaler(x).equal(x)
-    scaler.load_state_dict(twin.state_dict())
-    assert scaler(x).equal(expected)
-    assert sorted(scaler.state_dict()) == ["count", "mean", "square"]
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_an_agent_s_file_is_short(path):
+    assert len(path.read_text().splitlines()) <= 250
 
 
-def test_a_scaler_scales_on_the_device_that_it_was_moved_to():
-    scaler = ObservationScaler(3)
-    scaler.track(torch.randn(30, 3))
-    moved = copy.deepcopy(scaler).to("meta")
-    assert moved(torch.zeros(2, 3, device="meta")).device.type == "meta"
+def test_no_piece_of_learning_serves_one_agent_alone():
+    used = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("metarl.learning"):
+                parts = node.module.split(".")[2:] or [alias.name for alias in node.names]
+                used.setdefault(parts[0], set()).add(path.name)
+    assert used and all(len(files) > 1 or name in SHARED for name, files in used.items())
+
+
+def configs(kind):
+    """Return a config's class and those nested in it."""
+    nested = [t for t in field_types(kind).values() if dataclasses.is_dataclass(t)]
+    return [kind, *(each for one in nested for each in configs(one))]
+
+
+def documented_fields(kind):
+    """Return the text below every field of a class."""
+    path = Path(__import__(kind.__module__, fromlist=["_"]).__file__)
+    body = next(
+        node.body
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name == kind.__name__
+    )
+    return {
+        field.target.id: " ".join(doc.value.value.split())
+        for field, doc in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(doc, ast.Expr)
+        and isinstance(doc.value, ast.Constant)
+    }
+
+
+@pytest.mark.parametrize("name", sorted(registry.AGENTS))
+def test_every_field_of_a_config_has_a_help_that_stands_alone(name):
+    for kind in configs(registry.agent_class(name).Config):
+        docs = documented_fields(kind)
+        assert set(docs) == {field.name for field in dataclasses.fields(kind)}
+        for field, doc in docs.items():
+            assert len(doc.split()) >= 4 and doc.endswith("."), (field, doc)
+            assert not re.match(r"(Of|Its|As|Where|Reached|That)\b", doc), (field, doc)
+
+
+@pytest.mark.parametrize("name", sorted(registry.AGENTS))
+def test_a_config_is_frozen_and_its_options_survive_json(name):
+    config = registry.agent_class(name).Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.tasks_per_update = 3
+    values = {}
+    for option, path in option_paths(type(config)).items():
+        value = config
+        for part in path:
+            value = getattr(value, part)
+        values[option] = json.loads(json.dumps(value))
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    assert with_options(type(config)(), **tuples) == config

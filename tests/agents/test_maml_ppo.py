@@ -1,17 +1,23 @@
 """MAML-PPO: is its meta-gradient exact, and is adaptation the same wherever it happens?"""
 
+import copy
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 import metarl
-from metarl.agents.maml_ppo import MAMLPPO, Batch, MAMLPPOConfig, inner_step
+from metarl.agents.maml_ppo import MAMLPPO, MAMLPPOConfig, inner_loss, meta_loss
 from metarl.errors import UserError
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import collect, run_trial, torch_generator
-from metarl.learning import distributions
+from metarl.learning import distributions, returns
+from metarl.learning.losses import accumulate_gradient
+from metarl.learning.state import renamed
+from metarl.learning.update_rules import inner_step
 from metarl.seeding import Phase
 from metarl.task import Task
 
@@ -45,44 +51,41 @@ def gather(agent, tasks, order=None, num_adaptations=None):
     )
 
 
+def batches(agent, trial):
+    return [agent.batch(episodes)[0] for episodes in trial.rounds]
+
+
 def in_float64(agent, trial):
-    """Return the trial's batches, both they and the agent in float64, away from the old policy.
+    """Return the agent's parameters and the trial's batches, in float64 and off the old policy.
 
     A parameter that moved since the experience was gathered makes every ratio differ from 1,
     so that no term of the objective is at a point where it happens to vanish.
     """
-    rounds = [
-        Batch(
-            *(
-                tuple(x.double() for x in field)
-                if name == "parameters"
-                else field.double()
-                if field.is_floating_point()
-                else field
-                for name, field in zip(Batch._fields, batch, strict=True)
-            )
-        )
-        for batch in (agent._batch(episodes) for episodes in trial.rounds)
-    ]
-    if agent.codec.discrete:  # rounded to float32, probabilities do not sum to 1 exactly
-        rounds = [
-            batch._replace(parameters=(batch.parameters[0].log_softmax(-1),)) for batch in rounds
-        ]
+    rounds = pytree.tree_map(
+        lambda x: x.double() if x.is_floating_point() else x, batches(agent, trial)
+    )
+    if "log_std" not in agent.params:  # rounded to float32, probabilities do not sum to 1 exactly
+        rounds = [batch._replace(old=(batch.old[0].log_softmax(-1),)) for batch in rounds]
     noise = torch.Generator().manual_seed(0)
-    agent.params = {
+    params = {
         name: (
             x.detach().double() + 0.05 * torch.randn(x.shape, generator=noise, dtype=torch.float64)
         ).requires_grad_()
         for name, x in agent.params.items()
     }
-    return rounds
+    return params, rounds
 
 
-def meta_gradient(agent, rounds):
-    for x in agent.params.values():
+def loss_of(agent, params, rounds):
+    return meta_loss(params, rounds, agent.policy, agent.rule, agent.config)
+
+
+def meta_gradient(agent, params, rounds):
+    for x in params.values():
         x.grad = None
-    agent.accumulate_meta_gradient(rounds, [Task.of("some")] * len(rounds[0].valid))
-    return {name: x.grad.clone() for name, x in agent.params.items()}
+    tasks, chunk = [Task.of("some")] * len(rounds[0].valid), agent.config.tasks_per_chunk
+    accumulate_gradient(lambda part: loss_of(agent, params, part), rounds, tasks, chunk)
+    return {name: x.grad.clone() for name, x in params.items()}
 
 
 def naive_forward(params, observation, min_std):
@@ -99,9 +102,9 @@ def naive_forward(params, observation, min_std):
 
 
 def old_distribution(batch, task, keep):
-    if len(batch.parameters) == 1:
-        return torch.distributions.Categorical(logits=batch.parameters[0][task][keep])
-    mean, log_std = (x[task][keep] for x in batch.parameters)
+    if len(batch.old) == 1:
+        return torch.distributions.Categorical(logits=batch.old[0][task][keep])
+    mean, log_std = (x[task][keep] for x in batch.old)
     return torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
 
 
@@ -137,10 +140,10 @@ def naive_loss(agent, params, rounds):
                 create_graph=not config.first_order,
                 retain_graph=True,
             )
-            rate = config.inner_lr[min(k, len(config.inner_lr) - 1)]
+            rate = config.inner_learning_rate[min(k, len(config.inner_learning_rate) - 1)]
             own = {n: own[n] - rate * g for n, g in zip(names, gradient, strict=True)}
         total = naive_surrogate(config, own, rounds[-1], task)
-        if config.every_step:
+        if config.meta_loss == "every-step":
             total = (total + sum(between)) / (1 + len(between))
         losses.append(-total + config.kl_coefficient * penalty)
     return torch.stack(losses).mean()
@@ -148,22 +151,23 @@ def naive_loss(agent, params, rounds):
 
 @pytest.mark.parametrize("chunk", [None, 1, 2])
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize(("steps", "every_step"), [(1, False), (2, False), (3, True)])
+@pytest.mark.parametrize(
+    ("steps", "averaged"), [(1, "last-step"), (2, "last-step"), (3, "every-step")]
+)
 @pytest.mark.parametrize("env", ["continuous", "discrete"])
-def test_meta_gradient_equals_a_loop_over_tasks(env, steps, every_step, first_order, chunk):
+def test_meta_gradient_equals_a_loop_over_tasks(env, steps, averaged, first_order, chunk):
     agent, tasks = make(
         env,
         num_adaptations=steps,
-        every_step=every_step,
+        meta_loss=averaged,
         first_order=first_order,
         tasks_per_chunk=chunk,
-        inner_lr=(0.5, 0.3),
+        inner_learning_rate=(0.5, 0.3),
         kl_coefficient=0.7,
         episodes_per_adaptation=8,  # fewer pulls may all pay the same
     )
-    rounds = in_float64(agent, gather(agent, tasks))
-    found = meta_gradient(agent, rounds)
-    params = {name: x.detach().clone().requires_grad_() for name, x in agent.params.items()}
+    params, rounds = in_float64(agent, gather(agent, tasks))
+    found = meta_gradient(agent, params, rounds)
     loss = naive_loss(agent, params, rounds)
     for name, expected in zip(
         params, torch.autograd.grad(loss, list(params.values())), strict=True
@@ -174,15 +178,15 @@ def test_meta_gradient_equals_a_loop_over_tasks(env, steps, every_step, first_or
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_meta_gradient_equals_central_finite_differences(steps):
-    agent, tasks = make(num_adaptations=steps, inner_lr=(0.5, 0.3), kl_coefficient=0.7)
-    rounds = in_float64(agent, gather(agent, tasks))
-    found = meta_gradient(agent, rounds)
+    agent, tasks = make(num_adaptations=steps, inner_learning_rate=(0.5, 0.3), kl_coefficient=0.7)
+    params, rounds = in_float64(agent, gather(agent, tasks))
+    found = meta_gradient(agent, params, rounds)
 
     def loss():
-        return agent.meta_loss(rounds)[0].mean().item()
+        return loss_of(agent, params, rounds)[0].mean().item()
 
     h = 1e-6
-    for name, x in agent.params.items():
+    for name, x in params.items():
         flat, gradient = x.data.view(-1), found[name].view(-1)
         for i in range(0, len(flat), max(1, len(flat) // 5)):
             at = flat[i].item()
@@ -199,26 +203,25 @@ def test_meta_gradient_equals_central_finite_differences(steps):
 def test_first_order_is_another_gradient():
     found = []
     for first_order in (False, True):
-        agent, tasks = make(first_order=first_order, inner_lr=(0.5,))
-        found.append(meta_gradient(agent, in_float64(agent, gather(agent, tasks))))
+        agent, tasks = make(first_order=first_order, inner_learning_rate=(0.5,))
+        found.append(meta_gradient(agent, *in_float64(agent, gather(agent, tasks))))
     exact, first = found
     difference = (exact["weight.0"] - first["weight.0"]).norm() / exact["weight.0"].norm()
     assert difference > 0.01
 
 
 def test_without_inner_steps_taken_it_is_ppo_on_the_query_and_the_kl_term():
-    agent, tasks = make(inner_lr=(0.0,), kl_coefficient=0.7)
-    rounds = in_float64(agent, gather(agent, tasks))
-    found = meta_gradient(agent, rounds)
+    agent, tasks = make(inner_learning_rate=(0.0,), kl_coefficient=0.7)
+    params, rounds = in_float64(agent, gather(agent, tasks))
+    found = meta_gradient(agent, params, rounds)
     support, query = rounds
-    params = {name: x.detach().clone().requires_grad_() for name, x in agent.params.items()}
     stacked = {name: x.expand(3, *x.shape) for name, x in params.items()}
-    policy = agent._policy(stacked, query.observation)
+    policy = agent.policy(stacked, query.observation)
     ratio = (distributions.log_prob(policy, query.action) - query.log_prob).exp()
     clipped = ratio.clamp(1 - agent.config.clip, 1 + agent.config.clip)
     surrogate = torch.minimum(ratio * query.advantage, clipped * query.advantage)
     penalty = distributions.kl(
-        distributions.Gaussian(*support.parameters), agent._policy(stacked, support.observation)
+        distributions.Gaussian(*support.old), agent.policy(stacked, support.observation)
     )
     per_task = [
         -surrogate[i][query.valid[i]].mean() + 0.7 * penalty[i][support.valid[i]].mean()
@@ -231,8 +234,7 @@ def test_without_inner_steps_taken_it_is_ppo_on_the_query_and_the_kl_term():
 
 def test_ratio_is_one_and_kl_zero_at_the_old_parameters():
     agent, tasks = make()
-    rounds = [agent._batch(episodes) for episodes in gather(agent, tasks).rounds]
-    _, metrics = agent.meta_loss(rounds)
+    _, metrics = loss_of(agent, agent.params, batches(agent, gather(agent, tasks)))
     assert metrics["kl"].abs().max() < 1e-5
     assert metrics["kl_before_adaptation"].abs().max() < 1e-6
     assert metrics["clip_fraction"].max() == 0
@@ -241,18 +243,18 @@ def test_ratio_is_one_and_kl_zero_at_the_old_parameters():
 
 
 def test_scaled_observations_are_acted_on_and_learned_from_alike():
-    agent, tasks = make(normalize_observations=True, outer_lr=0.03)
-    other, _ = make(normalize_observations=True, outer_lr=0.03)
+    agent, tasks = make(normalize_observations=True, learning_rate=0.03)
+    other, _ = make(normalize_observations=True, learning_rate=0.03)
     trial = gather(agent, tasks)
     agent.update(trial, torch_generator(0), 0.0)
     met = torch.cat([episodes.observation[episodes.valid] for episodes in trial.rounds])
-    torch.testing.assert_close(agent.scaler.mean.float(), met.mean(0))
+    torch.testing.assert_close(agent.normalizer.mean.float(), met.mean(0))
     trial = gather(agent, tasks)
-    rounds = [agent._batch(episodes) for episodes in trial.rounds]
+    rounds = batches(agent, trial)
     deviation = met.std(0, unbiased=False)
     expected = (trial.rounds[0].observation.flatten(1, 2) - met.mean(0)) / deviation
     torch.testing.assert_close(rounds[0].observation, expected.clamp(-10, 10), rtol=1e-3, atol=1e-3)
-    _, metrics = agent.meta_loss(rounds)
+    _, metrics = loss_of(agent, agent.params, rounds)
     assert metrics["kl_before_adaptation"].abs().max() < 1e-6
     assert metrics["kl"].abs().max() < 1e-5
     other.load_state(*agent.state())
@@ -260,34 +262,60 @@ def test_scaled_observations_are_acted_on_and_learned_from_alike():
     assert learned[0] == learned[1]
     plain, _ = make()
     plain.update(gather(plain, tasks), torch_generator(0), 0.0)
-    assert not plain.scaler.count and not any("scaler" in name for name in plain.state()[0])
+    assert not plain.normalizer.count
+    assert not any("normalizer" in name for name in plain.state()[0])
 
 
 def test_task_order_does_not_matter():
     gradients = []
     for order in ([0, 1, 2], [2, 0, 1]):
-        agent, tasks = make(inner_lr=(0.5,))
-        gradients.append(meta_gradient(agent, in_float64(agent, gather(agent, tasks, order))))
+        agent, tasks = make(inner_learning_rate=(0.5,))
+        gradients.append(meta_gradient(agent, *in_float64(agent, gather(agent, tasks, order))))
     for name in gradients[0]:
         torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("env", ["continuous", "discrete"])
 def test_adaptation_in_evaluation_equals_adaptation_in_training(env):
-    agent, tasks = make(env, num_adaptations=2, inner_lr=(0.5, 0.3), episodes_per_adaptation=8)
+    agent, tasks = make(
+        env, num_adaptations=2, inner_learning_rate=(0.5, 0.3), episodes_per_adaptation=8
+    )
     trial = gather(agent, tasks)
     context = agent.begin(3)
     for episodes in trial.rounds[:-1]:
         context = agent.adapt(context, episodes, torch_generator(0))
     params = {name: x.expand(3, *x.shape) for name, x in agent.params.items()}
-    for k, episodes in enumerate(trial.rounds[:-1]):
-        rate = torch.full((3,), agent.config.inner_lr[k])
-        params, _ = inner_step(
-            agent._policy, params, agent._batch(episodes), rate, create_graph=True
-        )
+    for k, support in enumerate(batches(agent, trial)[:-1]):
+        loss = partial(inner_loss, support=support, policy=agent.policy)
+        steps = torch.full((3,), k)
+        params, _ = inner_step(loss, params, agent.rule, steps, create_graph=True)
     for name, x in context.params.items():
         torch.testing.assert_close(x, params[name].detach(), rtol=1e-5, atol=1e-7)
         assert not torch.equal(x[0], agent.params[name])
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_each_baseline_is_fitted_once_in_an_iteration(monkeypatch, steps):
+    agent, tasks = make(num_adaptations=steps)
+    fitted, fit = [], returns.linear_baseline
+    monkeypatch.setattr(
+        returns, "linear_baseline", lambda *args: fitted.append(args[0]) or fit(*args)
+    )
+    trial = gather(agent, tasks)
+    assert len(fitted) == steps
+    agent.update(trial, torch_generator(0), 0.0)
+    assert len(fitted) == steps + 1
+    for seen, episodes in zip(fitted, trial.rounds, strict=True):
+        assert seen.equal(episodes.observation)
+
+
+def test_an_update_without_the_context_s_values_is_the_same():
+    (agent, tasks), (other, _) = make(num_adaptations=2), make(num_adaptations=2)
+    trial = gather(agent, tasks)
+    metrics = agent.update(trial, torch_generator(0), 0.0)
+    bare = trial._replace(context=other.begin(3))
+    assert other.update(bare, torch_generator(0), 0.0) == metrics
+    assert all(x.equal(other.params[name]) for name, x in agent.params.items())
 
 
 def test_later_steps_take_the_smaller_rate():
@@ -311,13 +339,13 @@ def test_floored_log_std_is_what_samples_and_what_log_probs_are_of():
     assert deviation.item() == pytest.approx(0.5, rel=0.35)  # 60 draws of two numbers
     normal = torch.distributions.Normal(episodes.record["mean"], 0.5)
     expected = normal.log_prob(episodes.action).sum(-1)
-    batch = agent._batch(episodes)
+    batch, _ = agent.batch(episodes)
     torch.testing.assert_close(batch.log_prob[batch.valid], expected[episodes.valid])
 
 
 def test_advantages_are_standardised_per_task():
     agent, tasks = make(episodes_per_adaptation=6)
-    batch = agent._batch(gather(agent, tasks, num_adaptations=0).rounds[0])
+    batch, _ = agent.batch(gather(agent, tasks, num_adaptations=0).rounds[0])
     for task in range(3):
         kept = batch.advantage[task][batch.valid[task]]
         assert kept.mean().item() == pytest.approx(0, abs=1e-5)
@@ -361,9 +389,9 @@ def test_episodes_of_a_task_fill_the_lanes():
         ("episodes_per_adaptation", 0),
         ("num_epochs", 0),
         ("num_adaptations", -1),
-        ("inner_lr", (0.1, -0.1)),
-        ("inner_lr", ()),
-        ("outer_lr", 0.0),
+        ("inner_learning_rate", (0.1, -0.1)),
+        ("inner_learning_rate", ()),
+        ("learning_rate", 0.0),
         ("clip", 0.0),
         ("discount", 1.1),
         ("min_std", 0.0),
@@ -374,6 +402,19 @@ def test_episodes_of_a_task_fill_the_lanes():
 def test_values_that_cannot_train_are_refused(name, value):
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')}: got"):
         dataclasses.replace(MAMLPPOConfig(), **{name: value})
+
+
+def test_checkpoints_of_the_first_edition_load_by_the_names_they_had():
+    (agent, tasks), (other, _) = (make(normalize_observations=True) for _ in range(2))
+    agent.update(gather(agent, tasks), torch_generator(0), 0.0)
+    tensors, extra = copy.deepcopy(agent.state())
+    old = renamed(tensors, {"head.": "params.", "normalizer.": "scaler."})
+    assert {name for name in old if not name.startswith("optimizer.")} == {
+        *("params.weight.0", "params.bias.0", "params.weight.1", "params.bias.1"),
+        *("params.log_std", "scaler.count", "scaler.mean", "scaler.square"),
+    }
+    other.load_state(old, extra)
+    assert all(x.equal(other.state()[0][name]) for name, x in tensors.items())
 
 
 @pytest.mark.gpu
