@@ -184,11 +184,6 @@ class Agent(Adapter, Protocol):
     - ``seed`` is what the initial parameters are drawn from.
     - ``device`` is where the tensors live, such as ``"cpu"`` or ``"cuda"``.
 
-    An agent that learns from old experience sets the attribute ``remembers`` to the number of
-    environment steps it wants to keep. The trainer saves the trials with the checkpoints, without
-    their contexts, and on resume calls ``recall(trials)`` once with the latest trials, oldest
-    first, that hold at least as many steps (or all there are).
-
     :func:`metarl.check_agent` tells whether a class keeps this contract.
     """
 

@@ -200,20 +200,12 @@ def _check_update(agent: Agent, trial: Trial, before: State, learns: bool) -> St
     updated = _copy_state(agent)
     agent.load_state(*copy.deepcopy(before))
     assert _states_equal(before, agent.state()), "load_state does not bring back state()"
-    _recall_nothing(agent)
     agent.update(trial, torch_generator(1), 0.0)
     assert _states_equal(updated, agent.state(), exact=False), (
         "after load_state, the same update leads elsewhere: state() leaves something out"
     )
     agent.load_state(*copy.deepcopy(before))
-    _recall_nothing(agent)
     return updated
-
-
-def _recall_nothing(agent: Agent) -> None:
-    """Take the experience away from an agent that remembers some."""
-    if getattr(agent, "remembers", 0):
-        cast(Any, agent).recall([])
 
 
 def _check_copies(
