@@ -39,6 +39,14 @@ def with_options(config: T, **values: Any) -> T:
     return cast(T, dataclasses.replace(cast(Any, config), **own))
 
 
+def option_values(config: object) -> dict[str, Any]:
+    """Return the value of every option of a config, by the option's name."""
+    values = {}
+    for name, path in option_paths(type(config)).items():
+        values[name] = functools.reduce(getattr, path, config)
+    return values
+
+
 def option_paths(kind: type) -> dict[str, tuple[str, ...]]:
     """Return the path of fields to every option of a dataclass, by the option's name."""
     paths = {}

@@ -20,7 +20,7 @@ from metarl.constraints import (
     validate,
 )
 from metarl.errors import UserError
-from metarl.options import option_flag, option_paths, with_options
+from metarl.options import option_flag, option_paths, option_values, with_options
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def test_options_of_nested_configs_are_flat():
     assert option_flag(Layer, "kind") == "--layer"
     config = with_options(Config(rate=2.0), layer="thick", width=5, discount=0.1)
     assert config == Config(rate=2.0, discount=0.1, layer=Layer("thick", 5))
+    assert option_values(config)["width"] == 5 and option_values(config)["rate"] == 2.0
     with pytest.raises(TypeError, match=r"no option 'widht'; did you mean width"):
         with_options(Config(), widht=3)
 

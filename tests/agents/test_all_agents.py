@@ -18,7 +18,7 @@ import metarl
 from metarl import registry
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator
-from metarl.options import field_types, option_paths, with_options
+from metarl.options import field_types, option_paths, option_values, with_options
 from metarl.seeding import Phase
 
 ROOT = Path(__file__).parents[2]
@@ -176,11 +176,6 @@ def test_a_config_is_frozen_and_its_options_survive_json(name):
     config = registry.agent_class(name).Config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.tasks_per_update = 3
-    values = {}
-    for option, path in option_paths(type(config)).items():
-        value = config
-        for part in path:
-            value = getattr(value, part)
-        values[option] = json.loads(json.dumps(value))
+    values = json.loads(json.dumps(option_values(config)))
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     assert with_options(type(config)(), **tuples) == config
