@@ -25,6 +25,7 @@ from metarl.experience.agent import TaskSpec
 from metarl.experience.rollout import torch_generator, torch_threads
 from metarl.experience.sampling import Uniform
 from metarl.files import write_json
+from metarl.options import option_values, with_options
 from metarl.running.machine import check_device, commit, device_name
 from metarl.running.training import training_slots, training_trial
 from metarl.task import Split, Task
@@ -121,7 +122,7 @@ def measure_speed(
     check_device(device)
     tasks = registry.make(env)
     kind = registry.agent_class(agent)
-    agent_config = kind.Config(**_fields(kind.Config, config))
+    agent_config = with_options(kind.Config(), **_fields(kind.Config, config))
     learner = kind(agent_config, TaskSpec.of(tasks), device=device)
     slots = num_slots or training_slots(learner, tasks)
     envs = tasks.make_vec(slots, num_workers=num_workers)
@@ -144,7 +145,7 @@ def measure_speed(
         "format": 1,
         "env": env,
         "agent": agent,
-        "agent_config": vars(agent_config),
+        "agent_config": dataclasses.asdict(agent_config),
         "commit": commit(),
         "device": device_name(device),
         "threads": threads,
@@ -362,7 +363,7 @@ def measure_classes(env: str, *, steps: int, output: Path) -> None:
 
 def _fields(kind: Any, given: Mapping[str, str]) -> dict[str, Any]:
     """Return the values of ``given`` in the types of the config's fields."""
-    known = {field.name: field.default for field in dataclasses.fields(kind)}
+    known = option_values(kind())
     values: dict[str, Any] = {}
     for name, text in given.items():
         if name not in known:

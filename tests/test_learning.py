@@ -9,6 +9,7 @@ from metarl.agents.maml_ppo import MAMLPPO, MAMLPPOConfig
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.envs.navigation import Navigation
 from metarl.evaluation.evaluate import evaluate_adaptation
+from metarl.options import with_options
 from metarl.running.settings import TrainConfig
 from metarl.running.training import meta_train
 from metarl.task import Task
@@ -53,7 +54,7 @@ def learn(tasks, config, iterations, directory):
 
 
 def test_rl2_learns_to_learn_two_armed_bandits(tmp_path):
-    config = RL2Config(tasks_per_update=400, hidden_size=32)
+    config = with_options(RL2Config(), tasks_per_update=400, hidden_size=32)
     trained, untrained = learn(metarl.make("bandit/n6-k2"), config, 60, tmp_path)
     # Chance earns 3 of 6, the Bayes-optimal policy 3.508. A trial's total has a standard
     # deviation below 2, so the mean of 2000 has a standard error below 0.05: the margin of 0.25
@@ -67,7 +68,8 @@ def test_rl2_learns_to_learn_two_armed_bandits(tmp_path):
 
 
 def test_rl2_learns_to_find_a_hidden_target(tmp_path):
-    config = RL2Config(
+    config = with_options(
+        RL2Config(),
         tasks_per_update=400,
         hidden_size=32,
         discount=0.9,
@@ -103,7 +105,7 @@ def test_maml_ppo_learns_to_adapt_to_one_of_two_goals(tmp_path):
         episodes_per_adaptation=10,
         num_adaptations=1,
         hidden_sizes=(32,),
-        outer_lr=3e-3,
+        learning_rate=3e-3,
     )
     agent = MAMLPPO(config, metarl.TaskSpec.of(tasks))
     train = TrainConfig(iterations=60, validation_tasks=1)

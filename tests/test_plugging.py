@@ -17,6 +17,7 @@ import metarl
 from metarl import registry
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
+from metarl.options import with_options
 from metarl.running import commandline
 from metarl.running.evaluate import evaluate
 from metarl.running.run import Run
@@ -27,7 +28,9 @@ from metarl.tasks.functions import FunctionTasks
 from metarl.tasks.ranges import Choice, Uniform
 
 ROOT = Path(__file__).parents[1]
-SMALL = RL2Config(tasks_per_update=3, num_minibatches=1, hidden_size=4, episodes_per_trial=2)
+SMALL = with_options(
+    RL2Config(), tasks_per_update=3, num_minibatches=1, hidden_size=4, episodes_per_trial=2
+)
 TINY = ["--iterations", "1", "--evaluation-tasks", "2", "--validation-tasks", "2"]
 
 

@@ -17,6 +17,7 @@ from metarl import registry
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
+from metarl.options import option_values, with_options
 from metarl.running import commandline
 from metarl.running.settings import TrainConfig
 from metarl.running.train import train
@@ -55,7 +56,7 @@ COMMANDS = readme_commands()
 def trained(tmp_path_factory):
     """A run of the default environment."""
     config = TrainConfig(**TINY, run_dir=tmp_path_factory.mktemp("runs") / "trained")
-    return train(config, "rl2", RL2Config(**SMALL)).directory
+    return train(config, "rl2", with_options(RL2Config(), **SMALL)).directory
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_speed_is_measured(call):
     assert call("benchmark", *options.split(), *config.split())[0] == 0
     record = json.loads(Path("speed.json").read_text())
     assert record["iteration_seconds_median"] > 0
-    assert record["agent_config"]["hidden_size"] == 4
+    assert record["agent_config"]["core"]["hidden_size"] == 4
     assert record["env_steps_per_iteration"] == 6
 
 
@@ -218,10 +219,10 @@ def test_readme_s_training_runs(words, trained, rooms, tmp_path):
         assert request.config.iterations >= 1
         return
     config = dataclasses.replace(request.config, **TINY, device="cpu", run_dir=tmp_path / "run")
-    known = {field.name for field in dataclasses.fields(request.agent_config)}
+    known = option_values(request.agent_config)
     wanted = SMALL | {"episodes_per_adaptation": 2}
     small = {name: value for name, value in wanted.items() if name in known}
-    agent_config = dataclasses.replace(request.agent_config, **small)
+    agent_config = with_options(request.agent_config, **small)
     tasks = registry.make(config.env)
     kind = registry.agent_class(request.agent)
     agent = kind(agent_config, metarl.TaskSpec.of(tasks))
@@ -248,7 +249,7 @@ def test_readme_s_environment_is_short_and_keeps_the_contract(rooms):
 
 def test_readme_s_environment_is_adapted_to_in_episodes_as_long_as_in_training(rooms, tmp_path):
     config = TrainConfig(**TINY, env=rooms, num_workers=0, run_dir=tmp_path / "run")
-    train(config, "rl2", RL2Config(**SMALL))
+    train(config, "rl2", with_options(RL2Config(), **SMALL))
     lengths = []
 
     class Room(sys.modules["rooms"].Room):

@@ -9,6 +9,7 @@ from typing import Any
 from metarl import registry
 from metarl.errors import UserError, near_matches
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.options import option_paths, with_options
 from metarl.running import evaluate as evaluating
 from metarl.running import train as training
 from metarl.running.run import Run
@@ -36,13 +37,13 @@ def train(agent: str = "rl2", *, callback: Callback | None = None, **options: An
     """
     kind = registry.agent_class(agent).Config
     own = {field.name for field in dataclasses.fields(TrainConfig)}
-    theirs = {field.name for field in dataclasses.fields(kind)}
+    theirs = option_paths(kind).keys()
     unknown = options.keys() - own - theirs
     if unknown:
         name = sorted(unknown)[0]
         raise UserError(f"metarl.train: no option {name!r}; {near_matches(name, own | theirs)}")
     config = TrainConfig(**{k: v for k, v in options.items() if k in own})
-    agent_config = kind(**{k: v for k, v in options.items() if k in theirs})
+    agent_config = with_options(kind(), **{k: v for k, v in options.items() if k in theirs})
     return training.train(config, agent, agent_config, callback=callback)
 
 

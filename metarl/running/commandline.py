@@ -12,13 +12,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, get_args
 
 import tyro
 
 from metarl import registry
 from metarl.console import console
 from metarl.errors import UserError, bad_option, require_seed
+from metarl.options import field_types, option_values, with_options
 from metarl.running.exits import exits
 from metarl.running.presets import PRESETS, preset
 from metarl.running.run import Run
@@ -139,9 +140,10 @@ def plain_flags(arguments: Sequence[str], *kinds: Any) -> list[str]:
 
 def _flags(kind: Any) -> set[str]:
     """Return the names of the fields of type bool, as options are typed."""
-    if dataclasses.is_dataclass(kind):
-        fields = dataclasses.fields(kind)
-        return {f.name.replace("_", "-") for f in fields if f.type in (bool, "bool")}
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = field_types(kind)
+        own = {name.replace("_", "-") for name, hint in hints.items() if hint is bool}
+        return own.union(*map(_flags, hints.values()))
     return set().union(*map(_flags, get_args(kind)))
 
 
@@ -202,7 +204,7 @@ def parse_train(arguments: Sequence[str]) -> TrainRequest:
     elif resume is not None:
         agent_config = resume.agent_config
     else:
-        agent_config = registry.agent_class(agent).Config(**values)
+        agent_config = with_options(registry.agent_class(agent).Config(), **values)
 
     if any(a.split("=")[0].replace("_", "-") == "--env-steps" for a in rest):
         train = dataclasses.replace(train, iterations=None)
@@ -275,11 +277,12 @@ def _refuse_changes(
 ) -> None:
     """Refuse options on ``--resume`` that would make it another run."""
     for old, new in ((train, new_train), (agent, new_agent)):
-        for entry in dataclasses.fields(cast(Any, old)):
-            before, after = getattr(old, entry.name), getattr(new, entry.name)
-            if before != after and (old is not train or entry.name not in CHANGEABLE):
+        present = option_values(new)
+        for name, before in option_values(old).items():
+            after = present[name]
+            if before != after and (old is not train or name not in CHANGEABLE):
                 raise bad_option(
-                    f"--{entry.name.replace('_', '-')}",
+                    f"--{name.replace('_', '-')}",
                     after,
                     f"{before!r} on --resume, where only "
                     f"{', '.join('--' + n.replace('_', '-') for n in CHANGEABLE)} may change",

@@ -10,6 +10,7 @@ from typing import Any
 
 from metarl import registry
 from metarl.errors import UserError
+from metarl.options import option_paths
 
 FORMAT = 1
 """The format of the first edition's ``config.json``."""
@@ -21,11 +22,41 @@ def modern(content: dict[str, Any]) -> dict[str, Any]:
     train.pop("lookahead", None)
     if "schedule_updates" in agent:
         train["schedule_iterations"] = agent.pop("schedule_updates")
+    if content["agent"] in ("rl2", "maml-ppo"):
+        agent = _agent_config(content["agent"], agent)
     derived = ["schedule_iterations"] if "schedule_updates" in content.get("derived", []) else []
     result = {**content, "train_config": train, "agent_config": agent, "derived": derived}
     if "spaces" in content:
         result["spec"] = {**content["spaces"], **_horizon(content)}
     return result
+
+
+RENAMED = {
+    "inner_lr": "inner_learning_rate",
+    "outer_lr": "learning_rate",
+    "every_step": "meta_loss",
+}
+"""Fields of the agents' configs that have another name now."""
+
+
+def _agent_config(agent: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's flat values as the nested configs of the present edition hold them."""
+    values = {RENAMED.get(name, name): value for name, value in values.items()}
+    if "meta_loss" in values:
+        values["meta_loss"] = "every-step" if values["meta_loss"] else "last-step"
+    if agent == "rl2":  # A size of 0, and no upper bound, used to be switches.
+        values["memory_size"] = values.get("memory_size") or None
+        values["core"] = "fast-weights" if values["memory_size"] else "gru"
+        values["std"] = "shared" if values.get("max_std") is None else "state"
+    nested: dict[str, Any] = {}
+    paths = option_paths(registry.agent_class(agent).Config)
+    for name, value in values.items():
+        *outer, last = paths.get(name, (name,))
+        place = nested
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return nested
 
 
 def _horizon(content: dict[str, Any]) -> dict[str, Any]:

@@ -36,13 +36,14 @@ _METAWORLD_RL2 = {
     "max_gradient_norm": 1.0,
     "target_kl": None,
     "min_std": 0.37,
+    "std": "state",
     "max_std": 2.72,
 }
 
 _METAWORLD_MAML = {
     "episodes_per_adaptation": 10,
     "num_adaptations": 1,
-    "inner_lr": (0.1, 0.05),
+    "inner_learning_rate": (0.1, 0.05),
     "hidden_sizes": (512, 512),
     "gae_lambda": 1.0,
 }
@@ -50,7 +51,7 @@ _METAWORLD_MAML = {
 _METAWORLD_MAML_ML1 = _METAWORLD_MAML | {
     "hidden_sizes": (128, 128),
     "num_epochs": 20,
-    "outer_lr": 5e-3,
+    "learning_rate": 5e-3,
 }
 
 
@@ -107,7 +108,7 @@ PRESETS: dict[str, Preset] = {
             "tasks_per_update": 40,
             "episodes_per_adaptation": 200,
             "num_adaptations": 1,
-            "inner_lr": (10.0, 5.0),
+            "inner_learning_rate": (10.0, 5.0),
             "hidden_sizes": (),
         },
     ),
@@ -123,9 +124,9 @@ PRESETS: dict[str, Preset] = {
         },
         config={
             "num_adaptations": 1,
-            "inner_lr": (0.5, 0.25),
+            "inner_learning_rate": (0.5, 0.25),
             "hidden_sizes": (64, 64),
-            "outer_lr": 3e-3,
+            "learning_rate": 3e-3,
         },
     ),
     "rl2-cartpole-reversed": Preset(
@@ -155,11 +156,11 @@ PRESETS: dict[str, Preset] = {
         },
         config={
             "num_adaptations": 1,
-            "inner_lr": (0.1, 0.05),
+            "inner_learning_rate": (0.1, 0.05),
             "hidden_sizes": (64, 64),
             "discount": 0.95,
             "gae_lambda": 0.95,
-            "outer_lr": 3e-3,
+            "learning_rate": 3e-3,
         },
     ),
     "rl2-pendulum-gravity": Preset(
@@ -201,10 +202,10 @@ PRESETS: dict[str, Preset] = {
             "tasks_per_update": 40,
             "episodes_per_adaptation": 20,
             "num_adaptations": 1,
-            "inner_lr": (0.1, 0.05),
+            "inner_learning_rate": (0.1, 0.05),
             "hidden_sizes": (64, 64),
             "clip": 0.3,
-            "outer_lr": 5e-3,
+            "learning_rate": 5e-3,
         },
     ),
     "maml-ppo-half-cheetah-velocity": Preset(
@@ -253,6 +254,7 @@ PRESETS: dict[str, Preset] = {
         },
         config={
             "tasks_per_update": 500,
+            "core": "fast-weights",
             "memory_size": 32,
             "encoder_sizes": (64,),
             "head_sizes": (64,),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_type_hints
+from typing import Any, Literal, TypeAlias
 
 from typeguard import TypeCheckError, check_type
 
@@ -19,6 +19,7 @@ from metarl.errors import (
 )
 from metarl.experience.agent import Agent
 from metarl.files import read_object
+from metarl.options import field_types
 from metarl.running import first_edition
 from metarl.tasks.distribution import TaskDistribution
 
@@ -64,12 +65,14 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def dataclass_of(kind: type, values: dict[str, Any], path: Path) -> Any:
-    """Return the dataclass with values as read from JSON: lists are tuples there."""
-    hints = get_type_hints(kind)
+    """Return the dataclass with values as read from JSON: lists are tuples there, dicts configs."""
+    hints = field_types(kind)
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"{path}: {kind.__name__} has no {name!r}; {near_matches(name, hints)}")
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
+            values[name] = value = dataclass_of(hints[name], value, path)
         try:
             check_type(value, hints[name])
         except TypeCheckError as error:

@@ -14,6 +14,7 @@ from metarl.evaluation.curve import read_summary, summarize, summarize_metrics, 
 from metarl.evaluation.evaluate import default_tasks, evaluate_adaptation, evaluation_tasks
 from metarl.experience.adaptation import adapt
 from metarl.experience.agent import TrialShape
+from metarl.options import with_options
 from metarl.task import Task
 from metarl.tasks.arrays import ArrayTaskDistribution, NoiseSpec, Transition
 
@@ -141,9 +142,9 @@ class Counter:
 
 def rl2(tasks=BANDIT, **changes):
     values = {"tasks_per_update": 4, "hidden_size": 8, "num_minibatches": 1} | changes
-    agent = RL2(RL2Config(**values), metarl.TaskSpec.of(tasks), seed=4)
+    agent = RL2(with_options(RL2Config(), **values), metarl.TaskSpec.of(tasks), seed=4)
     with torch.no_grad():  # so that what it remembers moves its actions
-        agent.network.policy.output.weight.mul_(200)
+        agent.head.policy.output.weight.mul_(200)
     return agent
 
 
@@ -206,7 +207,7 @@ def test_greedy_actions_do_not_depend_on_the_draw():
     tasks = Echo()
     agent = rl2(tasks)
     greedy, sampled = (evaluate(agent, tasks, greedy=g).returns for g in (True, False))
-    agent.network.policy.log_std.data.fill_(3.0)  # draws are wider, the most likely stays
+    agent.head.policy.log_std.data.fill_(3.0)  # draws are wider, the most likely stays
     assert np.array_equal(evaluate(agent, tasks, greedy=True).returns, greedy)
     assert not np.array_equal(evaluate(agent, tasks).returns, sampled)
 

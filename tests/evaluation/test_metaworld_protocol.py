@@ -12,6 +12,7 @@ from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
 from metarl.evaluation.evaluate import evaluate_adaptation
 from metarl.evaluation.metaworld import OfficialAgent, _Watched, evaluate_officially
+from metarl.options import with_options
 from metarl.task import Task
 from metarl.tasks.distribution import TaskDistribution, TaskEnv
 
@@ -87,7 +88,7 @@ TASKS = OneOfFour()
 
 def rl2(**changes):
     values = {"tasks_per_update": 4, "hidden_size": 6, "num_minibatches": 1} | changes
-    return RL2(RL2Config(**values), metarl.TaskSpec.of(TASKS), seed=1)
+    return RL2(with_options(RL2Config(), **values), metarl.TaskSpec.of(TASKS), seed=1)
 
 
 def maml(episodes=2):
@@ -209,7 +210,13 @@ def test_meta_world_hands_its_goals_to_the_official_environments():
         official = [task for env in envs.envs for task in env.get_wrapper_attr("tasks")]
         assert len(official) == 80
         agent = RL2(
-            RL2Config(tasks_per_update=4, hidden_size=4, num_minibatches=1, episodes_per_trial=1),
+            with_options(
+                RL2Config(),
+                tasks_per_update=4,
+                hidden_size=4,
+                num_minibatches=1,
+                episodes_per_trial=1,
+            ),
             metarl.TaskSpec.of(tasks),
         )
     finally:

@@ -14,6 +14,7 @@ from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.evaluation.plotting import Line, plot_adaptation, plot_learning
+from metarl.options import with_options
 from metarl.running.evaluate import evaluate
 from metarl.running.folders import claim_file
 from metarl.running.plot import plot
@@ -21,7 +22,7 @@ from metarl.running.run import Run
 from metarl.running.settings import TrainConfig
 from metarl.running.train import train as train_run
 
-AGENT = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2)
+AGENT = with_options(RL2Config(), tasks_per_update=4, hidden_size=6, num_minibatches=2)
 
 
 def summary(**changes):
@@ -240,7 +241,10 @@ def on_navigation(tmp_path_factory):
     folder = tmp_path_factory.mktemp("navigation")
     made = {}
     for name, config in (
-        ("rl2", RL2Config(tasks_per_update=2, episodes_per_trial=3, num_minibatches=1)),
+        (
+            "rl2",
+            with_options(RL2Config(), tasks_per_update=2, episodes_per_trial=3, num_minibatches=1),
+        ),
         ("maml-ppo", MAMLPPOConfig(tasks_per_update=2, episodes_per_adaptation=2)),
     ):
         train = TrainConfig(

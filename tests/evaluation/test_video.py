@@ -9,6 +9,7 @@ import metarl
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
 from metarl.evaluation import video
+from metarl.options import with_options
 
 
 class Stub:
@@ -46,7 +47,7 @@ def written(monkeypatch):
 
 
 def rl2(tasks):
-    config = RL2Config(tasks_per_update=2, num_minibatches=1, hidden_size=4)
+    config = with_options(RL2Config(), tasks_per_update=2, num_minibatches=1, hidden_size=4)
     return RL2(config, metarl.TaskSpec.of(tasks))
 
 

@@ -24,6 +24,7 @@ from metarl.evaluation.evaluate import evaluate_adaptation
 from metarl.evaluation.video import record_adaptation
 from metarl.experience.adaptation import PolicyState, adapt
 from metarl.experience.agent import TaskSpec, TrialShape, require_spaces
+from metarl.options import with_options
 from metarl.running.evaluate import evaluate
 from metarl.running.plot import _plot_paths
 from metarl.running.run import Run
@@ -76,11 +77,11 @@ def small(cls, tasks, seed=3, **changes):
     if cls is RL2 and tasks.episodes_per_trial is None:
         sizes |= {"episodes_per_trial": 2}
     if cls is MAMLPPO:
-        sizes |= {"episodes_per_adaptation": 2, "inner_lr": (0.5,)}
-    config = cls.Config(tasks_per_update=2, **{**sizes, **changes})
+        sizes |= {"episodes_per_adaptation": 2, "inner_learning_rate": (0.5,)}
+    config = with_options(cls.Config(), tasks_per_update=2, **{**sizes, **changes})
     agent = cls(config, metarl.TaskSpec.of(tasks), seed=seed)
     with torch.no_grad():  # so that what it sees and remembers moves its actions
-        last = agent.network.policy.output.weight if cls is RL2 else agent.params["weight.1"]
+        last = agent.head.policy.output.weight if cls is RL2 else agent.params["weight.1"]
         last.mul_(50)
     return agent
 
@@ -173,7 +174,9 @@ def trained(tmp_path_factory):
         validation_tasks=2,
         run_dir=tmp_path_factory.mktemp("runs") / "bandit",
     )
-    return train(config, "rl2", RL2Config(tasks_per_update=2, num_minibatches=1)).directory
+    return train(
+        config, "rl2", with_options(RL2Config(), tasks_per_update=2, num_minibatches=1)
+    ).directory
 
 
 def test_a_run_remembers_how_long_its_episodes_were(trained):

@@ -15,6 +15,7 @@ from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
 from metarl.experience.agent import TaskSpec
 from metarl.files import write_synced
+from metarl.options import with_options
 from metarl.running.checkpoints import Checkpoint, CheckpointStore
 from metarl.stepping.spaces import space_from_json, space_to_json
 
@@ -232,11 +233,11 @@ def test_a_checkpoint_holds_tensors_and_json_only(store):
 
 def test_a_copy_does_not_follow_the_agent():
     spec = TaskSpec(gym.spaces.Discrete(1), gym.spaces.Discrete(2), 1, 2)
-    agent = RL2(RL2Config(hidden_size=2), spec)
+    agent = RL2(with_options(RL2Config(), hidden_size=2), spec)
     copied = Checkpoint.of(agent, 1, 10)
-    before = float(agent.target_mean)
-    agent.target_mean += 1
-    assert float(copied.tensors["target_mean"]) == before
+    before = float(agent.targets.mean)
+    agent.targets.mean += 1
+    assert float(copied.tensors["targets.mean"]) == before
 
 
 @pytest.mark.parametrize(

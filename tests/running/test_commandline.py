@@ -13,6 +13,7 @@ import metarl
 from metarl import registry
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
+from metarl.options import option_values, with_options
 from metarl.running.commandline import parse_train, plain_flags
 from metarl.running.presets import PRESETS
 from metarl.running.run import Run
@@ -31,7 +32,11 @@ def trained(tmp_path_factory):
         validation_tasks=2,
         run_dir=tmp_path_factory.mktemp("runs") / "trained",
     )
-    return train(config, "rl2", RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2))
+    return train(
+        config,
+        "rl2",
+        with_options(RL2Config(), tasks_per_update=4, hidden_size=6, num_minibatches=2),
+    )
 
 
 @pytest.fixture
@@ -165,7 +170,7 @@ DAMAGED = [
     ("no specification", _edit(CONFIG, lambda c: c.pop("spec")), "of no run"),
     (
         "a number that is none",
-        _edit(CONFIG, lambda c: c["agent_config"].update(hidden_size="many")),
+        _edit(CONFIG, lambda c: c["agent_config"]["core"].update(hidden_size="many")),
         "hidden_size: got 'many'",
     ),
     (
@@ -360,8 +365,12 @@ def test_options_reach_the_two_configs():
     assert request.config == TrainConfig(
         env="half-cheetah/velocity:high=2.0", seed=3, run_dir=Path("x")
     )
-    assert request.agent_config == RL2Config(
-        episodes_per_trial=2, encoder_sizes=(32, 16), target_kl=None, learning_rate=1e-4
+    assert request.agent_config == with_options(
+        RL2Config(),
+        episodes_per_trial=2,
+        encoder_sizes=(32, 16),
+        target_kl=None,
+        learning_rate=1e-4,
     )
 
 
@@ -378,13 +387,13 @@ def test_presets_parse_and_build(name):
         steps = agent.tasks_per_update * agent.shape.num_episodes * tasks.horizon
         assert (resolved.iterations - 1) * steps < train["env_steps"] <= resolved.iterations * steps
     for field, value in PRESETS[name].config.items():
-        assert getattr(request.agent_config, field) == value
+        assert option_values(request.agent_config)[field] == value
 
 
 def test_options_win_over_a_preset():
     (name, *_) = PRESETS
     request = parse_train([PRESETS[name].agent, "--preset", name, "--seed", "9", "--clip", "0.1"])
-    assert (request.config.seed, request.agent_config.clip) == (9, 0.1)
+    assert (request.config.seed, option_values(request.agent_config)["clip"]) == (9, 0.1)
     assert request.config.env == PRESETS[name].train["env"]
 
 

@@ -20,6 +20,7 @@ from metarl.agents.rl2 import RL2Config
 from metarl.envs.bandit import BernoulliBandit
 from metarl.errors import EnvError, UserError
 from metarl.files import create_json, remove_leftovers, write_whole
+from metarl.options import with_options
 from metarl.running.evaluate import evaluate
 from metarl.running.folders import NewFolder, default_directory, refuse_used
 from metarl.running.metrics import read_metrics
@@ -29,7 +30,9 @@ from metarl.running.settings import TrainConfig
 from metarl.running.train import train
 from metarl.stepping.workers import usable_cores
 
-AGENT = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2, encoder_sizes=(5,))
+AGENT = with_options(
+    RL2Config(), tasks_per_update=4, hidden_size=6, num_minibatches=2, encoder_sizes=(5,)
+)
 
 
 def tiny(directory, **changes):
@@ -72,7 +75,7 @@ def test_config_says_what_was_run_and_on_what(trained):
     content = json.loads((trained.directory / "config.json").read_text())
     assert content["format"] == 2
     assert content["agent"] == "rl2"
-    assert content["agent_config"]["hidden_size"] == 6
+    assert content["agent_config"]["core"]["hidden_size"] == 6
     assert content["train_config"]["schedule_iterations"] == 2  # resolved: resume needs it
     assert content["train_config"]["env"] == "bandit/n3-k2"
     assert content["train_config"]["iterations"] == 2
@@ -148,7 +151,7 @@ def test_a_config_of_another_format_is_refused(tmp_path, text):
 
 @pytest.mark.parametrize("section", ["agent_config", "train_config"])
 def test_an_unknown_key_lists_near_matches(run, section):
-    known = {"agent_config": "hidden_size", "train_config": "iterations"}[section]
+    known = {"agent_config": "chunk_length", "train_config": "iterations"}[section]
     edit(run, lambda c: c[section].update({known + "s": 1}))
     opened = Run.open(run.directory)
     with pytest.raises(UserError, match=f"no '{known}s'; did you mean {known}"):
@@ -156,7 +159,7 @@ def test_an_unknown_key_lists_near_matches(run, section):
 
 
 def test_a_checkpoint_of_another_shape_is_refused(run):
-    edit(run, lambda c: c["agent_config"].update(hidden_size=7))
+    edit(run, lambda c: c["agent_config"]["core"].update(hidden_size=7))
     with pytest.raises(UserError, match="does not fit rl2"):
         metarl.load(run.directory)
 
@@ -464,7 +467,7 @@ def test_a_run_that_a_signal_stops_before_it_began_can_go_on(tmp_path, monkeypat
 
 def test_an_agent_that_cannot_be_made_leaves_no_folder(tmp_path):
     with pytest.raises((RuntimeError, TypeError)):
-        train(tiny(tmp_path / "run"), "rl2", dataclasses.replace(AGENT, hidden_size=2**62))
+        train(tiny(tmp_path / "run"), "rl2", with_options(AGENT, hidden_size=2**62))
     assert not (tmp_path / "run").exists()
 
 

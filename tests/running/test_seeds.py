@@ -16,6 +16,7 @@ import pytest
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import SeedsError, UserError
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.options import with_options
 from metarl.running import commandline
 from metarl.running.commandline import parse_train, run_train
 from metarl.running.plot import plot
@@ -25,7 +26,7 @@ from metarl.running.seeds import summarize_over_seeds, summarize_seeds, train_se
 from metarl.running.settings import TrainConfig
 from metarl.running.train import train
 
-AGENT = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2)
+AGENT = with_options(RL2Config(), tasks_per_update=4, hidden_size=6, num_minibatches=2)
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
 

@@ -22,6 +22,7 @@ from metarl.agents.rl2 import RL2Config
 from metarl.errors import DivergenceError, EnvError, SaveError, UserError
 from metarl.experience.sampling import Uniform
 from metarl.files import write_synced
+from metarl.options import with_options
 from metarl.running.commandline import parse_train
 from metarl.running.metrics import MetricsLog, read_metrics
 from metarl.running.run import Run
@@ -30,13 +31,15 @@ from metarl.running.train import Plan, train
 from metarl.running.training import _Saver, training_trial
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
-RL2 = RL2Config(tasks_per_update=4, hidden_size=6, num_minibatches=2, episodes_per_trial=2)
+RL2 = with_options(
+    RL2Config(), tasks_per_update=4, hidden_size=6, num_minibatches=2, episodes_per_trial=2
+)
 MAML = MAMLPPOConfig(
     tasks_per_update=3,
     episodes_per_adaptation=2,
     num_adaptations=1,
     hidden_sizes=(5,),
-    inner_lr=(0.1,),
+    inner_learning_rate=(0.1,),
 )
 CHEETAH = "half-cheetah/velocity:horizon=4"
 
@@ -359,7 +362,7 @@ def test_an_exception_says_what_is_saved(tmp_path, monkeypatch, capsys):
     update = agent.update
 
     def fail(self, trial, generator, *rest):
-        if self.num_updates == 2:
+        if self.targets.num_updates == 2:
             raise RuntimeError("broken")
         return update(self, trial, generator, *rest)
 
@@ -428,7 +431,7 @@ def disk(monkeypatch):
     update = agent.update
 
     def fill(self, trial, generator, *rest):
-        disk.full = self.num_updates == 1  # while iteration 2 is saved
+        disk.full = self.targets.num_updates == 1  # while iteration 2 is saved
         return update(self, trial, generator, *rest)
 
     monkeypatch.setattr(agent, "update", fill)
@@ -483,7 +486,7 @@ def test_saving_is_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
 
 
 def diverge(agent, name):
-    parameter = dict(agent.network.named_parameters())[name]
+    parameter = dict(agent.head.named_parameters())[name]
     with torch.no_grad():
         parameter.view(-1)[0] = float("nan")
 
@@ -537,8 +540,14 @@ def test_an_array_environment_that_is_not_finite_is_found_out(monkeypatch, name,
     ("agent", "config", "env", "option", "said"),
     [
         ("rl2", RL2, "bandit/n2-k2", {"learning_rate": 1e30}, "the gradient"),
-        ("maml-ppo", MAML, "navigation", {"outer_lr": 1e30}, "the loss .*goal"),
-        ("maml-ppo", MAML, "navigation", {"inner_lr": (1e38,)}, "the agent's action .*goal"),
+        ("maml-ppo", MAML, "navigation", {"learning_rate": 1e30}, "the loss .*goal"),
+        (
+            "maml-ppo",
+            MAML,
+            "navigation",
+            {"inner_learning_rate": (1e38,)},
+            "the agent's action .*goal",
+        ),
     ],
 )
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
@@ -548,7 +557,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
         train(
             config_of(tmp_path / "run", env, iterations=50),
             agent,
-            dataclasses.replace(config, **option),
+            with_options(config, **option),
         )
     run = Run.open(tmp_path / "run")
     saved = run.checkpoints.load()

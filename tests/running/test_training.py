@@ -14,13 +14,16 @@ from metarl.envs.bandit import BernoulliBandit
 from metarl.envs.gridworld import GridWorld
 from metarl.errors import DivergenceError, UserError
 from metarl.evaluation.evaluate import evaluate_adaptation
+from metarl.options import with_options
 from metarl.running.checkpoints import CheckpointStore
 from metarl.running.metrics import read_metrics
 from metarl.running.settings import TrainConfig
 from metarl.running.training import meta_train, resident_mib
 
 TASKS = metarl.make("bandit/n2-k2")
-AGENT = RL2Config(tasks_per_update=6, hidden_size=4, num_minibatches=2, num_epochs=1)
+AGENT = with_options(
+    RL2Config(), tasks_per_update=6, hidden_size=4, num_minibatches=2, num_epochs=1
+)
 CONFIG = TrainConfig(
     env="bandit/n2-k2",
     iterations=4,
@@ -38,7 +41,7 @@ class Stumbling(RL2):
     error: type[BaseException] = RuntimeError
 
     def update(self, trial, generator, progress):
-        if self.num_updates == self.fails_at:
+        if self.targets.num_updates == self.fails_at:
             super().update(trial, generator, progress)
             raise self.error("stumbled")
         return super().update(trial, generator, progress)
@@ -200,9 +203,7 @@ def test_same_seed_gives_the_same_parameters_bit_for_bit(whole, tmp_path):
 
 def test_another_seed_gives_other_parameters(whole, tmp_path):
     other = train(tmp_path, agent=new_agent(seed=0), seed=1)  # the same agent, other experience
-    assert not other.tensors["network.critic.weight"].equal(
-        whole[1].tensors["network.critic.weight"]
-    )
+    assert not other.tensors["head.critic.weight"].equal(whole[1].tensors["head.critic.weight"])
 
 
 @pytest.mark.parametrize("num_slots", [1, 4])
@@ -385,7 +386,9 @@ def test_memory_counts_workers():
 def test_shares_of_time_add_up(tmp_path):
     """The times of stepping and acting are within that of gathering."""
     tasks = metarl.make("half-cheetah/direction:horizon=20")
-    small = RL2Config(tasks_per_update=2, hidden_size=4, num_minibatches=1, episodes_per_trial=2)
+    small = with_options(
+        RL2Config(), tasks_per_update=2, hidden_size=4, num_minibatches=1, episodes_per_trial=2
+    )
     agent = RL2(small, metarl.TaskSpec.of(tasks))
     config = TrainConfig(env=tasks.name, iterations=1, num_workers=0, validation_tasks=1)
     meta_train(agent, tasks, config, tmp_path)
