@@ -1,4 +1,8 @@
-"""Cores: how experience becomes a summary, step by step and in whole sequences."""
+"""Cores: how experience becomes a summary, step by step and in whole sequences.
+
+The encoder is part of a core, since what it sees depends on the core: fast weights add the
+previous observation to the inputs.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +19,25 @@ from metarl.constraints import AtLeast, refuse_unused, validate
 from metarl.learning.networks import mlp, orthogonal
 from metarl.stepping.spaces import ActionCodec
 
+MEMORY_SIZE = 32
+"""The size of fast weights by default."""
+
 
 @dataclass(frozen=True)
 class CoreConfig:
     """The network that turns experience into a summary of it."""
 
     kind: Annotated[Literal["gru", "fast-weights"], tyro.conf.arg(name="core")] = "gru"
-    """The network's memory: `gru` is a GRU alone, as in the paper; `fast-weights` is a GRU beside
-    a matrix that every step adds an outer product to (Schlag et al., 2021, 2102.11174). The matrix
-    holds many associations, such as the reward of every state and action, which a GRU hardly
-    learns to; its numbers grow with the steps of a trial."""
+    """The network that remembers a trial: `gru` is a GRU alone, as in the paper on RL²;
+    `fast-weights` is a GRU beside a matrix to which every step adds an outer product (Schlag et
+    al., 2021, 2102.11174). The matrix holds many associations, such as the reward of every state
+    and action, which a GRU hardly learns to; its entries grow with the steps of a trial."""
     hidden_size: Annotated[int, AtLeast(1)] = 64
-    """The number of units of the GRU."""
+    """Number of units of the GRU."""
     encoder_sizes: tuple[Annotated[int, AtLeast(1)], ...] = ()
-    """The sizes of the tanh layers before the GRU."""
+    """Sizes of the tanh layers before the GRU."""
     memory_size: Annotated[int, AtLeast(1)] | None = None
-    """The rows and columns of the matrix of `--core fast-weights` (default: 32)."""
+    """Number of rows and columns of the matrix of `--core fast-weights` (default: 32)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
@@ -48,12 +55,11 @@ class Core(Protocol):
     """
 
     state_size: int
-    """The numbers that carry a trial on; a trial starts with zeros."""
+    """The length of a state; a trial starts with zeros."""
     summary_size: int
-    """The numbers of a summary."""
+    """The length of a summary."""
     observation_at: int
-    """The place among a summary's numbers where a head inserts the observation: part of the
-    layout of saved weights."""
+    """The place in a summary where a head inserts the observation; saved weights depend on it."""
 
     def step(
         self, inputs: Float[Tensor, "batch input"], state: Float[Tensor, "batch state"]
@@ -73,7 +79,7 @@ class _Recurrent(nn.Module):
         super().__init__()
         self.encoder = mlp(input_size, config.encoder_sizes, generator)
         self.encoded_size = config.encoder_sizes[-1] if config.encoder_sizes else input_size
-        self.hidden_size = self.observation_at = config.hidden_size
+        self.observation_at = config.hidden_size
         self.gru = nn.GRU(self.encoded_size, config.hidden_size, batch_first=True)
         for name, parameter in self.gru.named_parameters():
             if "weight" in name:
@@ -144,7 +150,7 @@ class FastWeights(_Recurrent):
     ) -> None:
         size = input_size(observation_size, codec) + observation_size
         super().__init__(config, size, generator)
-        self.size, self.observation_size = config.memory_size or 32, observation_size
+        self.size, self.observation_size = config.memory_size or MEMORY_SIZE, observation_size
         queried_size = config.hidden_size + observation_size
         written_size = self.encoded_size + queried_size
         self.key = orthogonal(nn.Linear(written_size, self.size), 1.0, generator)

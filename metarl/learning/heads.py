@@ -23,11 +23,11 @@ class HeadConfig:
     """The network that turns a summary and an observation into an action distribution."""
 
     head_sizes: tuple[Annotated[int, AtLeast(1)], ...] = ()
-    """The sizes of the tanh layers between the core, with the observation beside its summary, and
-    the outputs for policy and value."""
+    """Sizes of the tanh layers that see the core's summary and the observation, before the outputs
+    for policy and value."""
     std: Literal["shared", "state"] = "shared"
-    """The standard deviation of continuous actions: `shared` learns one for all states, `state`
-    computes one from each state, between --min-std and --max-std."""
+    """Origin of the standard deviation of continuous actions: `shared` learns one for all states,
+    `state` computes one from each state, between --min-std and --max-std."""
     initial_std: Annotated[float, Positive] = 1.0
     """Standard deviation of continuous actions before the first update."""
     min_std: Annotated[float, Positive] = 0.1
@@ -94,8 +94,8 @@ class ActionHead(nn.Module):
 class MLP(nn.Module):
     """Tanh layers over the summary and the observation, then the policy and the critic.
 
-    Of the core, only the sizes of its summary are known. The observation is inserted into it at
-    the place that the core names.
+    Only the size of the core's summary matters, and the place in it where the core wants the
+    observation inserted.
     """
 
     def __init__(

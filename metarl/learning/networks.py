@@ -15,7 +15,7 @@ from metarl.learning.distributions import Categorical, Distribution, Gaussian
 from metarl.stepping.spaces import ActionCodec
 
 Params: TypeAlias = dict[str, Tensor]
-"""A network's parameters by name, as an argument rather than a state."""
+"""A network's parameters by name; they are an argument of the network, not a part of it."""
 
 
 def orthogonal(layer: nn.Linear, gain: float, generator: torch.Generator) -> nn.Linear:
@@ -65,10 +65,10 @@ def mlp_policy(
     """Run every task's observations through its own ReLU network, all in batched products.
 
     Args:
-        params: as :func:`initial_params` names them, ``[task, …]`` each.
-        observation: flattened.
-        min_std: floor of a Gaussian's standard deviation; the floored tensor is what
-            sampling and log-probabilities both use.
+        params: the parameters ``[task, …]``, by the names of :func:`initial_params`.
+        observation: the observations, flattened.
+        min_std: lower bound on a Gaussian's standard deviation; sampling and log-probabilities
+            both use the bounded tensor.
     """
     x = observation
     last = sum(name.startswith("weight.") for name in params) - 1

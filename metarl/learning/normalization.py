@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class RunningMoments(nn.Module):
-    """The mean and standard deviation of numbers tracked so far, and what is in units of them.
+    """The mean and standard deviation of numbers, by which others are normalised.
 
-    Subclasses say how moments are tracked. Until the first :meth:`track` nothing is changed.
+    Subclasses define how moments are tracked. Until the first :meth:`track` nothing is changed.
     """
 
     shift: Tensor

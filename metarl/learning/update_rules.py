@@ -31,7 +31,7 @@ class UpdateRule(Protocol):
 
 
 class SGD:
-    """Gradient descent with a fixed rate, or one for each step; the last holds from there on."""
+    """Gradient descent with one rate for each step; the last one holds for all further steps."""
 
     def __init__(self, rates: Sequence[float]) -> None:
         self.rates = tuple(rates)
