@@ -46,6 +46,8 @@ class AdaptationCurve:
     """``[task]``: the total over all episodes; None where probes were taken instead."""
     groups: npt.NDArray[Any] | None = field(default=None, repr=False)
     """``[task]``: of which kind each task is, where its distribution tells kinds apart."""
+    told_task: bool = False
+    """Whether the agent is an oracle that is told its tasks; wherever it is shown, this is said."""
     iteration: int | None = None
     env_steps: int | None = None
     checkpoint: str = "final"
@@ -61,6 +63,7 @@ class AdaptationCurve:
             "seed": self.seed,
             "split": self.split,
             "shared_split": self.shared_split,
+            "told_task": self.told_task,
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "checkpoint": self.checkpoint,

@@ -134,6 +134,7 @@ def evaluate_adaptation(
         if parts[0].total is None
         else np.concatenate([p.total.numpy() for p in parts if p.total is not None]),
         groups=np.array(groups) if groups else None,
+        told_task=hasattr(agent, "reveal"),
         seconds=time.perf_counter() - started,
     )
 

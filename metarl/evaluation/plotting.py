@@ -149,6 +149,7 @@ def _kind(summary: dict[str, Any]) -> dict[str, str]:
     probe = summary.get("measure", "experience") == "probe"
     return {
         "tasks": _tasks(summary),
+        "told": "told the task" if summary.get("told_task") else "",
         "actions": f"{summary['actions']} actions",
         "measure": "probes" if probe else "",
         "checkpoint": f"{checkpoint} checkpoint",

@@ -15,8 +15,9 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
     """Print the adaptation table: one row a point, an untrained agent's mean beside it."""
     kind = SPLIT_NAMES[summary["split"]]
     shared = ", the same tasks as in training" if summary["shared_split"] else ""
+    told = " (told the task)" if summary.get("told_task") else ""
     console.print(
-        f"{summary['agent']} on {summary['num_tasks']:,} {kind} tasks of "
+        f"{summary['agent']}{told} on {summary['num_tasks']:,} {kind} tasks of "
         f"{summary['env']}{shared} ({summary['actions']} actions, {summary['checkpoint']} "
         f"checkpoint, iteration {summary['iteration']})"
     )

@@ -141,7 +141,8 @@ class Adapter(Protocol):
     units is wrapped by :meth:`metarl.stepping.spaces.ActionCodec.from_env`.
 
     Two more methods are optional. ``reveal(context, tasks) -> Context`` is called at the start of
-    a trial and tells an oracle which tasks it has been given; every table marks such a curve.
+    a trial and tells an oracle which tasks it has been given; tables and pictures mark its curves.
+    (:func:`metarl.adapt` and Meta-World's own evaluation have no tasks that they could tell.)
     ``insight(context) -> dict[str, Tensor]`` returns, with the task as first axis, what can be
     drawn of what the agent knows.
     """

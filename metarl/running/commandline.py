@@ -291,12 +291,19 @@ def _refuse_changes(
 
 def _print_names() -> None:
     own = "package.module:Name"
-    names = sorted([*registry.task_distributions(), "gym/<Id>:<parameter>=<low>..<high>"])
-    console.print(f"environments: {', '.join([*names, own])}", markup=False)
-    console.print(f"agents: {', '.join([*sorted(registry.agents()), own])}")
-    console.print("presets:")
-    for name, chosen in sorted(PRESETS.items()):
-        console.print(f"  {name}: {chosen.source}")
+    gym = {"gym/<Id>:<parameter>=<low>..<high>": "any Gymnasium environment, parameters drawn"}
+    tasks = {name: entry.description for name, entry in registry.task_distributions().items()}
+    agents = {name: entry.description for name, entry in registry.agents().items()}
+    presets = {name: chosen.source for name, chosen in PRESETS.items()}
+    for title, entries in (
+        ("environments", {**tasks, **gym, own: "a distribution of yours, or a function for one"}),
+        ("agents", {**agents, own: "an agent of yours"}),
+        ("presets", presets),
+    ):
+        console.print(f"{title}:")
+        width = max(map(len, entries))
+        for name, about in sorted(entries.items()):
+            console.print(f"  {name:{width}}  {about}".rstrip())
 
 
 def child() -> None:

@@ -38,6 +38,7 @@ from metarl.tasks.distribution import TaskDistribution
 
 Callback: TypeAlias = Callable[[int, Trial, Metrics], bool | None]
 """Gets the number of iterations, the last trial and the metrics logged; False ends training."""
+
 LARGE_OBSERVATION = 100.0
 """Size of an observation from which it is named as the probable cause of a divergence."""
 

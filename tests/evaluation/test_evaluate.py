@@ -26,6 +26,7 @@ FIELDS = {
     "seed",
     "split",
     "shared_split",
+    "told_task",
     "iteration",
     "env_steps",
     "checkpoint",

@@ -317,8 +317,11 @@ def test_a_process_exits_with_two_and_no_traceback(tmp_path):
 def test_list_names_environments_agents_and_presets(call):
     code, out, error = call("train", "--list")
     assert (code, error) == (0, "")
-    for name in (*registry.TASK_DISTRIBUTIONS, *registry.AGENTS, *PRESETS):
-        assert name in out
+    lines = [line.split(maxsplit=1) for line in out.splitlines()]
+    for name, entry in (registry.TASK_DISTRIBUTIONS | registry.AGENTS).items():
+        assert [name, entry.description] in lines
+    for name, preset in PRESETS.items():
+        assert [name, preset.source] in lines
 
 
 # resume
