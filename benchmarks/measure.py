@@ -21,13 +21,15 @@ from metarl import registry, seeding
 from metarl.console import console
 from metarl.errors import UserError, bad_option, near_matches
 from metarl.evaluation.evaluate import evaluate_adaptation
+from metarl.experience import rollout
 from metarl.experience.agent import TaskSpec
-from metarl.experience.rollout import torch_generator, torch_threads
+from metarl.experience.rollout import torch_generator
 from metarl.experience.sampling import Uniform
 from metarl.files import write_json
 from metarl.options import option_values, with_options
 from metarl.running.machine import check_device, commit, device_name
 from metarl.running.training import training_slots, training_trial
+from metarl.stepping.options import Workers
 from metarl.task import Split, Task
 from metarl.tasks.distribution import TaskDistribution
 
@@ -42,9 +44,9 @@ class Speed:
     """Agent."""
     config: dict[str, str] = field(default_factory=dict)
     """Other settings of the agent: names and values, `num_adaptations 1`."""
-    threads: int = 1
+    torch_threads: int = 1
     """Torch threads of the meta-update."""
-    num_slots: int | None = None
+    num_envs: int | None = None
     """Episodes stepped at once; by default as in training."""
     num_workers: int | None = None
     """Processes that step simulators, 0 for none; by default one a core."""
@@ -67,7 +69,7 @@ class Stepping:
 
     env: str = "half-cheetah/direction"
     """Task distribution of simulators."""
-    num_slots: int = 40
+    num_envs: int = 40
     """Environments."""
     num_workers: int = 2
     """Processes."""
@@ -91,7 +93,7 @@ class Classes:
     """The file."""
 
 
-@torch_threads(1)  # the meta-update alone may use more
+@rollout.torch_threads(1)  # the meta-update alone may use more
 def measure_speed(
     env: str,
     agent: str,
@@ -100,9 +102,9 @@ def measure_speed(
     iterations: int,
     evaluation_tasks: int,
     device: str,
-    threads: int,
+    torch_threads: int,
     output: Path,
-    num_slots: int | None = None,
+    num_envs: int | None = None,
     num_workers: int | None = None,
 ) -> None:
     """Time meta-iterations and an evaluation of an agent.
@@ -114,9 +116,9 @@ def measure_speed(
         iterations: meta-iterations; medians are reported.
         evaluation_tasks: tasks of the evaluation.
         device: where the agent runs.
-        threads: torch threads of the meta-update.
+        torch_threads: torch threads of the meta-update.
         output: a JSON file.
-        num_slots: episodes stepped at once; by default as in training.
+        num_envs: episodes stepped at once; by default as in training.
         num_workers: processes that step simulators; by default one a core.
     """
     check_device(device)
@@ -124,14 +126,14 @@ def measure_speed(
     kind = registry.agent_class(agent)
     agent_config = with_options(kind.Config(), **_fields(kind.Config, config))
     learner = kind(agent_config, TaskSpec.of(tasks), device=device)
-    slots = num_slots or training_slots(learner, tasks)
+    slots = training_slots(learner, tasks, Workers(num_envs=num_envs))
     envs = tasks.make_vec(slots, num_workers=num_workers)
     times: dict[str, list[float]] = {"step": [], "act": [], "collect": [], "update": []}
     for i in range(iterations + 2):  # two to warm up
         started = time.perf_counter()
         trial = training_trial(learner, Uniform(tasks), envs, seed=0, iteration=i)
         collected = time.perf_counter()
-        with torch_threads(threads):
+        with rollout.torch_threads(torch_threads):
             learner.update(trial, torch_generator(i), 0.0)
         times["collect"].append(collected - started)
         times["update"].append(time.perf_counter() - collected)
@@ -148,10 +150,10 @@ def measure_speed(
         "agent_config": dataclasses.asdict(agent_config),
         "commit": commit(),
         "device": device_name(device),
-        "threads": threads,
+        "torch_threads": torch_threads,
         "iterations": iterations,
         "env_steps_per_iteration": trial.env_steps,
-        "num_slots": slots,
+        "num_envs": slots,
         "num_workers": num_workers,
         **{f"{name}_seconds_median": seconds for name, seconds in medians.items()},
         "iteration_seconds_median": statistics.median(whole),
@@ -172,7 +174,7 @@ def measure_speed(
 
 
 def measure_stepping(
-    env: str, *, num_slots: int, num_workers: int, steps: int, repeats: int, output: Path
+    env: str, *, num_envs: int, num_workers: int, steps: int, repeats: int, output: Path
 ) -> None:
     """Time random actions in worker processes, in one process, and in Gymnasium's AsyncVectorEnv.
 
@@ -183,23 +185,23 @@ def measure_stepping(
 
     Args:
         env: task distribution of simulators.
-        num_slots: environments.
+        num_envs: environments.
         num_workers: processes; Gymnasium's has one an environment.
         steps: of every environment, in one repeat.
         repeats: turns each takes.
         output: a JSON file.
     """
     tasks = registry.make(env)
-    drawn = tasks.sample(seeding.numpy_generator(0), num_slots, "train")
+    drawn = tasks.sample(seeding.numpy_generator(0), num_envs, "train")
     make = getattr(tasks, "make_official", tasks.make)
     makers = [functools.partial(make, task) for task in drawn]
-    space = batch_space(tasks.action_space, num_slots)
+    space = batch_space(tasks.action_space, num_envs)
     space.seed(0)
     actions = [space.sample() for _ in range(steps)]
     with _Apart(tasks, drawn, actions, num_workers) as apart:
         kinds: dict[str, Any] = {
-            "one_process": tasks.make_vec(num_slots, num_workers=0),
-            "workers": tasks.make_vec(num_slots, num_workers=num_workers),
+            "one_process": tasks.make_vec(num_envs, num_workers=0),
+            "workers": tasks.make_vec(num_envs, num_workers=num_workers),
             "gymnasium_async": AsyncVectorEnv(makers),
         }
         times: dict[str, list[float]] = {name: [] for name in (*kinds, "apart")}
@@ -217,9 +219,9 @@ def measure_stepping(
         "env": env,
         "commit": commit(),
         "device": device_name("cpu"),
-        "num_slots": num_slots,
+        "num_envs": num_envs,
         "num_workers": num_workers,
-        "steps_per_second": {k: num_slots * steps / v for k, v in median.items()},
+        "steps_per_second": {k: num_envs * steps / v for k, v in median.items()},
         "times_one_process": median["one_process"] / median["workers"],
         "times_gymnasium_async": median["gymnasium_async"] / median["workers"],
         "overhead": median["workers"] * num_workers / median["one_process"] - 1,

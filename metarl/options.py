@@ -60,6 +60,22 @@ def option_paths(kind: type) -> dict[str, tuple[str, ...]]:
     return paths
 
 
+def nested_values(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Return options by name as a dataclass and its nested ones hold them: a dict in dicts.
+
+    Names that are no options of ``kind`` stay where they are.
+    """
+    paths = option_paths(kind)
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        *outer, last = paths.get(name, (name,))
+        place = nested
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return nested
+
+
 def option_name(kind: type, field: str) -> str:
     """Return the name of a field's option: its own, or the one in ``tyro.conf.arg(name=…)``."""
     hint = field_types(kind)[field]

@@ -35,7 +35,7 @@ RUNS = {
     "maml-ppo on navigation": "maml-ppo --env navigation --tasks-per-update 4 --iterations 2 "
     "--episodes-per-adaptation 5",
     "maml-ppo on half-cheetah": "--preset maml-ppo-half-cheetah-direction --env "
-    "half-cheetah/direction:horizon=20 --tasks-per-update 4 --iterations 2 --threads 1 "
+    "half-cheetah/direction:horizon=20 --tasks-per-update 4 --iterations 2 --torch-threads 1 "
     "--num-workers 2",
 }
 
@@ -64,7 +64,7 @@ def digest(arrays):
 def hashes(command, folder):
     """Train, and return the hashes of the last checkpoint and of the evaluations."""
     request = parse_train([*command.split(), *COMMON.split(), "--run-dir", str(folder)])
-    run = train(request.config, request.agent, request.agent_config)
+    run = train(request.settings)
     result = {"agent": digest(x.numpy() for x in run.checkpoints.load().tensors.values())}
     for file in sorted((folder / "evaluation").glob("*.npz")):
         with np.load(file) as arrays:

@@ -1,4 +1,4 @@
-"""Imports point one way: scripts -> agents, envs -> metarl."""
+"""Imports point one way: scripts -> presets -> agents, envs -> metarl."""
 
 import ast
 import importlib
@@ -10,6 +10,7 @@ import pytest
 
 from metarl import imports as imports_of_users
 from metarl import registry
+from metarl.running.presets import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "metarl"
@@ -18,8 +19,9 @@ AGENTS = sorted((ROOT / "agents").glob("*.py"))
 LIBRARY = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if not {"envs", "agents"} & set(path.relative_to(PACKAGE).parts)
+    if not {"envs", "agents", "presets"} & set(path.relative_to(PACKAGE).parts)
 ]
+PRESETS = sorted((PACKAGE / "presets").glob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 FOLDERS = ["stepping", "tasks", "learning", "experience", "evaluation", "running"]
 """From the bottom to the top; a folder imports what is before it, and files beside the folders."""
@@ -84,7 +86,7 @@ def test_imports_sees_what_it_should(tmp_path):
 def modules():
     """Return every module of the package and its file, links followed."""
     found = {}
-    for path in [*LIBRARY, *ENVS, *AGENTS]:
+    for path in [*LIBRARY, *ENVS, *AGENTS, *PRESETS]:
         root = PACKAGE if path.is_relative_to(PACKAGE) else ROOT
         parts = path.relative_to(root).with_suffix("").parts
         found[".".join(("metarl", *parts)).removesuffix(".__init__")] = path
@@ -133,7 +135,7 @@ def rank(module):
 def test_imports_point_from_the_top_folder_to_the_bottom_one():
     beside = {"metarl.registry": 1 + FOLDERS.index("tasks"), "metarl": 9, "metarl.__main__": 9}
     for name, imported in imported_modules().items():
-        if inside(name, "metarl.envs", "metarl.agents"):
+        if inside(name, "metarl.envs", "metarl.agents", "metarl.presets"):
             continue
         for other in imported:
             assert beside.get(name, rank(name)) >= beside.get(other, rank(other)), (name, other)
@@ -143,8 +145,20 @@ def test_imports_point_from_the_top_folder_to_the_bottom_one():
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_library_imports_no_env_and_no_agent(path):
-    outward = ("metarl.envs", "metarl.agents", "envs", "agents", "scripts", "tests")
+    outward = ("metarl.envs", "metarl.agents", "metarl.presets")
+    outward += ("envs", "agents", "scripts", "tests")
     assert not {m for m in imports(path, run_time_only=True) if inside(m, *outward)}
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=name_of)
+def test_preset_imports_agents_their_parts_and_settings(path):
+    inward = ("metarl.agents", "metarl.learning", "metarl.running", "metarl.options")
+    own = {m for m in imports(path) if not inside(m, *sys.stdlib_module_names)}
+    assert all(inside(m, *inward, "metarl.stepping.options") for m in own)
+
+
+def test_every_module_of_presets_is_known():
+    assert {path.stem for path in PRESETS} == {"__init__", *FAMILIES}
 
 
 @pytest.mark.parametrize("path", ENVS, ids=name_of)

@@ -48,7 +48,7 @@ def learn(tasks, config, iterations, directory):
     """Return ``[point, task]`` on 2000 held-out tasks of a trained and an untrained agent."""
     spec = metarl.TaskSpec.of(tasks)
     agent, untrained = (RL2(config, spec) for _ in range(2))
-    train = TrainConfig(iterations=iterations, validation_tasks=1)
+    train = with_options(TrainConfig(), iterations=iterations, validation_tasks=1)
     meta_train(agent, tasks, train, directory)
     return (evaluate_adaptation(a, tasks, num_tasks=2000).returns for a in (agent, untrained))
 
@@ -108,7 +108,7 @@ def test_maml_ppo_learns_to_adapt_to_one_of_two_goals(tmp_path):
         learning_rate=3e-3,
     )
     agent = MAMLPPO(config, metarl.TaskSpec.of(tasks))
-    train = TrainConfig(iterations=60, validation_tasks=1)
+    train = with_options(TrainConfig(), iterations=60, validation_tasks=1)
     meta_train(agent, tasks, train, tmp_path)
     before, after = evaluate_adaptation(agent, tasks, num_tasks=100, num_episodes=20).returns
     # Standing still scores -0.566 · 20 = -11.3, and one set of parameters cannot do better on

@@ -19,9 +19,9 @@ from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.options import with_options
 from metarl.running import commandline
-from metarl.running.evaluate import evaluate
+from metarl.running.api import evaluate
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig
+from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train
 from metarl.task import Task
 from metarl.tasks.functions import FunctionTasks
@@ -97,10 +97,15 @@ def test_dict_observations_reach_training_evaluation_and_adaptation(agent, tmp_p
     monkeypatch.setattr(registry, "make", lambda name: drifts())
     kind = registry.agent_class(agent)
     small = SMALL if agent == "rl2" else kind.Config(tasks_per_update=2, episodes_per_adaptation=2)
-    config = TrainConfig(
-        env="drift", iterations=1, evaluation_tasks=2, run_dir=tmp_path / "run", num_workers=1
+    config = with_options(
+        TrainConfig(),
+        env="drift",
+        iterations=1,
+        evaluation_tasks=2,
+        run_dir=tmp_path / "run",
+        num_workers=1,
     )
-    run = train(config, agent, small)
+    run = train(Settings(agent, small, config))
     loaded = metarl.load(run.directory)
     policy = metarl.adapt(loaded, Drift(0.5), episodes=0)
     env = gym.wrappers.TimeLimit(Drift(0.5), 6)
@@ -189,7 +194,7 @@ def own_run(own, tmp_path):
     """A run of an agent that is a module of the user's."""
     words = [f"{own}:Mine", "--run-dir", str(tmp_path / "run"), *small_options()]
     request = commandline.parse_train(words)
-    run = train(request.config, request.agent, request.agent_config)
+    run = train(request.settings)
     sys.modules.pop(own)
     return run.directory
 
@@ -197,7 +202,7 @@ def own_run(own, tmp_path):
 def test_an_agent_named_by_a_file_is_not_imported(own, own_run):
     for use in (
         lambda: metarl.load(own_run),
-        lambda: evaluate(Run.open(own_run), num_tasks=2),
+        lambda: evaluate(Run.open(own_run), evaluation_tasks=2),
         lambda: commandline.parse_train(["--resume", str(own_run)]),
     ):
         with pytest.raises(UserError, match=rf"its agent is {own}:Mine, which is not imported"):
@@ -208,9 +213,12 @@ def test_an_agent_named_by_a_file_is_not_imported(own, own_run):
 def test_an_agent_that_is_named_again_goes_on(own, own_run):
     name = f"{own}:Mine"
     assert type(metarl.load(own_run, agent=name)).__name__ == "Mine"
-    evaluate(Run.open(own_run, name), num_tasks=2)
+    evaluate(Run.open(own_run, name), evaluation_tasks=2)
     request = commandline.parse_train([name, "--resume", str(own_run), "--iterations", "2"])
-    train(request.config, request.agent, request.agent_config, request.resume)
+    train(
+        request.settings,
+        resume=request.resume,
+    )
     assert Run.open(own_run).checkpoints.load().iteration == 2
 
 
@@ -255,7 +263,7 @@ def test_a_name_of_the_project_s_own_is_not_taken_over(package):
 
 def test_an_agent_of_an_entry_point_is_loaded_like_one_of_ours(package, tmp_path):
     request = commandline.parse_train(["mine", "--run-dir", str(tmp_path / "r"), *small_options()])
-    run = train(request.config, request.agent, request.agent_config)
+    run = train(request.settings)
     assert type(metarl.load(run.directory)).__name__ == "Mine"
     assert json.loads((run.directory / "config.json").read_text())["agent"] == "mine"
 
@@ -279,11 +287,16 @@ def test_minigrid_keeps_the_contract():
 
 def test_minigrid_s_images_are_trained_on(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "make", lambda name: rooms())
-    config = TrainConfig(
-        env="rooms", iterations=1, evaluation_tasks=2, run_dir=tmp_path / "run", num_workers=1
+    config = with_options(
+        TrainConfig(),
+        env="rooms",
+        iterations=1,
+        evaluation_tasks=2,
+        run_dir=tmp_path / "run",
+        num_workers=1,
     )
-    run = train(config, "rl2", SMALL)
-    saved = run.config["spec"]["observation"]
+    run = train(Settings("rl2", SMALL, config))
+    saved = run.content["spec"]["observation"]
     assert (saved["shape"], saved["low"], saved["high"]) == ([7, 7, 3], [0.0], [255.0])
     env = ImgObsWrapper(gym.make("MiniGrid-Empty-5x5-v0"))
     policy = metarl.adapt(metarl.load(run.directory), env, episodes=1)
@@ -294,7 +307,7 @@ def test_a_text_in_an_observation_is_refused_by_its_key(tmp_path):
     tasks = registry.make("gym/MiniGrid-Empty-5x5-v0:size=5/6/8,horizon=9")
     with pytest.raises(UserError, match=r"observation space\['mission'\]: got MissionSpace"):
         tasks.make_vec(2, num_workers=0)
-    config = TrainConfig(env=tasks.name, run_dir=tmp_path / "run")
+    config = with_options(TrainConfig(), env=tasks.name, run_dir=tmp_path / "run")
     with pytest.raises(UserError, match="mission"):
-        train(config, "rl2", SMALL)
+        train(Settings("rl2", SMALL, config))
     assert not (tmp_path / "run").exists()

@@ -19,7 +19,7 @@ from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.options import option_values, with_options
 from metarl.running import commandline
-from metarl.running.settings import TrainConfig
+from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train
 from metarl.tasks.checks import check_task_distribution
 
@@ -55,18 +55,20 @@ COMMANDS = readme_commands()
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of the default environment."""
-    config = TrainConfig(**TINY, run_dir=tmp_path_factory.mktemp("runs") / "trained")
-    return train(config, "rl2", with_options(RL2Config(), **SMALL)).directory
+    config = with_options(
+        TrainConfig(), **TINY, run_dir=tmp_path_factory.mktemp("runs") / "trained"
+    )
+    return train(Settings("rl2", with_options(RL2Config(), **SMALL), config)).directory
 
 
 @pytest.fixture(scope="module")
 def on_navigation(tmp_path_factory):
     """A run on tasks with a goal in the plane."""
-    config = TrainConfig(
-        **TINY, env="navigation", run_dir=tmp_path_factory.mktemp("runs") / "goals"
+    config = with_options(
+        TrainConfig(), **TINY, env="navigation", run_dir=tmp_path_factory.mktemp("runs") / "goals"
     )
     small = MAMLPPOConfig(tasks_per_update=2, episodes_per_adaptation=2)
-    return train(config, "maml-ppo", small).directory
+    return train(Settings("maml-ppo", small, config)).directory
 
 
 @pytest.fixture
@@ -120,7 +122,9 @@ def test_train_evaluate_plot_and_record(call, env, more):
     small = "--tasks-per-update 2 --num-minibatches 1 --hidden-size 4 --validation-tasks 2"
     options = f"rl2 --env {env} --run-dir run --evaluation-tasks 3 {small} {more}"
     assert call("train", *options.split())[0] == 0
-    code, out = call("evaluate", "run", "--num-tasks", 4, "--greedy", "--measure", "probe")
+    code, out = call(
+        "evaluate", "run", "--evaluation-tasks", 4, "--greedy", "--score", "greedy-copy"
+    )
     assert code == 0
     assert "untrained" in out
     assert call("plot", "run", "run", "--output", "two.png")[0] == 0
@@ -132,7 +136,7 @@ def test_train_evaluate_plot_and_record(call, env, more):
     probed = json.loads(Path("run/evaluation/test-tasks-4-greedy-probe.json").read_text())
     (recorded,) = json.loads(Path("summary.json").read_text())["runs"]
     assert (evaluated["num_tasks"], evaluated["env"]) == (3, registry.make(env).name)
-    assert (probed["num_tasks"], probed["measure"]) == (4, "probe")
+    assert (probed["num_tasks"], probed["measure"]) == (4, "greedy-copy")
     assert recorded["test"] == evaluated
 
 
@@ -159,7 +163,7 @@ def test_classes_are_measured(call):
 
 
 def test_stepping_is_measured(call):
-    options = "stepping --env half-cheetah/velocity:horizon=5 --num-slots 3 --steps 7 --repeats 1"
+    options = "stepping --env half-cheetah/velocity:horizon=5 --num-envs 3 --steps 7 --repeats 1"
     assert call("benchmark", *options.split(), "--output", "stepping.json")[0] == 0
     record = json.loads(Path("stepping.json").read_text())
     seconds = {name: values[0] for name, values in record["seconds"].items()}
@@ -186,7 +190,7 @@ def test_wrong_setting_of_a_speed_measurement_is_refused(config, message, tmp_pa
             iterations=1,
             evaluation_tasks=2,
             device="cpu",
-            threads=1,
+            torch_threads=1,
             output=output,
         )
     assert not output.exists()
@@ -216,19 +220,26 @@ def test_readme_s_training_runs(words, trained, rooms, tmp_path):
         arguments[arguments.index(option) + 1] = str(tmp_path / "copy")
     request = commandline.parse_train(arguments)
     if request.resume:
-        assert request.config.iterations >= 1
+        assert request.settings.train.iterations >= 1
         return
-    config = dataclasses.replace(request.config, **TINY, device="cpu", run_dir=tmp_path / "run")
-    known = option_values(request.agent_config)
+    config = dataclasses.replace(
+        request.settings.train, **TINY, device="cpu", run_dir=tmp_path / "run"
+    )
+    known = option_values(request.settings.agent_config)
     wanted = SMALL | {"episodes_per_adaptation": 2}
     small = {name: value for name, value in wanted.items() if name in known}
-    agent_config = with_options(request.agent_config, **small)
+    agent_config = with_options(request.settings.agent_config, **small)
     tasks = registry.make(config.env)
-    kind = registry.agent_class(request.agent)
+    kind = registry.agent_class(request.settings.agent)
     agent = kind(agent_config, metarl.TaskSpec.of(tasks))
     assert config.resolve(agent, tasks).iterations == 1
     if tasks.array_functions or config.env == rooms:  # simulators take seconds
-        assert train(config, request.agent, agent_config).checkpoints.load().iteration == 1
+        assert (
+            train(Settings(request.settings.agent, agent_config, config))
+            .checkpoints.load()
+            .iteration
+            == 1
+        )
 
 
 @pytest.mark.parametrize(
@@ -238,7 +249,7 @@ def test_readme_s_other_commands_run(words, trained, on_navigation, call):
     name = words[0].removesuffix(".py")
     run = str(on_navigation if "paths" in words else trained)
     runs = [run if word.startswith("runs/") else word for word in words[1:]]
-    few = {"evaluate": ["--num-tasks", "2"], "plot": [], "benchmark": []}[name]
+    few = {"evaluate": ["--evaluation-tasks", "2"], "plot": [], "benchmark": []}[name]
     assert call(name, *runs, *few)[0] == 0
 
 
@@ -248,8 +259,8 @@ def test_readme_s_environment_is_short_and_keeps_the_contract(rooms):
 
 
 def test_readme_s_environment_is_adapted_to_in_episodes_as_long_as_in_training(rooms, tmp_path):
-    config = TrainConfig(**TINY, env=rooms, num_workers=0, run_dir=tmp_path / "run")
-    train(config, "rl2", with_options(RL2Config(), **SMALL))
+    config = with_options(TrainConfig(), **TINY, env=rooms, num_workers=0, run_dir=tmp_path / "run")
+    train(Settings("rl2", with_options(RL2Config(), **SMALL), config))
     lengths = []
 
     class Room(sys.modules["rooms"].Room):

@@ -19,7 +19,14 @@ from metarl.task import Split
 FORMAT = 1
 
 
-Measure: TypeAlias = Literal["experience", "probe"]
+Score: TypeAlias = Literal["adapting-episodes", "greedy-copy"]
+
+
+_FIRST_EDITION_SCORES: dict[str, Score] = {
+    "experience": "adapting-episodes",
+    "probe": "greedy-copy",
+}
+"""The names of scores in evaluations that the first edition has written."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class AdaptationCurve:
     seed: int
     split: Split
     shared_split: bool
-    measure: Measure
+    score: Score
     greedy: bool
     episodes: tuple[int, ...]
     """Point i was measured with the context after ``episodes[i]`` episodes."""
@@ -43,7 +50,7 @@ class AdaptationCurve:
     """``[point, task]`` by name: what the environment reports beside success, averaged over an
     episode's steps."""
     trial_return: npt.NDArray[np.float32] | None = field(default=None, repr=False)
-    """``[task]``: the total over all episodes; None where probes were taken instead."""
+    """``[task]``: the total over all episodes; None with the score ``greedy-copy``."""
     groups: npt.NDArray[Any] | None = field(default=None, repr=False)
     """``[task]``: of which kind each task is, where its distribution tells kinds apart."""
     told_task: bool = False
@@ -67,8 +74,8 @@ class AdaptationCurve:
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "checkpoint": self.checkpoint,
-            "measure": self.measure,
-            "actions": "greedy" if self.greedy or self.measure == "probe" else "sampled",
+            "score": self.score,
+            "actions": "greedy" if self.greedy or self.score == "greedy-copy" else "sampled",
             "episodes": list(self.episodes),
             "num_tasks": self.returns.shape[1],
             "seconds": self.seconds,
@@ -216,4 +223,6 @@ def read_summary(path: Path) -> dict[str, Any]:
     missing = {"episodes", "return", "success"} - content.keys()
     if missing:
         raise UserError(f"{path}: an evaluation without {', '.join(sorted(missing))}")
+    if "measure" in content:  # The first edition wrote it.
+        content["score"] = _FIRST_EDITION_SCORES.get(content.pop("measure"))
     return content

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +14,13 @@ from torch import Tensor
 
 from metarl import seeding
 from metarl.errors import bad_option, require_seed
-from metarl.evaluation.curve import AdaptationCurve, Measure
+from metarl.evaluation.curve import AdaptationCurve, Score
 from metarl.experience.agent import Adapter, TaskSpec, TrialShape, require_spaces, tell_tasks
 from metarl.experience.data import Context, Episodes, Metrics, Timestep, Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import adapted, collect, run_trial
 from metarl.seeding import Component, Phase
+from metarl.stepping.options import Workers
 from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
 from metarl.task import Split, Task
@@ -48,9 +48,8 @@ def evaluate_adaptation(
     num_episodes: int | None = None,
     seed: int = 0,
     greedy: bool = False,
-    measure: Measure = "experience",
-    num_slots: int | None = None,
-    vec_options: Mapping[str, Any] | None = None,
+    score: Score = "adapting-episodes",
+    workers: Workers | None = None,
     envs: SlotVectorEnv | None = None,
     agent_name: str = "",
     phase: Phase = Phase.EVALUATE,
@@ -70,11 +69,11 @@ def evaluate_adaptation(
             at 0, 20, 40 and 60 in a trial of 80.
         seed: of tasks, episodes and actions.
         greedy: take the most likely actions.
-        measure: ``experience`` measures by the episodes that also adapt; ``probe`` by a greedy
-            episode from a copy of the context, thrown away, that starts alike at every point.
-        num_slots: episodes stepped at once; the result does not depend on it.
-        vec_options: for ``tasks.make_vec``: worker processes and their limits.
-        envs: made before by ``tasks.make_vec``, and left open; instead of the two above.
+        score: ``adapting-episodes`` measures the episodes that the agent also adapts with;
+            ``greedy-copy`` measures one greedy episode at every point, of a copy of the context
+            that is thrown away. These episodes of a task all start alike.
+        workers: how environments are stepped; the result does not depend on it.
+        envs: environments made before by ``tasks.make_vec``, which are used and left open.
         agent_name: kept in the curve.
         phase: whose random numbers to use.
         iteration: of training, during which this is; other iterations draw other tasks.
@@ -88,15 +87,14 @@ def evaluate_adaptation(
     if num_tasks is None:
         num_tasks = default_tasks(tasks, split)
     if num_tasks < 1:
-        raise bad_option("--num-tasks", num_tasks, "at least 1")
-    if num_slots is not None and num_slots < 1:
-        raise bad_option("--num-slots", num_slots, "at least 1")
+        raise bad_option("--evaluation-tasks", num_tasks, "at least 1")
     require_seed("--seed", seed)
     started = time.perf_counter()
-    slots = num_slots or default_slots(tasks, num_tasks)
+    workers = workers or Workers()
+    slots = workers.slots(tasks, num_tasks)
     given, lanes = envs, 1 if shape.sequential else shape.episodes_per_round
     if envs is None:
-        envs = tasks.make_vec(min(slots, num_tasks * lanes), **(vec_options or {}))
+        envs = workers.make_vec(tasks, min(slots, num_tasks * lanes))
     parts: list[_Points] = []
     groups: list[str] = []
     try:
@@ -106,7 +104,7 @@ def evaluate_adaptation(
             if tasks.group is not None:
                 groups += [str(task[tasks.group]) for task in batch]
             keys = TrialKeys(seed, phase, iteration, numbers)
-            if measure == "probe":
+            if score == "greedy-copy":
                 points = _probe(agent, envs, batch, shape, keys)
             else:
                 trial = run_trial(agent, envs, batch, shape=shape, keys=keys, greedy=greedy)
@@ -124,7 +122,7 @@ def evaluate_adaptation(
         seed=seed,
         split=split,
         shared_split=tasks.shared_split or (split == "validation" and tasks.shared_validation),
-        measure=measure,
+        score=score,
         greedy=greedy,
         episodes=parts[0].episodes,
         returns=metrics.pop("return"),
@@ -292,8 +290,3 @@ def _draw(
 
 def _stack(parts: list[Tensor]) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(torch.cat(parts).numpy().T, np.float32)
-
-
-def default_slots(tasks: TaskDistribution, wanted: int) -> int:
-    """Return how many slots to step at once when ``wanted`` could be used."""
-    return max(1, min(wanted, tasks.max_slots))

@@ -68,8 +68,8 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     tasks = kinds[0]["tasks"] if "tasks" not in differ else "tasks (which: see the legend)"
     axes.set_title(f"{', '.join(envs)}\n{number} {tasks}, mean and 95% interval", fontsize=11)
     axes.set_xlabel("episodes of experience with the task")
-    common = {name: kinds[0][name] for name in ("actions", "measure") if name not in differ}
-    said = [common.get("actions", "actions: see the legend"), common.get("measure", "")]
+    common = {name: kinds[0][name] for name in ("actions", "score") if name not in differ}
+    said = [common.get("actions", "actions: see the legend"), common.get("score", "")]
     axes.set_ylabel(f"{metric} of an episode ({', '.join(filter(None, said))})")
     _finish(axes)
     _save(figure, path, 130)
@@ -146,12 +146,12 @@ def plot_paths(
 def _kind(summary: dict[str, Any]) -> dict[str, str]:
     """Return what an evaluation is, in words that a picture shows."""
     checkpoint = summary.get("checkpoint", "final")
-    probe = summary.get("measure", "experience") == "probe"
+    copies = summary.get("score") == "greedy-copy"
     return {
         "tasks": _tasks(summary),
         "told": "told the task" if summary.get("told_task") else "",
         "actions": f"{summary['actions']} actions",
-        "measure": "probes" if probe else "",
+        "score": "greedy copies" if copies else "",
         "checkpoint": f"{checkpoint} checkpoint",
     }
 

@@ -120,7 +120,7 @@ class TrialShape:
         each = self.stride
         if num_episodes < each or num_episodes % each:
             accepted = "at least 1" if each == 1 else f"a multiple of {each}, one round each"
-            raise bad_option("--num-episodes", num_episodes, accepted)
+            raise bad_option("--episodes-per-trial", num_episodes, accepted)
         if self.learns_while_acting:
             return replace(self, episodes_per_round=num_episodes)
         return replace(self, num_adaptations=num_episodes // each - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from metarl.evaluation.curve import AdaptationCurve
 from metarl.options import option_paths, with_options
 from metarl.running import evaluate as evaluating
 from metarl.running import train as training
+from metarl.running.evaluate import EvaluateConfig
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig
+from metarl.running.settings import Settings, TrainConfig
 from metarl.running.training import Callback
+from metarl.tasks.distribution import TaskDistribution
 
 
 def train(agent: str = "rl2", *, callback: Callback | None = None, **options: Any) -> Run:
@@ -36,19 +38,22 @@ def train(agent: str = "rl2", *, callback: Callback | None = None, **options: An
         UserError: for an unknown option or anything that cannot work, before any work is done.
     """
     kind = registry.agent_class(agent).Config
-    own = {field.name for field in dataclasses.fields(TrainConfig)}
-    theirs = option_paths(kind).keys()
-    unknown = options.keys() - own - theirs
-    if unknown:
-        name = sorted(unknown)[0]
-        raise UserError(f"metarl.train: no option {name!r}; {near_matches(name, own | theirs)}")
-    config = TrainConfig(**{k: v for k, v in options.items() if k in own})
-    agent_config = with_options(kind(), **{k: v for k, v in options.items() if k in theirs})
-    return training.train(config, agent, agent_config, callback=callback)
+    own, theirs = option_paths(TrainConfig).keys(), option_paths(kind).keys()
+    _refuse_unknown("metarl.train", options, own | theirs)
+    settings = Settings(
+        agent,
+        with_options(kind(), **{k: v for k, v in options.items() if k in theirs}),
+        with_options(TrainConfig(), **{k: v for k, v in options.items() if k in own}),
+    )
+    return training.train(settings, callback=callback)
 
 
 def evaluate(
-    run: Run | str | Path, *, agent: str | None = None, env: str | None = None, **options: Any
+    run: Run | str | Path,
+    *,
+    agent: str | None = None,
+    env: str | TaskDistribution | None = None,
+    **options: Any,
 ) -> AdaptationCurve:
     """Evaluate how the agent of a run adapts to held-out tasks, beside an untrained one.
 
@@ -59,13 +64,22 @@ def evaluate(
         run: a run, or its directory.
         agent: the run's agent again, if it is a module of yours.
         env: other tasks of the same spaces, or the run's own again if they are a module of yours.
-        options: keyword arguments of :func:`metarl.running.evaluate.evaluate`.
+        options: the options of the command, such as ``evaluation_tasks=200``, ``greedy=True`` or
+            ``num_workers=0``.
 
     Returns:
         The adaptation curve, with every task's values.
 
     Raises:
-        UserError: for anything that cannot work, before any work is done.
+        UserError: for an unknown option or anything that cannot work, before any work is done.
     """
+    _refuse_unknown("metarl.evaluate", options, option_paths(EvaluateConfig).keys())
     opened = run if isinstance(run, Run) else Run.open(Path(run), agent)
-    return evaluating.evaluate(opened, tasks=env, **options)
+    tasks = registry.make(env) if isinstance(env, str) else env
+    return evaluating.evaluate(opened, with_options(EvaluateConfig(), **options), tasks=tasks)
+
+
+def _refuse_unknown(function: str, options: dict[str, Any], known: Collection[str]) -> None:
+    for name in options:
+        if name not in known:
+            raise UserError(f"{function}: no option {name!r}; {near_matches(name, known)}")

@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, subcommand
 
+from metarl import registry
 from metarl.errors import UserError
-from metarl.evaluation.curve import Measure
-from metarl.running.checkpoints import Which
-from metarl.running.commandline import parse
-from metarl.running.evaluate import evaluate
+from metarl.running.evaluate import EvaluateConfig, evaluate
+from metarl.running.parsing import parse
 from metarl.running.plot import plot
 from metarl.running.record import Summarize, summarize_runs
 from metarl.running.run import Run
@@ -28,44 +27,18 @@ MEASURE = Path(__file__).parents[2] / "benchmarks" / "measure.py"
 
 @dataclass(frozen=True)
 class Evaluate:
-    """What to evaluate."""
+    """What to evaluate, and how."""
 
     run: Positional[Path]
-    """A run directory."""
-    split: Split = "test"
-    """Held-out tasks, validation tasks, or those of training."""
-    num_tasks: int | None = None
-    """How many tasks; by default as many as the run's own evaluation has."""
-    num_episodes: int | None = None
-    """Episodes of a trial; by default as in training, or four rounds of adaptation's."""
-    seed: int = 0
-    """Of tasks, episodes and actions."""
-    greedy: bool = False
-    """Take the most likely actions instead of sampling."""
-    measure: Measure = "experience"
-    """By the episodes that also adapt, or by greedy ones from a copy, thrown away."""
-    checkpoint: Which = "final"
-    """The last one, or the best on the validation tasks."""
+    """Run directory whose agent is evaluated."""
     env: str | None = None
-    """Other tasks of the same spaces; or the run's own again, where they are a module of yours."""
+    """Name of other tasks of the same spaces, or the run's own tasks again if they are a module of
+    yours (default: the run's own)."""
     agent: str | None = None
-    """The run's agent again, where it is a module of yours."""
-    official: bool = False
-    """Meta-World's own evaluation too: 1.3 million of its steps on ml10."""
-    video: int = 0
-    """Held-out tasks to show in mp4 files, before and after adaptation."""
-    num_slots: int | None = None
-    """Episodes stepped at once; the result does not depend on it."""
-    num_workers: int | None = None
-    """Processes that step simulators, 0 for none; by default one a core."""
-    env_timeout: float = 60.0
-    """Seconds that one call of an environment may take in a worker."""
-    env_restarts: int = 0
-    """How many times a killed or hung worker is started again, its episodes replayed."""
-    device: str = "cpu"
-    """Where the agent runs: `cpu` or `cuda`."""
-    output: Path | None = None
-    """Folder for the files; by default the run's own folder of evaluations."""
+    """The run's agent again, as `package.module:Name`, if it is a module of yours (default: the
+    run's own)."""
+    evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """What to evaluate, and how."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +64,10 @@ class Plot:
 
 def run_evaluate(arguments: Sequence[str]) -> None:
     """Evaluate how the agent of a run adapts to held-out tasks, beside an untrained one."""
-    options = vars(parse(Evaluate, run_evaluate.__doc__ or "", "evaluate", arguments))
-    run = Run.open(options.pop("run"), options.pop("agent"))
-    evaluate(run, tasks=options.pop("env"), **options)
+    options = parse(Evaluate, run_evaluate.__doc__ or "", "evaluate", arguments)
+    run = Run.open(options.run, options.agent)
+    tasks = None if options.env is None else registry.make(options.env)
+    evaluate(run, options.evaluation, tasks=tasks)
 
 
 def run_plot(arguments: Sequence[str]) -> None:

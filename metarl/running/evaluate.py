@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-from metarl import registry
 from metarl.console import console, ticker
-from metarl.errors import bad_option
-from metarl.evaluation.curve import AdaptationCurve, Measure
+from metarl.constraints import AtLeast, validate
+from metarl.errors import bad_option, require_seed
+from metarl.evaluation.curve import AdaptationCurve, Score
 from metarl.evaluation.evaluate import (
     default_tasks,
     evaluate_adaptation,
@@ -30,135 +31,203 @@ from metarl.evaluation.video import check_can_record, record_adaptation
 from metarl.experience.agent import Agent, require_spaces
 from metarl.experience.rollout import torch_threads
 from metarl.files import write_json
-from metarl.running.checkpoints import Which
-from metarl.running.folders import (
-    evaluation_name,
-)
+from metarl.running.checkpoints import Checkpoint, Which
+from metarl.running.folders import evaluation_name
 from metarl.running.machine import check_device
 from metarl.running.run import Run
+from metarl.stepping.options import Workers
+from metarl.stepping.vector import SlotVectorEnv
 from metarl.task import Split
 from metarl.tasks.distribution import TaskDistribution
+
+UNTRAINED_TASKS = 1000
+"""The largest number of tasks that the untrained agent is evaluated on."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What to evaluate, and how."""
+
+    split: Split = "test"
+    """Tasks to evaluate on: held-out `test` tasks, `validation` tasks, or those of `train`."""
+    evaluation_tasks: Annotated[int, AtLeast(1)] | None = None
+    """Number of tasks (default: as many as the run's own evaluation has)."""
+    episodes_per_trial: Annotated[int, AtLeast(1)] | None = None
+    """Number of episodes that the agent has with each task (default: as many as in training for
+    agents that learn while they act, four rounds for others)."""
+    seed: int = 0
+    """Number from which tasks, episodes and actions are derived."""
+    greedy: bool = False
+    """Take the most likely actions instead of sampling them."""
+    score: Score = "adapting-episodes"
+    """Episodes whose returns are measured: `adapting-episodes` takes those that the agent also
+    adapts with; `greedy-copy` takes a greedy episode of a copy of the agent at every point."""
+    checkpoint: Which = "final"
+    """State of the agent: the `final` checkpoint, or the `best` one on validation tasks."""
+    official: bool = False
+    """Run Meta-World's own evaluation too, which takes 1.3 million of its steps on ml10."""
+    video: Annotated[int, AtLeast(0)] = 0
+    """Number of tasks to film, in mp4 files before and after adaptation."""
+    device: str = "cpu"
+    """Device of the agent's tensors: `cpu`, `cuda`, or `cuda:1` for the second GPU."""
+    output: Path | None = None
+    """Folder for the files (default: the folder `evaluation` of the run)."""
+    workers: Workers = field(default_factory=Workers)
+    """How environments are stepped."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        validate(self)
+        require_seed("--seed", self.seed)
+
+
+class Subject(NamedTuple):
+    """An agent, and two of its states."""
+
+    agent: Agent
+    """The agent, in the state that is evaluated."""
+    saved: Checkpoint
+    """The state that is evaluated."""
+    initial: Checkpoint
+    """The state before the first update."""
 
 
 @torch_threads(1)
 def evaluate(
-    run: Run,
-    *,
-    tasks: TaskDistribution | str | None = None,
-    split: Split = "test",
-    num_tasks: int | None = None,
-    num_episodes: int | None = None,
-    seed: int = 0,
-    greedy: bool = False,
-    measure: Measure = "experience",
-    checkpoint: Which = "final",
-    num_slots: int | None = None,
-    num_workers: int | None = None,
-    env_timeout: float = 60.0,
-    env_restarts: int = 0,
-    device: str = "cpu",
-    official: bool = False,
-    video: int = 0,
-    output: Path | None = None,
+    run: Run, config: EvaluateConfig | None = None, *, tasks: TaskDistribution | None = None
 ) -> AdaptationCurve:
     """Evaluate a run's agent beside an untrained one; write table, picture, JSON and arrays.
 
-    The files of the run's own evaluation (its tasks, their number, and the other arguments'
-    defaults) are ``<split>.json``, ``.npz`` and ``.png``; any other one has a name that says what
-    differs (:func:`evaluation_name`), so that it replaces nothing else. The untrained agent is the
-    same one before its first update, on the first of the same tasks (1000 at most); its files
-    end with ``-untrained``. ``tasks``, or their name, are the run's own where they are not given.
-    With ``official`` Meta-World's own evaluation follows (``…-official.json``), with ``video`` mp4
-    files of so many tasks. ``output`` is the folder for all files, by default the run's
-    ``evaluation``.
+    The run's own evaluation writes ``<split>.json``, ``.npz`` and ``.png``. Any other one writes
+    files whose name says what differs (:func:`evaluation_name`), so that none replaces another.
+    The untrained agent is the same one before its first update. It meets the first of the same
+    tasks, at most 1000, and its files end with ``-untrained``. ``official`` adds
+    ``…-official.json``, and ``video`` adds mp4 files.
+
+    Args:
+        run: the run whose agent is evaluated.
+        config: the options.
+        tasks: other tasks of the same spaces, by default the run's own.
+
+    Returns:
+        The trained agent's adaptation curve.
 
     Raises:
         UserError: for anything that cannot work, before any work is done.
-        OSError: where the files cannot be written; the table is printed all the same.
+        OSError: if the files cannot be written; the table is printed all the same.
     """
-    check_device(device)
-    if isinstance(tasks, str):
-        tasks = registry.make(tasks)
+    config = config or EvaluateConfig()
+    check_device(config.device)
     tasks = tasks or run.make_tasks()
-    if official and not can_be_official(tasks):
+    _refuse_impossible(run, tasks, config)
+    saved = run.checkpoints.load(config.checkpoint)
+    agent = run.make_agent(config.device)
+    initial = Checkpoint.of(agent, 0, 0)
+    run.restore(agent, saved)
+    return evaluate_subject(run, Subject(agent, saved, initial), tasks, config)
+
+
+def _refuse_impossible(run: Run, tasks: TaskDistribution, config: EvaluateConfig) -> None:
+    if config.official and not can_be_official(tasks):
         raise bad_option("--official", tasks.name, "tasks of Meta-World")
-    if video:
+    if config.video:
         check_can_record()
     spaces = tasks.observation_space, tasks.action_space
     require_spaces(SimpleNamespace(spec=run.spec), *spaces, f"--env: {tasks.name}")
-    own_tasks = run.train_config.evaluation_tasks or default_tasks(tasks, split)
-    num_tasks = own_tasks if num_tasks is None else num_tasks
-    agent, saved = run.load_agent(checkpoint, device)
+
+
+def evaluate_subject(
+    run: Run,
+    subject: Subject,
+    tasks: TaskDistribution,
+    config: EvaluateConfig,
+    envs: SlotVectorEnv | None = None,
+) -> AdaptationCurve:
+    """Evaluate an agent that has been made, as :func:`evaluate` does.
+
+    Args:
+        run: the run that the agent is of.
+        subject: the agent; it is in its saved state before and after.
+        tasks: the tasks.
+        config: the options.
+        envs: environments of ``tasks`` to use, by default new ones.
+
+    Returns:
+        The trained agent's adaptation curve.
+    """
+    agent, saved, initial = subject
+    split, seed = config.split, config.seed
+    own_tasks = run.train_config.evaluation.evaluation_tasks or default_tasks(tasks, split)
+    num_tasks = config.evaluation_tasks or own_tasks
     own_episodes, episodes = (
-        evaluation_shape(agent, tasks, number).num_episodes for number in (None, num_episodes)
+        evaluation_shape(agent, tasks, number).num_episodes
+        for number in (None, config.episodes_per_trial)
     )
     label = evaluation_name(
         split,
-        env=None if tasks.name == run.config.get("tasks", run.env) else tasks.name,
+        env=None if tasks.name == run.content.get("tasks", run.env) else tasks.name,
         tasks=None if num_tasks == own_tasks else num_tasks,
         episodes=None if episodes == own_episodes else episodes,
         seed=seed,
-        greedy=greedy,
-        probe=measure == "probe",
-        best=checkpoint == "best",
+        greedy=config.greedy,
+        greedy_copy=config.score == "greedy-copy",
+        best=config.checkpoint == "best",
     )
-    folder = output or run.directory / "evaluation"
+    folder = config.output or run.directory / "evaluation"
     writing = _Writing(folder)
-    curves = []
-    for name, subject, at, count in (
-        (label, agent, saved.iteration, num_tasks),
-        (f"{label}-untrained", run.make_agent(device), 0, min(num_tasks, 1000)),
-    ):
-        title = "evaluating" if subject is agent else "untrained agent"
+
+    def measure(name: str, title: str, state: Checkpoint, count: int) -> AdaptationCurve:
         with ticker(title, count, unit="tasks") as progress:
             curve = evaluate_adaptation(
-                subject,
+                agent,
                 tasks,
                 split=split,
                 num_tasks=count,
-                num_episodes=num_episodes,
+                num_episodes=config.episodes_per_trial,
                 seed=seed,
-                greedy=greedy,
-                measure=measure,
-                num_slots=num_slots,
-                vec_options={
-                    "num_workers": num_workers,
-                    "timeout": env_timeout,
-                    "restarts": env_restarts,
-                },
+                greedy=config.greedy,
+                score=config.score,
+                workers=config.workers,
+                envs=envs,
                 advance=progress.advance,
             )
         curve = dataclasses.replace(
             curve,
             agent=run.agent_name,
-            iteration=at,
-            env_steps=saved.env_steps if at else 0,
-            checkpoint=checkpoint,
+            iteration=state.iteration,
+            env_steps=state.env_steps,
+            checkpoint=config.checkpoint,
         )
         with writing:
             curve.save(folder, name)
-        curves.append(curve)
-    trained, untrained = (curve.summary() for curve in curves)
+        return curve
+
+    curve = measure(label, "evaluating", saved, num_tasks)
+    initial.load_into(agent)
+    few = min(num_tasks, UNTRAINED_TASKS)
+    reference = measure(f"{label}-untrained", "untrained agent", initial, few)
+    saved.load_into(agent)
+    trained, untrained = curve.summary(), reference.summary()
     print_adaptation(trained, untrained)
     picture = folder / f"{label}.png"
     lines = [Line(run.agent_name, trained), Line("untrained", untrained, reference=True)]
     with writing:
         plot_adaptation(lines, picture)
         console.print(f"picture: {picture}")
-    if video:
-        episodes = curves[0].episodes[-1]
-        shown = evaluation_tasks(tasks, split=split, num_tasks=video, seed=seed)
+    if config.video:
+        shown = evaluation_tasks(tasks, split=split, num_tasks=config.video, seed=seed)
+        last = curve.episodes[-1]
         with writing:
             for path in record_adaptation(
-                agent, tasks, shown, folder, name=f"{label}-video", episodes=episodes, seed=seed
+                agent, tasks, shown, folder, name=f"{label}-video", episodes=last, seed=seed
             ):
                 console.print(f"video: {path}")
-    if official:
+    if config.official:
         result = _evaluate_officially(agent, tasks, split, seed, trained)
         with writing:
             write_json(folder / f"{label}-official.json", result.summary())
     writing.check()
-    return curves[0]
+    return curve
 
 
 class _Writing:

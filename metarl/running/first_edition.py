@@ -10,21 +10,39 @@ from typing import Any
 
 from metarl import registry
 from metarl.errors import UserError
-from metarl.options import option_paths
+from metarl.options import nested_values
 
 FORMAT = 1
 """The format of the first edition's ``config.json``."""
 
 
-def modern(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a first edition's ``config.json`` as the present edition writes it."""
-    train, agent = dict(content["train_config"]), dict(content["agent_config"])
-    train.pop("lookahead", None)
+RENAMED_IN_TRAINING = {
+    "num_slots": "num_envs",
+    "threads": "torch_threads",
+    "wandb": "wandb_project",
+}
+"""Options of the training that have another name now."""
+
+DROPPED = ("lookahead", "run_dir")
+"""Options of the training that no file holds any longer."""
+
+
+def modern(content: dict[str, Any], train_config: type) -> dict[str, Any]:
+    """Return the content of a first edition's ``config.json`` as the present edition writes it.
+
+    Args:
+        content: what the file holds.
+        train_config: the present class of the training's config.
+    """
+    given = content["train_config"].items()
+    train = {RENAMED_IN_TRAINING.get(k, k): value for k, value in given if k not in DROPPED}
+    agent = dict(content["agent_config"])
     if "schedule_updates" in agent:
         train["schedule_iterations"] = agent.pop("schedule_updates")
     if content["agent"] in ("rl2", "maml-ppo"):
         agent = _agent_config(content["agent"], agent)
     derived = ["schedule_iterations"] if "schedule_updates" in content.get("derived", []) else []
+    train = nested_values(train_config, train)
     result = {**content, "train_config": train, "agent_config": agent, "derived": derived}
     if "spaces" in content:
         result["spec"] = {**content["spaces"], **_horizon(content)}
@@ -48,15 +66,7 @@ def _agent_config(agent: str, values: dict[str, Any]) -> dict[str, Any]:
         values["memory_size"] = values.get("memory_size") or None
         values["core"] = "fast-weights" if values["memory_size"] else "gru"
         values["std"] = "shared" if values.get("max_std") is None else "state"
-    nested: dict[str, Any] = {}
-    paths = option_paths(registry.agent_class(agent).Config)
-    for name, value in values.items():
-        *outer, last = paths.get(name, (name,))
-        place = nested
-        for part in outer:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return nested
+    return nested_values(registry.agent_class(agent).Config, values)
 
 
 def _horizon(content: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def evaluation_name(
     episodes: int | None,
     seed: int,
     greedy: bool,
-    probe: bool,
+    greedy_copy: bool,
     best: bool,
 ) -> str:
     """Return the name of an evaluation's files: the split, and how it differs from the run's own.
@@ -59,14 +59,14 @@ def evaluation_name(
         episodes: another number of episodes of a trial.
         seed: of tasks, episodes and actions; the run's own evaluation has 0.
         greedy: whether the most likely actions are taken.
-        probe: whether probes are measured.
+        greedy_copy: whether greedy copies of the agent are measured.
         best: whether the best checkpoint is evaluated.
     """
     said = [tame(env)] if env is not None else []
     said += [f"tasks-{tasks}"] if tasks is not None else []
     said += [f"episodes-{episodes}"] if episodes is not None else []
     said += [f"seed-{seed}"] if seed else []
-    flags = {"greedy": greedy, "probe": probe, "best": best}
+    flags = {"greedy": greedy, "greedy-copy": greedy_copy, "best": best}
     return "-".join([split, *said, *(word for word, given in flags.items() if given)])
 
 

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from metarl.errors import UserError
 from metarl.files import write_whole
+from metarl.running.settings import RunConfig
 
 
 class MetricsLog:
@@ -31,10 +32,12 @@ class MetricsLog:
     Args:
         directory: the run's.
         first_iteration: the last one whose metrics stand.
-        wandb: project of Weights & Biases, if any.
+        config: the project of Weights & Biases, if any.
     """
 
-    def __init__(self, directory: Path, first_iteration: int = 0, wandb: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, first_iteration: int = 0, config: RunConfig | None = None
+    ) -> None:
         # now: it takes a second, and one that a signal cuts off cannot be made up for
         from torch.utils.tensorboard import SummaryWriter
 
@@ -52,7 +55,8 @@ class MetricsLog:
         """Environment steps and metrics that TensorBoard's file may not hold yet, …"""
         self._handed = 0
         """… and how many of these its writer has been given."""
-        self._wandb = None if wandb is None else _start_wandb(wandb, directory)
+        used = config is not None and config.wandb_project is not None
+        self._wandb = _start_wandb(config, directory) if config and used else None
 
     def write(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
         """Record ``metrics`` after ``iteration`` meta-updates."""
@@ -141,14 +145,17 @@ class MetricsLog:
             self._wandb = None
 
 
-def _start_wandb(project: str, directory: Path) -> Any:
+def _start_wandb(options: RunConfig, directory: Path) -> Any:
     """Start or continue the run of Weights & Biases that belongs to ``directory``."""
     config = {}
     with contextlib.suppress(FileNotFoundError):
         config = json.loads((directory / "config.json").read_text())
     try:
         run = import_wandb().init(
-            project=project,
+            project=options.wandb_project,
+            entity=options.wandb_entity,
+            group=options.wandb_group,
+            tags=list(options.wandb_tags),
             id=config.get("id"),
             resume="allow",
             name=directory.name,
@@ -156,7 +163,7 @@ def _start_wandb(project: str, directory: Path) -> Any:
             config=config,
         )
     except Exception as error:  # its own, of many classes
-        raise UserError(f"--wandb: {error}") from error
+        raise UserError(f"--wandb-project: {error}") from error
     run.define_metric("*", step_metric="env_steps")  # a resumed run says some of them again
     return run
 
@@ -166,7 +173,9 @@ def import_wandb() -> Any:
     try:
         return importlib.import_module("wandb")
     except ImportError as error:
-        raise UserError(f"--wandb: needs its package: pip install wandb ({error})") from error
+        raise UserError(
+            f"--wandb-project: needs its package: pip install wandb ({error})"
+        ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -58,10 +58,10 @@ def summarize_runs(
         folder = directory / "evaluation"
         entries.append(
             {
-                **{k: run.config[k] for k in ("commit", "command", "device", "packages")},
+                **{k: run.content[k] for k in ("commit", "command", "device", "packages")},
                 "agent": run.agent_name,
-                "agent_config": run.config["agent_config"],
-                "train_config": {**run.config["train_config"], "run_dir": None},
+                "agent_config": run.content["agent_config"],
+                "train_config": run.content["train_config"],
                 "train_seconds": sum(m["time/iteration_s"] for m in metrics),
                 "test": read_summary(folder / f"{evaluation}.json"),
                 "untrained": read_summary(folder / f"{evaluation}-untrained.json"),

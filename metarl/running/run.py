@@ -1,4 +1,4 @@
-"""The run directory: what was asked for, on what, and where its results lie."""
+"""A run directory: what was asked for, on what machine, and where the results are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import platform
 import secrets
 import shlex
 import sys
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,11 @@ from metarl.errors import UserError, bad_option
 from metarl.evaluation.curve import read_summary
 from metarl.experience.agent import Agent, TaskSpec
 from metarl.files import create_json, remove_leftovers, write_json
+from metarl.options import with_options
 from metarl.running.checkpoints import Checkpoint, CheckpointStore, Which
-from metarl.running.folders import (
-    NewFolder,
-    default_directory,
-    used,
-)
+from metarl.running.folders import NewFolder, default_directory, used
 from metarl.running.machine import commit, device_name
-from metarl.running.settings import TrainConfig, dataclass_of, own_modules, read_settings, settings
+from metarl.running.settings import Settings, TrainConfig, read_settings, train_config_of
 from metarl.tasks.distribution import TaskDistribution
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metarl-toolkit")
@@ -35,35 +31,26 @@ class Run:
     """A run directory and the content of its ``config.json``."""
 
     directory: Path
-    config: dict[str, Any]
+    """The folder."""
+    content: dict[str, Any]
+    """What ``config.json`` holds: the settings, and what they were run on."""
     named_agent: str | None = None
-    """An agent's ``package.module:Name`` that the user has given, not a file."""
+    """An agent's ``package.module:Name`` that the user, not the file, has given."""
     folder: NewFolder | None = None
-    """What this process has made for it, where it began it."""
+    """What this process has made on the disk, if it has begun the run."""
 
     @staticmethod
-    def create(
-        config: TrainConfig,
-        agent: str,
-        agent_config: Any,
-        tasks: TaskDistribution,
-        derived: Sequence[str] = (),
-    ) -> Run:
-        """Make the directory; one that exists and is not empty is never written into."""
-        return Run.draft(config, agent, agent_config, tasks, derived).begin()
+    def create(settings: Settings, tasks: TaskDistribution) -> Run:
+        """Begin a run: make its directory and write ``config.json``.
 
-    @staticmethod
-    def draft(
-        config: TrainConfig,
-        agent: str,
-        agent_config: Any,
-        tasks: TaskDistribution,
-        derived: Sequence[str] = (),
-    ) -> Run:
-        """Describe a run, of which nothing is on the disk before :meth:`begin`."""
-        directory = config.run_dir or default_directory(config, agent, str(config.seed))
+        Raises:
+            UserError: if the directory that was named is not empty, cannot be written, or if
+                another process begins a run there at the same time.
+        """
+        given = settings.train.run.directory
+        default = default_directory(settings.train, settings.agent, str(settings.train.seed))
         content = {
-            **settings(config, agent, agent_config, derived),
+            **settings.to_json(),
             "id": secrets.token_hex(4),
             "tasks": tasks.name,
             "spec": TaskSpec.of(tasks).to_json(),
@@ -71,40 +58,25 @@ class Run:
             "commit": commit(),
             "python": platform.python_version(),
             "packages": {name: metadata.version(name) for name in _PACKAGES},
-            "device": device_name(config.device),
+            "device": device_name(settings.train.device),
         }
-        if config.run_dir is not None:
-            content["train_config"]["run_dir"] = str(directory)
-        return Run(directory, content, agent)
-
-    def begin(self) -> Run:
-        """Make the directory of a draft and write ``config.json``, each as the only process.
-
-        Raises:
-            UserError: where the directory that was named holds something, or another process
-                has begun a run there at the same time.
-        """
-        given = self.config["train_config"]["run_dir"]
-        folder = NewFolder.claim(None if given is None else self.directory, self.directory)
-        train_config = {**self.config["train_config"], "run_dir": str(folder.path)}
-        content = {**self.config, "train_config": train_config}
+        folder = NewFolder.claim(given, default)
         try:
             create_json(folder.path / "config.json", content)
         except FileExistsError:
             raise used(folder.path) from None
         except OSError as error:
             folder.abandon()
-            raise bad_option(
-                "--run-dir", str(folder.path), f"a writable place ({error})"
-            ) from error
+            accepted = f"a writable place ({error})"
+            raise bad_option("--run-dir", str(folder.path), accepted) from error
         remove_leftovers(folder.path)
-        return Run(folder.path, content, self.named_agent, folder)
+        return Run(folder.path, content, settings.agent, folder)
 
     def remove_unless_begun(self) -> bool:
-        """Remove all of a run that this process made and that has trained and saved nothing.
+        """Remove everything of a run that this process made and that has saved nothing.
 
         Returns:
-            Whether there is nothing to go on with.
+            True if there is nothing to go on with.
         """
         metrics = self.directory / "metrics.jsonl"
         if self.checkpoints.iterations() or (metrics.exists() and metrics.stat().st_size):
@@ -118,11 +90,11 @@ class Run:
         """Read a run directory.
 
         Args:
-            directory: it.
-            agent: its agent's ``package.module:Name``, where it is one.
+            directory: the folder.
+            agent: the agent's ``package.module:Name``, if it is a module of the user's.
 
         Raises:
-            UserError: where ``directory`` is none.
+            UserError: if ``directory`` is not that of a run.
         """
         path = directory / "config.json"
         if not path.is_file():
@@ -132,92 +104,82 @@ class Run:
             members = ", ".join(str(directory / str(seed)) for seed in content["seeds"])
             raise UserError(f"{directory}: holds the runs of several seeds; name one: {members}")
         if not {"spec", "command"} <= content.keys():
-            raise UserError(f"{path}: settings, of no run (train.py --config takes them)")
+            raise UserError(f"{path}: holds settings but no run (metarl train --config takes them)")
         run = Run(directory, content, agent)
         if agent is not None and agent != run.agent_name:
             raise bad_option("agent", agent, f"{run.agent_name}, which {directory} is of")
         return run
 
     def record(self, config: TrainConfig) -> None:
-        """Write what a resumed run was asked for into ``config.json``."""
-        values = {**dataclasses.asdict(config), "run_dir": str(self.directory)}
-        if values != self.config["train_config"]:
-            self.config["train_config"] = values
-            write_json(self.directory / "config.json", self.config)
+        """Write the options of a resumed run into ``config.json``."""
+        values = dataclasses.asdict(with_options(config, run_dir=None))
+        if values != self.content["train_config"]:
+            self.content["train_config"] = values
+            write_json(self.directory / "config.json", self.content)
 
     @property
     def agent_name(self) -> str:
         """The agent's name in the registry."""
-        return str(self.config["agent"])
+        return str(self.content["agent"])
 
     @property
     def env(self) -> str:
-        """The task distribution's name."""
-        return str(self.config["train_config"]["env"])
+        """The name of the task distribution."""
+        return str(self.content["train_config"]["env"])
 
     @property
     def train_config(self) -> TrainConfig:
-        """What was asked of the training."""
-        values = {**self.config["train_config"], "run_dir": None}
-        config: TrainConfig = dataclass_of(TrainConfig, values, self._settings_path)
-        return dataclasses.replace(config, run_dir=self.directory)
+        """The config of the training, which needs no class of the agent."""
+        config = train_config_of(self.content, self.directory / "config.json")
+        return with_options(config, run_dir=self.directory)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the run."""
+        path = self.directory / "config.json"
+        return Settings.of(self.content, path, self.agent_class).with_train(run_dir=self.directory)
 
     @property
     def agent_class(self) -> Any:
-        """The agent's class; a user's own module is imported only where the user names it."""
-        if registry.is_import(self.agent_name) and self.named_agent != self.agent_name:
-            raise UserError(
-                f"{self.directory}: its agent is {self.agent_name}, which is not imported because "
-                f"a file says so: name it again ({self.agent_name} after train.py, --agent "
-                f"elsewhere, agent= in Python)"
-            )
-        return registry.agent_class(self.agent_name)
-
-    @property
-    def agent_config(self) -> Any:
-        """The agent's config, as its dataclass."""
-        values = self.config["agent_config"]
-        return dataclass_of(self.agent_class.Config, values, self._settings_path)
-
-    @property
-    def _settings_path(self) -> Path:
-        """The file of the settings, which may be of no run."""
-        return self.directory if self.directory.is_file() else self.directory / "config.json"
-
-    def for_another_run(self) -> tuple[TrainConfig, Any]:
-        """Return the settings for a run of its own, derived fields open again."""
-        opened: dict[str, Any] = dict.fromkeys(self.config.get("derived", ()))
-        return dataclasses.replace(self.train_config, run_dir=None, **opened), self.agent_config
+        """The agent's class; a module of the user's is imported only if the user names it."""
+        return named_class(self.agent_name, self.named_agent, self.directory)
 
     @property
     def checkpoints(self) -> CheckpointStore:
-        """Where the agent's states are saved."""
-        return CheckpointStore(self.directory / "checkpoints", self.train_config.keep_checkpoints)
+        """The saved states of the agent."""
+        keep = self.train_config.run.keep_checkpoints
+        return CheckpointStore(self.directory / "checkpoints", keep)
 
     @property
     def spec(self) -> TaskSpec:
         """What the tasks of the training have in common."""
         try:
-            return TaskSpec.from_json(self.config["spec"])
+            return TaskSpec.from_json(self.content["spec"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self._settings_path}: 'spec' is damaged: {error!r}") from error
+            path = self.directory / "config.json"
+            raise UserError(f"{path}: 'spec' is damaged: {error!r}") from error
 
-    def make_agent(self, device: str | None = None) -> Agent:
+    def make_agent(self, device: str = "cpu") -> Agent:
         """Make the agent as it was before training, from the saved spaces alone."""
+        settings = self.settings
         agent: Agent = self.agent_class(
-            self.agent_config,
-            self.spec,
-            seed=self.train_config.seed,
-            device=device or "cpu",
+            settings.agent_config, self.spec, seed=settings.train.seed, device=device
         )
         return agent
 
-    def load_agent(
-        self, which: Which = "final", device: str | None = None
-    ) -> tuple[Agent, Checkpoint]:
+    def load_agent(self, which: Which = "final", device: str = "cpu") -> tuple[Agent, Checkpoint]:
         """Make the agent as it was saved."""
         checkpoint = self.checkpoints.load(which)
         agent = self.make_agent(device)
+        self.restore(agent, checkpoint)
+        return agent, checkpoint
+
+    def restore(self, agent: Agent, checkpoint: Checkpoint) -> None:
+        """Put a checkpoint's state into an agent.
+
+        Raises:
+            UserError: if the checkpoint does not fit the agent.
+        """
         try:
             checkpoint.load_into(agent)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -225,12 +187,11 @@ class Run:
                 f"{self.directory}: checkpoint {checkpoint.iteration} does not fit "
                 f"{self.agent_name}: {error}"
             ) from error
-        return agent, checkpoint
 
     def evaluated(self, iteration: int) -> bool:
-        """Whether the evaluation at the end, of ``iteration``, has been written whole.
+        """Return whether the evaluation after training, of ``iteration``, has been written whole.
 
-        Another number of tasks than is asked for now makes it another evaluation.
+        It has not if another number of tasks is asked for now.
         """
         folder = self.directory / "evaluation"
         try:
@@ -238,28 +199,56 @@ class Run:
             written = read_summary(folder / "test.json")
         except UserError:
             return False
-        asked = self.train_config.evaluation_tasks
+        asked = self.train_config.evaluation.evaluation_tasks
         as_asked = asked is None or written.get("num_tasks") == asked
         return bool(written.get("iteration") == iteration and as_asked)
 
     def resume_command(self) -> str:
-        """Return the command that goes on with this run; a user's own modules are named in it."""
+        """Return the command that goes on with this run; it names the user's own modules."""
         words = ["train.py", "--resume", str(self.directory)]
         if registry.is_import(self.agent_name):
             words.insert(1, self.agent_name)
         if registry.is_import(self.env):
             words += ["--env", self.env]
-        words += own_modules(self.train_config)
+        words += self.train_config.own_modules()
         return "python scripts/" + shlex.join(words)
 
     def make_tasks(self) -> TaskDistribution:
-        """Make the task distribution by its name; a user's own module is never imported so."""
-        if registry.is_import(self.env):
-            raise UserError(
-                f"{self.directory}: was trained on {self.env}, which is not imported because a "
-                f"file says so: name it again with --env {self.env}"
-            )
-        return registry.make(self.env)
+        """Make the task distribution by its name; a module of the user's is not imported so."""
+        return trusted_tasks(self.env, self.directory)
+
+
+def named_class(name: str, named: str | None, where: Path) -> Any:
+    """Return the class of an agent that a file names.
+
+    Args:
+        name: the agent's name in the file.
+        named: the name that the user has given, if any.
+        where: the file or its run, for the message.
+
+    Raises:
+        UserError: if the agent is a module of the user's and the user has not named it too.
+    """
+    if registry.is_import(name) and named != name:
+        raise UserError(
+            f"{where}: its agent is {name}, which is not imported because a file says so: name it "
+            f"again ({name} after train.py, --agent elsewhere, agent= in Python)"
+        )
+    return registry.agent_class(name)
+
+
+def trusted_tasks(name: str, where: Path) -> TaskDistribution:
+    """Make a task distribution that a file names.
+
+    Raises:
+        UserError: if it is a module of the user's, which only the user may name.
+    """
+    if registry.is_import(name):
+        raise UserError(
+            f"{where}: was trained on {name}, which is not imported because a file says so: name "
+            f"it again with --env {name}"
+        )
+    return registry.make(name)
 
 
 def load(
@@ -270,9 +259,12 @@ def load(
     Loading reads tensors and JSON; it never runs code from them.
 
     Args:
-        directory: the run's.
-        which: the last checkpoint, or the best on validation tasks.
-        device: where the agent is to run.
-        agent: the agent's ``package.module:Name``, where it is one of yours.
+        directory: the run directory.
+        which: ``final`` for the last checkpoint, ``best`` for the best on validation tasks.
+        device: device of the agent's tensors.
+        agent: the agent's ``package.module:Name``, if it is a module of yours.
+
+    Raises:
+        UserError: if there is no such run or checkpoint.
     """
     return Run.open(Path(directory), agent).load_agent(which, device)[0]

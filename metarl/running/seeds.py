@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,48 +32,56 @@ from metarl.evaluation.report import print_adaptation
 from metarl.files import create_json, write_json
 from metarl.running.folders import NewFolder, default_directory, refuse_used, used
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig, own_modules, read_settings
-from metarl.running.train import Plan
+from metarl.running.settings import Settings, read_settings, train_config_of
+from metarl.running.train import CHECK_SECONDS, prepare
 from metarl.stepping.workers import usable_cores
+from metarl.tasks.effects import warn_of_tasks
 
 _CHILD = "from metarl.running.commandline import child; child()"
 
 RESAMPLES = 2000
 
 _COMMON = (
-    *("env", "split", "seed", "measure", "actions", "checkpoint"),
+    *("env", "split", "seed", "score", "actions", "checkpoint"),
     *("num_tasks", "episodes", "iteration"),
 )
 """What evaluations must share to be one."""
 
 
-def train_seeds(
-    config: TrainConfig, agent: str, agent_config: Any, seeds: Sequence[int]
-) -> dict[str, Any]:
+def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
     """Train once with each seed, as many side by side as there are cores, and evaluate all.
 
-    Each run has a directory of its own, named by its seed, in ``config.run_dir``; the evaluation
-    of all of them is beside these.
+    Each run has a directory of its own, named by its seed, in the directory of the settings; the
+    evaluation of all of them is beside these.
+
+    Args:
+        settings: what all runs share.
+        seeds: the seed of each run.
 
     Returns:
         The summary of all evaluations on held-out tasks.
 
     Raises:
         UserError: for anything that cannot work, before any work is done.
-        SeedsError: where a run failed.
+        SeedsError: if a run failed.
     """
-    plan = Plan.of(config, agent, agent_config)
+    given = settings.train.run.directory
+    settings, tasks, _ = prepare(settings)
     label = "seeds-" + "-".join(map(str, seeds))
-    if config.run_dir is not None:
-        refuse_used(config.run_dir)  # before anything that takes time
-    plan.check()
-    folder = NewFolder.claim(config.run_dir, default_directory(config, agent, label))
+    if given is not None:
+        refuse_used(given)  # before anything that takes time
+    if settings.train.check:
+        workers = settings.train.workers
+        one = dataclasses.replace(workers, num_workers=1 if workers.num_workers != 0 else 0)
+        with closing(one.make_vec(tasks, 2)) as envs:
+            warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
+    folder = NewFolder.claim(given, default_directory(settings.train, settings.agent, label))
     runs: list[Run] = []
     try:
         for seed in seeds:
-            own = dataclasses.replace(plan.config, seed=seed, run_dir=folder.path / str(seed))
-            runs.append(Run.create(own, agent, plan.agent_config, plan.tasks, plan.derived))
-        content = {**plan.settings(), "seeds": list(seeds)}
+            own = settings.with_train(seed=seed, run_dir=folder.path / str(seed))
+            runs.append(Run.create(own, tasks))
+        content = {**settings.to_json(), "seeds": list(seeds)}
         create_json(folder.path / "config.json", content)
     except BaseException as error:
         for run in runs:
@@ -95,17 +104,18 @@ def resume_seeds(
         new: the folder where this process has made it: it is removed where every run fails
             before its first checkpoint, and not by a signal.
     """
-    content = read_settings(folder / "config.json")
-    seeds, config = content["seeds"], Run(folder, content).train_config
+    path = folder / "config.json"
+    content = read_settings(path)
+    seeds, config = content["seeds"], train_config_of(content, path)
     cores = len(usable_cores())
-    at_once = max(1, min(len(seeds), cores // config.threads))
+    at_once = max(1, min(len(seeds), cores // config.torch_threads))
     given = list(options)
-    if config.num_workers is None and "--num-workers" not in options:
+    if config.workers.num_workers is None and "--num-workers" not in options:
         share = cores // at_once
         given += ["--num-workers", str(share if share > 1 else 0)]
     named = [content["agent"]] if registry.is_import(content["agent"]) else []
     given += ["--env", config.env] if registry.is_import(config.env) else []
-    given += own_modules(config)
+    given += config.own_modules()
     listed, name = ", ".join(map(str, seeds)), content["agent"]
     console.print(f"{name} on {config.env}, seeds {listed}, {at_once} at once: {folder}")
     children: list[_Child] = []

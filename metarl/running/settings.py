@@ -1,54 +1,244 @@
-"""What makes a run the run it is: its settings as JSON, and the folder it lies in."""
+"""The settings of a run: its agent, the agent's config, and how it is trained and evaluated."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
+import tyro
 from typeguard import TypeCheckError, check_type
 
-from metarl.errors import (
-    UserError,
-    bad_option,
-    near_matches,
-    require_seed,
-)
+from metarl.constraints import Above, AtLeast, refuse_unused, validate
+from metarl.errors import UserError, bad_option, near_matches, require_seed
 from metarl.experience.agent import Agent
 from metarl.files import read_object
-from metarl.options import field_types
+from metarl.options import field_types, option_paths, with_options
 from metarl.running import first_edition
+from metarl.stepping.options import Workers
 from metarl.tasks.distribution import TaskDistribution
 
 FORMAT = 2
 """The format of ``config.json``."""
 
+DEFAULT_ITERATIONS = 400
+"""The number of updates of a training whose length nobody has given."""
 
-def settings(
-    config: TrainConfig, agent: str, agent_config: Any, derived: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return what ``train.py --config`` takes: all that makes a run the run it is.
+BestBy: TypeAlias = Literal["return_after", "success_after", "trial_return"]
 
-    Fields of the agent's config that are ``derived`` from the run's length are written out, and
-    derived again where another run starts from them.
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """When the agent is evaluated, and on how many tasks it has not been trained on."""
+
+    validation_interval: Annotated[int, AtLeast(1)] = 50
+    """Number of updates between evaluations on validation tasks, which choose the best
+    checkpoint."""
+    validation_tasks: Annotated[int, AtLeast(1)] = 200
+    """Number of tasks in such an evaluation; they are neither training nor test tasks."""
+    best_by: BestBy = "return_after"
+    """Score on validation tasks that makes a checkpoint the best: the return or the success rate
+    after adaptation, or the sum of the returns of all points of the adaptation curve."""
+    evaluation_tasks: Annotated[int, AtLeast(1)] | None = None
+    """Number of held-out tasks in the evaluation after training (default: 1000, or every task once
+    if there are finitely many and at least 50)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        validate(self)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run is recorded, and how often."""
+
+    directory: Annotated[Path | None, tyro.conf.arg(name="run-dir")] = None
+    """Folder for everything the run writes (default: runs/<env>/<agent>/<seed>-<time>)."""
+    checkpoint_seconds: Annotated[float, Above(0)] = 60.0
+    """Seconds between checkpoints; they are written less often if that takes more than 1% of the
+    time."""
+    checkpoint_interval: Annotated[int, AtLeast(1)] | None = None
+    """Number of updates after which a checkpoint is written in any case (default: only the time
+    counts)."""
+    keep_checkpoints: Annotated[int, AtLeast(1)] = 2
+    """Number of the newest checkpoints that are kept, beside the best one."""
+    on_save_error: Literal["continue", "stop"] = "continue"
+    """What happens if a checkpoint or metrics cannot be written, for example to a full disk:
+    `continue` goes on training and tries again with the next checkpoint."""
+    wandb_project: str | None = None
+    """Project of Weights & Biases to which metrics are logged as well (default: not used)."""
+    wandb_entity: str | None = None
+    """User or team that the project of Weights & Biases belongs to (default: your own)."""
+    wandb_group: str | None = None
+    """Group of Weights & Biases that the run is shown in (default: none)."""
+    wandb_tags: tuple[str, ...] = ()
+    """Tags that the run has in Weights & Biases."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        validate(self)
+        if self.wandb_project is None:
+            refuse_unused(self, ("wandb_entity", "wandb_group"), "--wandb-project")
+            if self.wandb_tags:
+                accepted = "no tags, unless --wandb-project is given"
+                raise bad_option("--wandb-tags", self.wandb_tags, accepted)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What an agent is trained on, and for how long."""
+
+    env: str = "bandit/n10-k5"
+    """Name of the task distribution; `--list` shows all names."""
+    seed: int = 0
+    """Number from which every random number of the run is derived."""
+    iterations: Annotated[int, AtLeast(1)] | None = None
+    """Number of updates of the agent (default: 400, or what `--env-steps` amounts to)."""
+    env_steps: Annotated[int, AtLeast(1)] | None = None
+    """Number of environment steps to train on, instead of `--iterations` (default: not used). They
+    are counted as if every episode had its full length."""
+    schedule_iterations: Annotated[int, AtLeast(1)] | None = None
+    """Number of updates after which schedules, such as that of the learning rate, have reached
+    their final values (default: all updates)."""
+    task_sampler: str = "uniform"
+    """How training tasks are chosen: `uniform` draws every task anew, `hardest` draws half of them
+    from the worst tenth of recent tasks; `package.module:Name` is a class of yours."""
+    callback: str | None = None
+    """Function of yours, as `package.module:name`, that is called after every update with its
+    number, the trial and the metrics; training ends early when it returns False (default: none)."""
+    check: bool = True
+    """Play a few episodes before a new run, to warn of task parameters that change nothing and of
+    tasks that two splits share; this takes a few seconds at most."""
+    device: str = "cpu"
+    """Device of the agent's tensors: `cpu`, `cuda`, or `cuda:1` for the second GPU."""
+    torch_threads: Annotated[int, AtLeast(1)] = 1
+    """Number of CPU threads that torch uses in updates; acting always uses one."""
+    evaluation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Evaluations during the training and after it."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """Where the run is recorded, and how often."""
+    workers: Workers = field(default_factory=Workers)
+    """How environments are stepped."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        validate(self)
+        require_seed("--seed", self.seed)
+        if self.iterations is not None and self.env_steps is not None:
+            raise bad_option("--env-steps", self.env_steps, "no --iterations beside it")
+
+    def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
+        """Return the same with the number of updates filled in.
+
+        Raises:
+            UserError: if the best checkpoint is to be chosen by a success that is not reported.
+        """
+        best_by = self.evaluation.best_by
+        if best_by == "success_after" and "success" not in tasks.reported_keys:
+            accepted = f"return_after, trial_return ({tasks.name} reports no success)"
+            raise bad_option("--best-by", best_by, accepted)
+        iterations = self.iterations or DEFAULT_ITERATIONS
+        if self.env_steps is not None:
+            steps = agent.tasks_per_update * agent.shape.num_episodes * tasks.horizon
+            iterations = math.ceil(self.env_steps / steps)
+        return dataclasses.replace(
+            self,
+            iterations=iterations,
+            env_steps=None,
+            schedule_iterations=self.schedule_iterations or iterations,
+        )
+
+    def progress(self, iteration: int) -> float:
+        """Return how far schedules have come after ``iteration`` updates, from 0 to 1."""
+        return min(1.0, iteration / (self.schedule_iterations or math.inf))
+
+    def own_modules(self) -> list[str]:
+        """Return the options beside ``--env`` that name a user's own modules, and their values."""
+        named = {"--task-sampler": self.task_sampler, "--callback": self.callback}
+        return [
+            word
+            for flag, value in named.items()
+            if value and ":" in value
+            for word in (flag, value)
+        ]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that makes a run the run it is.
+
+    A preset is one, a run's ``config.json`` and the file that ``--config`` reads hold one, and
+    runs of several seeds share one.
     """
-    return {
-        "format": FORMAT,
-        "agent": agent,
-        "agent_config": dataclasses.asdict(agent_config),
-        "derived": list(derived),
-        "train_config": {**dataclasses.asdict(config), "run_dir": None},
-    }
+
+    agent: str
+    """The agent's name in the registry, or ``package.module:Name``."""
+    agent_config: Any
+    """An instance of the ``Config`` of the agent's class."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """What the agent is trained on, and for how long."""
+    derived: tuple[str, ...] = ()
+    """Options of ``train`` that follow from other ones; a run that starts from these settings
+    derives them again."""
+
+    def with_train(self, **options: Any) -> Settings:
+        """Return the same with other options of ``train``."""
+        return dataclasses.replace(self, train=with_options(self.train, **options))
+
+    def resolve(self, agent: Agent, tasks: TaskDistribution) -> Settings:
+        """Return the same with nothing left open."""
+        derived = () if self.train.schedule_iterations else ("schedule_iterations",)
+        return dataclasses.replace(self, train=self.train.resolve(agent, tasks), derived=derived)
+
+    def for_another_run(self) -> Settings:
+        """Return settings for a new run: no directory, and derived options open again."""
+        return self.with_train(run_dir=None, **dict.fromkeys(self.derived))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``config.json`` holds and ``--config`` reads; the directory is left out."""
+        train = with_options(self.train, run_dir=None)
+        return {
+            "format": FORMAT,
+            "agent": self.agent,
+            "agent_config": dataclasses.asdict(self.agent_config),
+            "derived": list(self.derived),
+            "train_config": dataclasses.asdict(train),
+        }
+
+    @staticmethod
+    def of(content: dict[str, Any], path: Path, agent_class: Any) -> Settings:
+        """Return the settings that the content of ``config.json`` describes.
+
+        Args:
+            content: what :func:`read_settings` returned.
+            path: the file, for messages.
+            agent_class: the class that the agent's name stands for.
+
+        Raises:
+            UserError: if a value is unknown or of a wrong type.
+        """
+        return Settings(
+            content["agent"],
+            dataclass_of(agent_class.Config, content["agent_config"], path),
+            train_config_of(content, path),
+            tuple(content.get("derived", ())),
+        )
+
+
+def train_config_of(content: dict[str, Any], path: Path) -> TrainConfig:
+    """Return the training's part of the content of ``config.json``."""
+    config: TrainConfig = dataclass_of(TrainConfig, content["train_config"], path)
+    return config
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a run's ``config.json``, or what ``train.py --print-config`` printed.
+    """Read a run's ``config.json``, or what ``metarl train --print-config`` printed.
 
     Raises:
-        UserError: where it cannot be one.
+        UserError: if it cannot be one.
     """
     content = read_object(path, first_edition.FORMAT, FORMAT)
     for name, kind in (("agent", str), ("agent_config", dict), ("train_config", dict)):
@@ -61,7 +251,12 @@ def read_settings(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {name!r} is no list")
     if not all(type(seed) is int for seed in content.get("seeds", [])):
         raise UserError(f"{path}: 'seeds' holds {content['seeds']!r}, not whole numbers alone")
-    return content if content["format"] == FORMAT else first_edition.modern(content)
+    if content["format"] != FORMAT:
+        content = first_edition.modern(content, TrainConfig)
+    unknown = [name for name in content.get("derived", []) if name not in option_paths(TrainConfig)]
+    if unknown:
+        raise UserError(f"{path}: 'derived' holds {unknown[0]!r}, which is no option of a training")
+    return content
 
 
 def dataclass_of(kind: type, values: dict[str, Any], path: Path) -> Any:
@@ -80,135 +275,8 @@ def dataclass_of(kind: type, values: dict[str, Any], path: Path) -> Any:
     return kind(**values)
 
 
-def members(directory: Path) -> list[Path]:
-    """Return the run directories in that of several seeds; any other is its own only one."""
+def members(directory: Path) -> Sequence[Path]:
+    """Return the run directories in one of several seeds; any other is its own only member."""
     path = directory / "config.json"
     seeds = read_settings(path).get("seeds") if path.is_file() else None
     return [directory] if seeds is None else [directory / str(seed) for seed in seeds]
-
-
-BestBy: TypeAlias = Literal["return_after", "success_after", "trial_return"]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What to meta-train on, and for how long."""
-
-    env: str = "bandit/n10-k5"
-    """Task distribution; `--list` names them."""
-    seed: int = 0
-    """Every random number is derived from it."""
-    device: str = "cpu"
-    """Where the agent runs: `cpu` or `cuda`."""
-    threads: int = 1
-    """Torch threads of the meta-update; experience is gathered with one."""
-    iterations: int | None = None
-    """Meta-updates; 400 where neither they nor `--env-steps` are given."""
-    env_steps: int | None = None
-    """Instead of `--iterations`: as many as take this many steps with full-length episodes."""
-    schedule_iterations: int | None = None
-    """Iterations until schedules, such as that of the learning rate, reach their final values;
-    by default all that a run starts out with."""
-    num_slots: int | None = None
-    """Episodes stepped at once; by default as many as the agent can use, within the
-    distribution's `max_slots`."""
-    num_workers: int | None = None
-    """Processes that step simulators, 0 for none; by default one a core. The experience does
-    not depend on it."""
-    env_timeout: float = 60.0
-    """Seconds that one call of an environment may take in a worker."""
-    env_restarts: int = 0
-    """How many times a killed or hung worker is started again, its episodes replayed."""
-    task_sampler: str = "uniform"
-    """How training tasks are chosen: `uniform` draws every task anew, `hardest` draws half of them
-    from the worst tenth of the tasks met lately; or a class of yours, `package.module:Name`."""
-    callback: str | None = None
-    """A function of yours, `package.module:name`, that is called after every iteration with its
-    number, the trial and the metrics; training ends early when it returns False."""
-    check: bool = True
-    """Play a few episodes before a new run to warn of task parameters that change nothing and of
-    tasks that two splits share; this takes a few seconds at most."""
-    run_dir: Path | None = None
-    """Where results go; by default runs/<env>/<agent>/<seed>-<time>."""
-    checkpoint_seconds: float = 60.0
-    """Time between checkpoints; more where writing one would take over 1% of it."""
-    checkpoint_interval: int | None = None
-    """Write one every so many iterations as well, whatever it takes."""
-    keep_checkpoints: int = 2
-    """How many of the newest are kept, beside the best."""
-    validation_interval: int = 50
-    """Iterations between evaluations on validation tasks, which choose the best checkpoint."""
-    validation_tasks: int = 200
-    """Validation tasks of one such evaluation; no training and no test task is among them."""
-    best_by: BestBy = "return_after"
-    """What makes a checkpoint the best, on validation tasks: the return or the success after
-    adaptation, or the sum of the returns of a trial's points."""
-    on_save_error: Literal["continue", "stop"] = "continue"
-    """Where a checkpoint or metrics cannot be written (a full disk): train on, trying again with
-    the next checkpoint, or stop."""
-    wandb: str | None = None
-    """Project of Weights & Biases to log to as well."""
-    evaluation_tasks: int | None = None
-    """Held-out tasks of the evaluation after training; by default 1000, or each once where they
-    are finite and at least 50."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot train."""
-        for name in (
-            "threads",
-            "iterations",
-            "checkpoint_interval",
-            "keep_checkpoints",
-            "validation_interval",
-            "validation_tasks",
-            "evaluation_tasks",
-            "schedule_iterations",
-            "env_steps",
-            "num_slots",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise bad_option(f"--{name.replace('_', '-')}", value, "at least 1")
-        require_seed("--seed", self.seed)
-        for name in ("num_workers", "env_restarts"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise bad_option(f"--{name.replace('_', '-')}", value, "0 or more")
-        if not 0 < self.env_timeout < math.inf:
-            raise bad_option("--env-timeout", self.env_timeout, "a number above 0")
-        if not self.checkpoint_seconds > 0:
-            raise bad_option("--checkpoint-seconds", self.checkpoint_seconds, "above 0, or inf")
-        if self.iterations is not None and self.env_steps is not None:
-            raise bad_option("--env-steps", self.env_steps, "no --iterations beside it")
-
-    def vec_options(self) -> dict[str, Any]:
-        """Return what ``TaskDistribution.make_vec`` takes beside the number of slots."""
-        return {
-            "num_workers": self.num_workers,
-            "timeout": self.env_timeout,
-            "restarts": self.env_restarts,
-        }
-
-    def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
-        """Return the same with the number of iterations written out."""
-        if self.best_by == "success_after" and "success" not in tasks.reported_keys:
-            accepted = f"return_after, trial_return ({tasks.name} reports no success)"
-            raise bad_option("--best-by", self.best_by, accepted)
-        iterations = self.iterations or 400
-        if self.env_steps is not None:
-            steps = agent.tasks_per_update * agent.shape.num_episodes * tasks.horizon
-            iterations = math.ceil(self.env_steps / steps)
-        schedule = self.schedule_iterations or iterations
-        return replace(self, iterations=iterations, env_steps=None, schedule_iterations=schedule)
-
-    def progress(self, iteration: int) -> float:
-        """Return how far schedules have come before the update after ``iteration`` updates."""
-        return min(1.0, iteration / (self.schedule_iterations or math.inf))
-
-
-def own_modules(config: TrainConfig) -> list[str]:
-    """Return the options that name a user's own modules again, beside the environment's."""
-    named = {"--task-sampler": config.task_sampler, "--callback": config.callback}
-    return [
-        word for flag, value in named.items() if value and ":" in value for word in (flag, value)
-    ]

@@ -1,30 +1,30 @@
-"""Train: what one command does from its settings to the final evaluation."""
+"""Train: what one command does, from its settings to the final evaluation."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
-from typing import Any
+from contextlib import ExitStack
+from typing import NamedTuple
 
 from metarl import registry
 from metarl.console import console
 from metarl.errors import DivergenceError, EnvError, UserError, bad_option
-from metarl.experience.agent import TaskSpec
+from metarl.experience.agent import Agent, TaskSpec
 from metarl.experience.rollout import torch_threads
-from metarl.experience.sampling import make_sampler
+from metarl.experience.sampling import TaskSampler, make_sampler
 from metarl.files import remove_leftovers
 from metarl.imports import load_object
 from metarl.running import first_edition
-from metarl.running.evaluate import evaluate
-from metarl.running.folders import (
-    refuse_used,
-)
+from metarl.running.checkpoints import Checkpoint
+from metarl.running.evaluate import EvaluateConfig, Subject, evaluate_subject
 from metarl.running.machine import check_device
 from metarl.running.metrics import import_wandb, read_metrics
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig, settings
-from metarl.running.training import Callback, meta_train
+from metarl.running.settings import Settings
+from metarl.running.training import Callback, meta_train, training_slots
+from metarl.stepping.slots import close_quietly
+from metarl.stepping.vector import SlotVectorEnv
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
 
@@ -32,126 +32,94 @@ CHECK_SECONDS = 3.0
 """Time that a new run spends on stepping environments to see whether its tasks differ."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A run as it is about to begin: nothing is left to be decided."""
+class Prepared(NamedTuple):
+    """Settings that can be trained with, and what they describe."""
 
-    config: TrainConfig
-    agent: str
-    agent_config: Any
-    derived: tuple[str, ...]
-    """Fields of the config that follow from the run's length."""
+    settings: Settings
+    """The settings, with nothing left open."""
     tasks: TaskDistribution
-
-    @staticmethod
-    def of(config: TrainConfig, agent: str, agent_config: Any) -> Plan:
-        """Decide what is left open.
-
-        Raises:
-            UserError: for anything that cannot work.
-        """
-        check_device(config.device)
-        if config.wandb is not None:
-            import_wandb()
-        tasks = registry.make(config.env)
-        agent_class = registry.agent_class(agent)
-        probe = agent_class(agent_config, TaskSpec.of(tasks), seed=config.seed)
-        resolved = config.resolve(probe, tasks)
-        derived = () if config.schedule_iterations else ("schedule_iterations",)
-        return Plan(resolved, agent, agent_config, derived, tasks)
-
-    def check(self) -> None:
-        """Warn of tasks that make training pointless, unless the run is not to be checked."""
-        if self.config.check:
-            workers = self.config.num_workers
-            one = {"num_workers": 1 if workers is None else min(1, workers)}
-            options = self.config.vec_options() | one
-            warn_of_tasks(self.tasks, seconds=CHECK_SECONDS, vec_options=options)
-
-    def settings(self) -> dict[str, Any]:
-        """Return what ``train.py --config`` takes."""
-        return settings(self.config, self.agent, self.agent_config, self.derived)
+    """The task distribution."""
+    agent: Agent
+    """The agent before its first update."""
 
 
-@torch_threads(1)  # the meta-update alone may use more
+def prepare(settings: Settings) -> Prepared:
+    """Make the tasks and the agent of settings; nothing is written to the disk.
+
+    Raises:
+        UserError: for anything that cannot work.
+    """
+    config = settings.train
+    check_device(config.device)
+    if config.run.wandb_project is not None:
+        import_wandb()
+    tasks = registry.make(config.env)
+    agent_class = registry.agent_class(settings.agent)
+    spec = TaskSpec.of(tasks)
+    agent = agent_class(settings.agent_config, spec, seed=config.seed, device=config.device)
+    return Prepared(settings.resolve(agent, tasks), tasks, agent)
+
+
+@torch_threads(1)  # Only updates may use more.
 def train(
-    config: TrainConfig,
-    agent_name: str,
-    agent_config: Any,
-    resume: Run | None = None,
-    callback: Callback | None = None,
+    settings: Settings, *, resume: Run | None = None, callback: Callback | None = None
 ) -> Run:
-    """Meta-train into a new run directory, or go on with one, and evaluate at the end.
+    """Meta-train in a new run directory, or go on with a run, and evaluate at the end.
+
+    The agent is made once, and so are the worker processes that step its environments: the check
+    of the tasks, training, validation and the final evaluation share them.
 
     Args:
-        config: what to train on, and for how long.
-        agent_name: the agent's name in the registry.
-        agent_config: the agent's config, an instance of its class's ``Config``.
+        settings: what to train, and on what.
         resume: the run to go on with.
-        callback: called after every iteration with its number, the trial and the metrics;
-            training ends early when it returns False. It is used instead of ``config.callback``.
+        callback: called after every update with its number, the trial and the metrics;
+            training ends early when it returns False. It replaces the callback of the settings.
 
     Raises:
         UserError: for anything that cannot work, before any work is done.
     """
-    plan = Plan.of(config, agent_name, agent_config)
-    config, tasks = plan.config, plan.tasks
+    settings, tasks, agent = prepare(settings)
+    config = settings.train
+    initial = Checkpoint.of(agent, 0, 0)
     sampler = make_sampler(config.task_sampler, tasks)
     if callback is None and config.callback is not None:
         callback = load_object(config.callback)
+    start = initial
+    if resume is not None:
+        start = _restore(resume, settings, agent, sampler)
+        if start.iteration == config.iterations and resume.evaluated(start.iteration):
+            return resume
+    run = Run.create(settings, tasks) if resume is None else resume
     if resume is None:
-        if config.run_dir is not None:
-            refuse_used(config.run_dir)  # before anything that takes time
-        draft = Run.draft(config, agent_name, plan.agent_config, tasks, plan.derived)
-        agent = draft.make_agent(config.device)  # what cannot be made leaves no directory
-        plan.check()
-        run = draft.begin()
-        iteration = env_steps = 0
-        console.print(f"{agent_name} on {tasks.name}, seed {config.seed}: {run.directory}")
-    elif resume.config["format"] == first_edition.FORMAT:
-        raise UserError(
-            f"{resume.directory}: was begun by the first edition: it can be evaluated and its "
-            f"settings used again (--config), not resumed"
-        )
-    else:
-        run = resume
-        iteration = env_steps = 0
-        if run.checkpoints.iterations():
-            agent, checkpoint = run.load_agent("final", config.device)
-            iteration, env_steps = checkpoint.iteration, checkpoint.env_steps
-            sampler.load_state(checkpoint.sampler)
-        else:  # it was stopped before its first checkpoint
-            agent = run.make_agent(config.device)
-        if iteration > (config.iterations or 0):
-            accepted = (
-                f"at least {iteration}, which are behind this run (their sum, not more of them)"
-            )
-            raise bad_option("--iterations", config.iterations, accepted)
-        metrics = run.directory / "metrics.jsonl"
-        if metrics.exists():
-            read_metrics(metrics)  # refuses damage before anything is written
-        console.print(f"{run.directory}: goes on after iteration {iteration}")
-        run.record(config)
-        remove_leftovers(run.directory)
-        if iteration == config.iterations:
-            console.print("this run is finished: nothing is left to train")
-            if run.evaluated(iteration):
-                return run
-    started = time.perf_counter()
+        seed = config.seed
+        console.print(f"{settings.agent} on {tasks.name}, seed {seed}: {run.directory}")
     try:
-        if iteration < (config.iterations or 0):
-            meta_train(
-                agent,
-                tasks,
-                config,
-                run.directory,
-                iteration=iteration,
-                env_steps=env_steps,
-                sampler=sampler,
-                callback=callback,
+        with ExitStack() as stack:
+            envs = config.workers.make_vec(tasks, training_slots(agent, tasks, config.workers))
+            stack.callback(close_quietly, envs)  # An error while closing must not cost results.
+            if resume is None and config.check:
+                warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
+            if start.iteration < (config.iterations or 0):
+                started = time.perf_counter()
+                start = meta_train(
+                    agent,
+                    tasks,
+                    config,
+                    run.directory,
+                    iteration=start.iteration,
+                    env_steps=start.env_steps,
+                    sampler=sampler,
+                    callback=callback,
+                    envs=envs,
+                )
+                console.print(f"trained in {time.perf_counter() - started:.0f} s")
+            evaluation = EvaluateConfig(
+                evaluation_tasks=config.evaluation.evaluation_tasks,
+                device=config.device,
+                workers=config.workers,
             )
-            console.print(f"trained in {time.perf_counter() - started:.0f} s")
-        _evaluate_at_the_end(run, tasks, config)
+            subject = Subject(agent, start, initial)
+            evaluate_subject(run, subject, tasks, evaluation, envs=shared_envs(envs, tasks))
     except BaseException as error:
         failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
         if not failed_at_once:
@@ -160,16 +128,49 @@ def train(
     return run
 
 
-def _evaluate_at_the_end(run: Run, tasks: TaskDistribution, config: TrainConfig) -> None:
-    evaluate(
-        run,
-        tasks=tasks,
-        num_tasks=config.evaluation_tasks,
-        device=config.device,
-        num_workers=config.num_workers,
-        env_timeout=config.env_timeout,
-        env_restarts=config.env_restarts,
-    )
+def shared_envs(envs: SlotVectorEnv, tasks: TaskDistribution) -> SlotVectorEnv | None:
+    """Return the training's environments for an evaluation, None if it had better make its own.
+
+    Making simulators and worker processes takes seconds. Array functions are made at once, and an
+    evaluation can use more of them together than training does.
+    """
+    return None if tasks.array_functions else envs
+
+
+def _restore(run: Run, settings: Settings, agent: Agent, sampler: TaskSampler) -> Checkpoint:
+    """Make a run ready to go on, and its agent and task sampler what they were.
+
+    Returns:
+        The checkpoint that the training goes on from.
+
+    Raises:
+        UserError: if it cannot go on; nothing has been written then.
+    """
+    if run.content["format"] == first_edition.FORMAT:
+        raise UserError(
+            f"{run.directory}: was begun by the first edition: it can be evaluated and its "
+            f"settings used again (--config), not resumed"
+        )
+    start = Checkpoint.of(agent, 0, 0)
+    if run.checkpoints.iterations():  # Otherwise it was stopped before its first checkpoint.
+        start = run.checkpoints.load()
+        run.restore(agent, start)
+        sampler.load_state(start.sampler)
+    iterations = settings.train.iterations or 0
+    if start.iteration > iterations:
+        accepted = (
+            f"at least {start.iteration}, which are behind this run (their sum, not more of them)"
+        )
+        raise bad_option("--iterations", settings.train.iterations, accepted)
+    metrics = run.directory / "metrics.jsonl"
+    if metrics.exists():
+        read_metrics(metrics)  # Refuse damage before anything is written.
+    console.print(f"{run.directory}: goes on after iteration {start.iteration}")
+    run.record(settings.train)
+    remove_leftovers(run.directory)
+    if start.iteration == iterations:
+        console.print("this run is finished: nothing is left to train")
+    return start
 
 
 def _say_how_to_go_on(run: Run, error: BaseException) -> None:

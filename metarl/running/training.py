@@ -19,7 +19,6 @@ from metarl.console import console, ticker
 from metarl.errors import DivergenceError, SaveError, Stopped
 from metarl.evaluation.evaluate import (
     adaptation_points,
-    default_slots,
     evaluate_adaptation,
     point_metrics,
 )
@@ -30,8 +29,9 @@ from metarl.experience.rollout import run_trial, torch_generator, torch_threads
 from metarl.experience.sampling import TaskSampler, Uniform
 from metarl.running.checkpoints import Checkpoint, CheckpointStore
 from metarl.running.metrics import MetricsLog
-from metarl.running.settings import TrainConfig
+from metarl.running.settings import RunConfig, TrainConfig
 from metarl.seeding import Component, Phase
+from metarl.stepping.options import Workers
 from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
 from metarl.tasks.distribution import TaskDistribution
@@ -56,6 +56,7 @@ def meta_train(
     env_steps: int = 0,
     sampler: TaskSampler | None = None,
     callback: Callback | None = None,
+    envs: SlotVectorEnv | None = None,
 ) -> Checkpoint:
     """Meta-train ``agent`` and return its last checkpoint.
 
@@ -68,22 +69,23 @@ def meta_train(
         env_steps: environment steps behind it.
         sampler: chooses the tasks; as it was after ``iteration`` meta-updates.
         callback: called after every iteration; the training ends when it returns False.
+        envs: environments of ``tasks`` to use, which are left open; by default new ones.
     """
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
-    slots = config.num_slots or training_slots(agent, tasks)
     sampler = Uniform(tasks) if sampler is None else sampler
     last = Checkpoint.of(agent, iteration, env_steps, sampler)
     config = config.resolve(agent, tasks)
     total = config.iterations or 0
     with (
         ExitStack() as stack,
-        MetricsLog(directory, iteration, config.wandb) as log,
+        MetricsLog(directory, iteration, config.run) as log,
         ticker("training", total, unit="iterations", done=iteration) as progress,
     ):
-        envs = tasks.make_vec(slots, **config.vec_options())
-        stack.callback(close_quietly, envs)  # what has been trained is worth more
+        if envs is None:
+            envs = config.workers.make_vec(tasks, training_slots(agent, tasks, config.workers))
+            stack.callback(close_quietly, envs)  # what has been trained is worth more
         # Save only now: a run whose environments cannot be made leaves nothing to go on with.
-        saver = _Saver(config, directory, log)
+        saver = _Saver(config.run, directory, log)
         saver.save(last)
         mark = time.perf_counter()
         leapt = False
@@ -98,7 +100,7 @@ def meta_train(
                 # meta-update
                 key = seeding.derive(config.seed, Phase.TRAIN, Component.UPDATE, number)
                 try:
-                    with torch_threads(config.threads):
+                    with torch_threads(config.torch_threads):
                         own = torch_generator(int(key))
                         metrics = agent.update(trial, own, config.progress(number))
                     finished = time.perf_counter()
@@ -122,9 +124,9 @@ def meta_train(
                     "time/act_share": trial.seconds["act"] / took,
                     "time/update_share": (finished - collected) / took,
                 }
-                if ended or new.iteration % config.validation_interval == 0:
+                if ended or new.iteration % config.evaluation.validation_interval == 0:
                     validation = _validate(agent, tasks, config, envs, new.iteration)
-                    new = replace(new, score=validation[f"validation/{config.best_by}"])
+                    new = replace(new, score=validation[f"validation/{config.evaluation.best_by}"])
                     metrics |= validation
                 metrics["time/save_s"], saver.seconds = saver.seconds, 0.0
                 metrics["memory/resident_mib"] = resident_mib(envs)
@@ -159,7 +161,7 @@ def resident_mib(envs: SlotVectorEnv) -> float:
 class _Saver:
     """Writes metrics and checkpoints to the disk, and does what is configured where it cannot."""
 
-    def __init__(self, config: TrainConfig, directory: Path, log: MetricsLog) -> None:
+    def __init__(self, config: RunConfig, directory: Path, log: MetricsLog) -> None:
         self._store = CheckpointStore(directory / "checkpoints", config.keep_checkpoints)
         self._config, self._log = config, log
         self._last = -math.inf
@@ -248,10 +250,10 @@ def _warn_of_leap(iteration: int, divergence: float, agent: Agent, trial: Trial)
     )
 
 
-def training_slots(agent: Agent, tasks: TaskDistribution) -> int:
-    """Return how many slots a training of ``agent`` steps at once by default."""
+def training_slots(agent: Agent, tasks: TaskDistribution, workers: Workers) -> int:
+    """Return how many environments a training of ``agent`` steps together."""
     lanes = 1 if agent.shape.sequential else agent.shape.episodes_per_round
-    return default_slots(tasks, agent.tasks_per_update * lanes)
+    return workers.slots(tasks, agent.tasks_per_update * lanes)
 
 
 def training_trial(
@@ -281,7 +283,7 @@ def _validate(
         agent,
         tasks,
         split="validation",
-        num_tasks=config.validation_tasks,
+        num_tasks=config.evaluation.validation_tasks,
         num_episodes=None,
         seed=config.seed,
         phase=Phase.VALIDATE,

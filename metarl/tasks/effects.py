@@ -6,8 +6,8 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from typing import Any, cast
 
 import numpy as np
@@ -26,7 +26,7 @@ def effects(
     *,
     num_episodes: int = NUM_EPISODES,
     seconds: float = math.inf,
-    vec_options: Mapping[str, Any] | None = None,
+    envs: SlotVectorEnv | None = None,
 ) -> dict[str, bool | None]:
     """Return for each parameter whether tasks at the two ends of its range behave differently.
 
@@ -39,13 +39,15 @@ def effects(
         tasks: the distribution to test.
         num_episodes: episodes for every parameter.
         seconds: time to spend in all; a parameter without an effect until then gets None.
-        vec_options: arguments of ``tasks.make_vec``; by default both slots are stepped in this
-            process.
+        envs: environments of the distribution, of which the first two are used if there are two;
+            by default two are made in this process.
     """
     ends = tasks.ends()
     if not ends:
         return {}
-    with closing(tasks.make_vec(2, **(vec_options or {"num_workers": 0}))) as envs:
+    with ExitStack() as stack:
+        if envs is None or envs.num_envs < 2:
+            envs = stack.enter_context(closing(tasks.make_vec(2, num_workers=0)))
         deadline = time.monotonic() + seconds
         return {
             name: _differ(envs, pair, number, num_episodes, deadline)
@@ -57,10 +59,13 @@ def _differ(
     envs: SlotVectorEnv, pair: tuple[Task, Task], number: int, num_episodes: int, deadline: float
 ) -> bool | None:
     """Return whether two tasks gave different bits in any episode; None if the time ran out."""
+    others = envs.num_envs - 2
+    used = np.arange(envs.num_envs) < 2
     for episode in range(num_episodes):
         seed = seeding.derive(0, number, episode)
         observation, _ = envs.reset(
-            seed=cast(Any, np.array([seed, seed], np.uint64)), options={"tasks": list(pair)}
+            seed=cast(Any, np.full(envs.num_envs, seed, np.uint64)),
+            options={"tasks": [*pair, *[None] * others], "reset_mask": used},
         )
         if not _same(observation):
             return True
@@ -83,7 +88,7 @@ def _actions(envs: SlotVectorEnv, seed: int, keep: int) -> Iterator[Any]:
     while True:
         action = np.asarray(space.sample())
         for _ in range(keep):
-            yield np.stack([action, action])
+            yield np.stack([action] * envs.num_envs)
 
 
 def _same(pair: Any) -> bool:
@@ -111,18 +116,18 @@ def shared_tasks(tasks: TaskDistribution, n: int = 1000) -> list[str]:
 
 
 def warn_of_tasks(
-    tasks: TaskDistribution, *, seconds: float, vec_options: Mapping[str, Any] | None = None
+    tasks: TaskDistribution, *, seconds: float, envs: SlotVectorEnv | None = None
 ) -> None:
     """Warn of parameters without effect and of shared tasks before a long training begins.
 
     Args:
         tasks: the distribution that an agent is about to be trained on.
         seconds: time to spend on stepping environments.
-        vec_options: arguments of ``tasks.make_vec``.
+        envs: environments of the distribution to step; by default two are made.
     """
     for line in shared_tasks(tasks):
         warnings.warn(f"{tasks.name}: {line}", stacklevel=2)
-    for name, changes in effects(tasks, seconds=seconds, vec_options=vec_options).items():
+    for name, changes in effects(tasks, seconds=seconds, envs=envs).items():
         if changes is None:
             warnings.warn(
                 f"{tasks.name}: `{name}` has changed nothing within {seconds:g} s, and was not "

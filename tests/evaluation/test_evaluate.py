@@ -15,6 +15,7 @@ from metarl.evaluation.evaluate import default_tasks, evaluate_adaptation, evalu
 from metarl.experience.adaptation import adapt
 from metarl.experience.agent import TrialShape
 from metarl.options import with_options
+from metarl.stepping.options import Workers
 from metarl.task import Task
 from metarl.tasks.arrays import ArrayTaskDistribution, NoiseSpec, Transition
 
@@ -30,7 +31,7 @@ FIELDS = {
     "iteration",
     "env_steps",
     "checkpoint",
-    "measure",
+    "score",
     "actions",
     "episodes",
     "num_tasks",
@@ -150,17 +151,21 @@ def rl2(tasks=BANDIT, **changes):
 
 
 def evaluate(agent, tasks=BANDIT, **changes):
+    if "num_envs" in changes:
+        changes["workers"] = Workers(num_envs=changes.pop("num_envs"))
+    if "num_envs" in changes:
+        changes["workers"] = Workers(num_envs=changes.pop("num_envs"))
     return evaluate_adaptation(agent, tasks, **{"num_tasks": 12, **changes})
 
 
 # what a result depends on
 
 
-@pytest.mark.parametrize("num_slots", [5, 12, 100])
-@pytest.mark.parametrize("measure", ["experience", "probe"])
-def test_number_of_slots_does_not_change_the_results(num_slots, measure):
-    few = evaluate(rl2(), num_slots=num_slots, measure=measure)
-    assert np.array_equal(few.returns, evaluate(rl2(), measure=measure).returns)
+@pytest.mark.parametrize("num_envs", [5, 12, 100])
+@pytest.mark.parametrize("score", ["adapting-episodes", "greedy-copy"])
+def test_number_of_slots_does_not_change_the_results(num_envs, score):
+    few = evaluate(rl2(), num_envs=num_envs, score=score)
+    assert np.array_equal(few.returns, evaluate(rl2(), score=score).returns)
 
 
 def test_first_tasks_of_a_larger_evaluation_are_those_of_a_smaller():
@@ -169,10 +174,10 @@ def test_first_tasks_of_a_larger_evaluation_are_those_of_a_smaller():
     assert np.array_equal(small.trial_return, large.trial_return[:5])
 
 
-@pytest.mark.parametrize("num_slots", [None, 300])
-def test_tasks_beyond_the_first_block_are_new(num_slots):
+@pytest.mark.parametrize("num_envs", [None, 300])
+def test_tasks_beyond_the_first_block_are_new(num_envs):
     agent = Counter()
-    evaluate(agent, Echo(), num_tasks=1010, num_episodes=1, num_slots=num_slots)
+    evaluate(agent, Echo(), num_tasks=1010, num_episodes=1, num_envs=num_envs)
     firsts = [t.observation.flatten() for t, _ in agent.seen if t.trial_start.all()]
     shown = torch.cat(firsts)  # Echo shows its task, as float32: two may look alike by chance
     assert len(shown) == 1010
@@ -233,10 +238,10 @@ def test_an_agent_that_learns_as_it_acts_has_a_point_an_episode():
     assert np.array_equal(curve.trial_return, np.full(12, 12))
 
 
-@pytest.mark.parametrize("num_slots", [1, 3, 100])
-def test_an_agent_that_adapts_in_rounds_has_a_point_a_round(num_slots):
+@pytest.mark.parametrize("num_envs", [1, 3, 100])
+def test_an_agent_that_adapts_in_rounds_has_a_point_a_round(num_envs):
     agent = Counter(per_round=3)
-    curve = evaluate(agent, Echo(), num_episodes=9, num_tasks=5, num_slots=num_slots)
+    curve = evaluate(agent, Echo(), num_episodes=9, num_tasks=5, num_envs=num_envs)
     assert curve.episodes == (0, 3, 6)
     assert np.array_equal(curve.returns, np.tile([[0], [2], [4]], 5))
     assert np.array_equal(curve.success, np.tile([[0], [1], [1]], 5))
@@ -251,7 +256,7 @@ def test_without_a_number_an_agent_that_adapts_has_four_points():
 
 def test_a_probe_leaves_the_context_as_it_was():
     agent = Counter()
-    curve = evaluate(agent, Echo(), measure="probe")
+    curve = evaluate(agent, Echo(), score="greedy-copy")
     assert curve.episodes == (0, 1, 2, 3)
     assert np.array_equal(curve.returns, np.tile([[0], [2], [4], [6]], 12))
     assert curve.trial_return is None
@@ -262,7 +267,7 @@ def test_a_probe_leaves_the_context_as_it_was():
 @pytest.mark.parametrize("adapts_every", [None, 3])
 def test_a_task_s_probes_start_alike(adapts_every):
     agent = Counter(adapts_every)
-    probes = evaluate(agent, Lottery(), measure="probe", num_episodes=9).returns
+    probes = evaluate(agent, Lottery(), score="greedy-copy", num_episodes=9).returns
     assert len(np.unique(probes[0])) == 12  # another draw for each task
     assert np.array_equal(probes, np.tile(probes[0], (len(probes), 1)))
     experienced = evaluate(agent, Lottery(), num_episodes=9).returns
@@ -271,7 +276,7 @@ def test_a_task_s_probes_start_alike(adapts_every):
 
 def test_a_probe_of_an_agent_that_adapts_in_rounds_has_its_points():
     agent = Counter(per_round=3)
-    curve = evaluate(agent, Echo(), measure="probe", num_episodes=9, num_tasks=4)
+    curve = evaluate(agent, Echo(), score="greedy-copy", num_episodes=9, num_tasks=4)
     assert curve.episodes == (0, 3, 6)
     assert np.array_equal(curve.returns, np.tile([[0], [2], [4]], 4))
     assert agent.adapted_to == [(4, 3)] * 2
@@ -280,10 +285,10 @@ def test_a_probe_of_an_agent_that_adapts_in_rounds_has_its_points():
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"num_tasks": 0}, "--num-tasks"),
-        ({"num_episodes": 0}, "--num-episodes"),
-        ({"num_slots": 0}, "--num-slots"),
-        ({"num_slots": -3}, "--num-slots"),
+        ({"num_tasks": 0}, "--evaluation-tasks"),
+        ({"num_episodes": 0}, "--episodes-per-trial"),
+        ({"num_envs": 0}, "--num-envs"),
+        ({"num_envs": -3}, "--num-envs"),
         ({"seed": -1}, "--seed"),
     ],
 )
@@ -294,7 +299,7 @@ def test_numbers_that_make_no_evaluation_are_refused(changes, name):
 
 @pytest.mark.parametrize("num_episodes", [2, 4])
 def test_episodes_that_fill_no_round_are_refused(num_episodes):
-    said = f"--num-episodes: got {num_episodes}; accepted: a multiple of 3"
+    said = f"--episodes-per-trial: got {num_episodes}; accepted: a multiple of 3"
     with pytest.raises(UserError, match=said):
         evaluate(Counter(3), Echo(), num_episodes=num_episodes)
 
@@ -351,16 +356,16 @@ def test_interval_is_the_normal_one_where_there_are_many_tasks(n, tolerance):
 # files
 
 
-@pytest.mark.parametrize("measure", ["experience", "probe"])
+@pytest.mark.parametrize("score", ["adapting-episodes", "greedy-copy"])
 @pytest.mark.parametrize("tasks", [BANDIT, Echo()], ids=["bandit", "echo"])
-def test_files_have_the_fields_of_the_design(tmp_path, tasks, measure):
+def test_files_have_the_fields_of_the_design(tmp_path, tasks, score):
     agent = Counter() if isinstance(tasks, Echo) else rl2()
-    curve = evaluate(agent, tasks, measure=measure, greedy=True, agent_name="rl2", seed=3)
+    curve = evaluate(agent, tasks, score=score, greedy=True, agent_name="rl2", seed=3)
     curve.save(tmp_path, "test")
     summary = read_summary(tmp_path / "test.json")
     assert summary.keys() == FIELDS
     assert (summary["format"], summary["split"], summary["num_tasks"]) == (1, "test", 12)
-    assert (summary["measure"], summary["actions"]) == (measure, "greedy")
+    assert (summary["score"], summary["actions"]) == (score, "greedy")
     assert summary["episodes"] == [0, 1, 2, 3]
     assert summary["return"].keys() == {"mean", "iqm", "low", "high"}
     assert all(len(summary["return"][name]) == 4 for name in ("mean", "low", "high"))
@@ -369,18 +374,18 @@ def test_files_have_the_fields_of_the_design(tmp_path, tasks, measure):
     with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["return"], curve.returns)
         assert ("success" in arrays) == (tasks is not BANDIT)
-        assert ("trial_return" in arrays) == (measure == "experience")
+        assert ("trial_return" in arrays) == (score == "adapting-episodes")
     paired = curve.returns[-1] - curve.returns[0]
     assert summary["gain"]["mean"] == pytest.approx(paired.mean(), abs=1e-6)
     assert summary["gain"]["low"] >= paired.min() and summary["gain"]["high"] <= paired.max()
-    if measure == "experience":
+    if score == "adapting-episodes":
         assert summary["trial_return"]["mean"] == pytest.approx(curve.trial_return.mean())
 
 
-@pytest.mark.parametrize("measure", ["experience", "probe"])
+@pytest.mark.parametrize("score", ["adapting-episodes", "greedy-copy"])
 @pytest.mark.parametrize("adapts_every", [None, 3])
-def test_what_an_environment_reports_is_shown_as_its_success_is(tmp_path, measure, adapts_every):
-    curve = evaluate(Counter(adapts_every), Reports(), measure=measure, num_episodes=9)
+def test_what_an_environment_reports_is_shown_as_its_success_is(tmp_path, score, adapts_every):
+    curve = evaluate(Counter(adapts_every), Reports(), score=score, num_episodes=9)
     curve.save(tmp_path, "test")
     points = len(curve.episodes)
     summary = read_summary(tmp_path / "test.json")
@@ -411,15 +416,15 @@ def test_a_reported_value_does_not_replace_an_episode_s_own(name):
         evaluate(Counter(), Hides())
 
 
-@pytest.mark.parametrize("measure", ["experience", "probe"])
-def test_a_reported_value_that_is_not_finite_is_named(measure):
+@pytest.mark.parametrize("score", ["adapting-episodes", "greedy-copy"])
+def test_a_reported_value_that_is_not_finite_is_named(score):
     class Unsure(Reports):
         def transition(self, state, action, noise):
             now = super().transition(state, action, noise)
             return now._replace(info=now.info | {"speed": np.full(len(now.reward), np.nan)})
 
     with pytest.raises(EnvError, match=r"info\['speed'\] is nan; accepted: a finite number"):
-        evaluate(Counter(), Unsure(), measure=measure)
+        evaluate(Counter(), Unsure(), score=score)
 
 
 def test_json_is_strict(tmp_path):
@@ -546,7 +551,7 @@ def test_finite_tasks_are_gone_through_in_turn_each_as_often_as_the_others():
     assert default_tasks(Kinds(), "test") == 60
     curve = evaluate_adaptation(Counter(), Kinds())
     assert curve.returns[0] == pytest.approx([2.0 * i for i in range(60)])
-    more = evaluate_adaptation(Counter(), Kinds(), num_tasks=130, num_slots=50)
+    more = evaluate_adaptation(Counter(), Kinds(), num_tasks=130, workers=Workers(num_envs=50))
     assert more.returns[0] == pytest.approx([2.0 * (i % 60) for i in range(130)])
 
 

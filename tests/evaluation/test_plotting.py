@@ -15,7 +15,7 @@ from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.evaluation.plotting import Line, plot_adaptation, plot_learning
 from metarl.options import with_options
-from metarl.running.evaluate import evaluate
+from metarl.running.api import evaluate
 from metarl.running.folders import claim_file
 from metarl.running.plot import plot
 from metarl.running.run import Run
@@ -43,8 +43,13 @@ def summary(**changes):
 def trained(tmp_path_factory):
     """A run, the same as if it had another seed, and that again in a folder of the same name."""
     root = tmp_path_factory.mktemp("runs")
-    config = TrainConfig(
-        env="bandit/n3-k2", iterations=2, evaluation_tasks=3, validation_tasks=2, run_dir=root / "a"
+    config = with_options(
+        TrainConfig(),
+        env="bandit/n3-k2",
+        iterations=2,
+        evaluation_tasks=3,
+        validation_tasks=2,
+        run_dir=root / "a",
     )
     train_run(config, "rl2", AGENT)
     shutil.copytree(root / "a", root / "b")
@@ -154,10 +159,10 @@ def test_lines_of_different_kinds_say_which_they_are(tmp_path, axes):
 
 
 def test_lines_of_one_kind_say_it_once(tmp_path, axes):
-    probes = summary(measure="probe", actions="greedy")
+    probes = summary(score="greedy-copy", actions="greedy")
     plot_adaptation([Line("a", probes), Line("b", probes)], tmp_path / "plot.png")
     assert labels(axes[0]) == ["a", "b"]
-    assert axes[0].get_ylabel() == "return of an episode (greedy actions, probes)"
+    assert axes[0].get_ylabel() == "return of an episode (greedy actions, greedy copies)"
 
 
 def test_lines_of_different_splits_are_told_apart(tmp_path, axes):
@@ -247,7 +252,8 @@ def on_navigation(tmp_path_factory):
         ),
         ("maml-ppo", MAMLPPOConfig(tasks_per_update=2, episodes_per_adaptation=2)),
     ):
-        train = TrainConfig(
+        train = with_options(
+            TrainConfig(),
             env="navigation:horizon=6",
             iterations=1,
             evaluation_tasks=2,

@@ -25,10 +25,10 @@ from metarl.evaluation.video import record_adaptation
 from metarl.experience.adaptation import PolicyState, adapt
 from metarl.experience.agent import TaskSpec, TrialShape, require_spaces
 from metarl.options import with_options
-from metarl.running.evaluate import evaluate
+from metarl.running.api import evaluate
 from metarl.running.plot import _plot_paths
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig
+from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train
 from metarl.running.training import meta_train
 from metarl.task import Task
@@ -167,7 +167,8 @@ def test_a_vector_of_environments_is_not_one():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run on bandits, whose episodes are one pull."""
-    config = TrainConfig(
+    config = with_options(
+        TrainConfig(),
         env="bandit/n3-k5",
         iterations=1,
         evaluation_tasks=2,
@@ -175,7 +176,7 @@ def trained(tmp_path_factory):
         run_dir=tmp_path_factory.mktemp("runs") / "bandit",
     )
     return train(
-        config, "rl2", with_options(RL2Config(), tasks_per_update=2, num_minibatches=1)
+        Settings("rl2", with_options(RL2Config(), tasks_per_update=2, num_minibatches=1), config)
     ).directory
 
 
@@ -241,7 +242,7 @@ DOORS = {
         agent, tasks, num_tasks=2
     ),
     "meta_train": lambda agent, tasks, folder: meta_train(
-        agent, tasks, TrainConfig(iterations=1), folder / "run"
+        agent, tasks, with_options(TrainConfig(), iterations=1), folder / "run"
     ),
     "check_agent": lambda agent, tasks, folder: metarl.check_agent(agent, tasks),
     "record_adaptation": lambda agent, tasks, folder: record_adaptation(
@@ -291,7 +292,7 @@ def test_another_agent_is_not_filmed(tmp_path, monkeypatch):
 )
 def test_a_run_is_evaluated_on_its_own_spaces_alone(trained, env, kind):
     with pytest.raises(UserError, match=f"^--env: {env}: got {kind} space"):
-        evaluate(Run.open(trained), tasks=env, num_tasks=2)
+        evaluate(Run.open(trained), env=env, evaluation_tasks=2)
 
 
 def test_paths_are_drawn_of_tasks_with_the_agent_s_own_spaces_alone(tmp_path, trained):

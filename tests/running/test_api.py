@@ -19,7 +19,7 @@ def test_ten_lines_of_python_train_evaluate_and_adapt(tmp_path):
         **small,
         **some,
     )
-    curve = metarl.evaluate(run.directory, num_tasks=5)
+    curve = metarl.evaluate(run.directory, evaluation_tasks=5)
     assert seen == [1, 2]
     assert curve.returns.shape == (3, 5)
     agent = metarl.load(run.directory)

@@ -14,10 +14,11 @@ from metarl import registry
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.options import option_values, with_options
-from metarl.running.commandline import parse_train, plain_flags
-from metarl.running.presets import PRESETS
+from metarl.running.commandline import parse_train
+from metarl.running.parsing import plain_flags
+from metarl.running.presets import presets
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig
+from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -25,7 +26,8 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    config = TrainConfig(
+    config = with_options(
+        TrainConfig(),
         env="bandit/n3-k2",
         iterations=2,
         evaluation_tasks=3,
@@ -33,9 +35,11 @@ def trained(tmp_path_factory):
         run_dir=tmp_path_factory.mktemp("runs") / "trained",
     )
     return train(
-        config,
-        "rl2",
-        with_options(RL2Config(), tasks_per_update=4, hidden_size=6, num_minibatches=2),
+        Settings(
+            "rl2",
+            with_options(RL2Config(), tasks_per_update=4, hidden_size=6, num_minibatches=2),
+            config,
+        )
     )
 
 
@@ -99,11 +103,11 @@ OURS = [
     ("train", "--checkpoint-seconds 0", "--checkpoint-seconds: got 0.0", "above 0"),
     ("train", "--best-by success_after", "--best-by: got 'success_after'", "return_after"),
     ("train", "--resume RUN --best-by trial_return", "--best-by: got", "--iterations"),
-    ("train", "--wandb mine", "--wandb", "pip install wandb"),
+    ("train", "--wandb-project mine", "--wandb-project", "pip install wandb"),
     ("evaluate", "nowhere", "nowhere: not a run directory", ""),
-    ("evaluate", "RUN --num-tasks 0", "--num-tasks: got 0", "at least 1"),
-    ("evaluate", "RUN --num-episodes 0", "--num-episodes: got 0", "at least 1"),
-    ("evaluate", "RUN --num-slots -1", "--num-slots: got -1", "at least 1"),
+    ("evaluate", "RUN --evaluation-tasks 0", "--evaluation-tasks: got 0", "at least 1"),
+    ("evaluate", "RUN --episodes-per-trial 0", "--episodes-per-trial: got 0", "at least 1"),
+    ("evaluate", "RUN --num-envs -1", "--num-envs: got -1", "at least 1"),
     ("evaluate", "RUN --seed -1", "--seed: got -1", "0 to 2**63 - 1"),
     ("evaluate", "RUN --device tpu", "--device: got 'tpu'", "cpu"),
     ("evaluate", "RUN --env bandit/n3", "--env", "bandit"),
@@ -254,8 +258,8 @@ def test_printed_settings_are_those_of_the_run_they_start(call, tmp_path):
     settings = json.loads(text)
     for run in runs:
         for key in ("agent", "agent_config", "derived"):
-            assert run.config[key] == settings[key]
-        assert {**run.config["train_config"], "run_dir": None} == settings["train_config"]
+            assert run.content[key] == settings[key]
+        assert run.content["train_config"] == settings["train_config"]
         tensors = run.checkpoints.load().tensors
         assert all(x.equal(tensors[n]) for n, x in runs[0].checkpoints.load().tensors.items())
 
@@ -265,8 +269,8 @@ def test_what_follows_from_the_length_follows_it_again(trained):
     assert parse_train(["--config", path]).config.schedule_iterations is None
     assert trained.train_config.schedule_iterations == 2
     request = parse_train(["rl2", "--config", path, "--iterations", "9", "--seed", "4"])
-    assert (request.config.iterations, request.config.seed) == (9, 4)
-    assert request.config.run_dir is None
+    assert (request.settings.train.iterations, request.settings.train.seed) == (9, 4)
+    assert request.settings.train.run_dir is None
 
 
 def test_settings_of_no_run_cannot_be_resumed(call):
@@ -320,7 +324,7 @@ def test_list_names_environments_agents_and_presets(call):
     lines = [line.split(maxsplit=1) for line in out.splitlines()]
     for name, entry in (registry.TASK_DISTRIBUTIONS | registry.AGENTS).items():
         assert [name, entry.description] in lines
-    for name, preset in PRESETS.items():
+    for name, preset in presets().items():
         assert [name, preset.source] in lines
 
 
@@ -337,8 +341,8 @@ def test_resuming_a_finished_run_says_so(call, trained):
 
 def test_resuming_with_the_same_options_is_accepted(trained):
     request = parse_train(["rl2", "--resume", str(trained.directory), "--seed", "0"])
-    assert request.config == trained.train_config
-    assert request.agent_config == trained.agent_config
+    assert request.settings.train == trained.train_config
+    assert request.settings.agent_config == trained.settings.agent_config
 
 
 def test_resuming_may_go_on_for_longer_and_look_on_differently(call, trained, tmp_path):
@@ -356,8 +360,8 @@ def test_resuming_may_go_on_for_longer_and_look_on_differently(call, trained, tm
 
 def test_without_arguments_it_is_rl2_on_a_bandit():
     request = parse_train([])
-    assert (request.agent, request.config.env) == ("rl2", "bandit/n10-k5")
-    assert request.agent_config == RL2Config()
+    assert (request.settings.agent, request.settings.train.env) == ("rl2", "bandit/n10-k5")
+    assert request.settings.agent_config == RL2Config()
     assert request.resume is None
 
 
@@ -365,10 +369,10 @@ def test_options_reach_the_two_configs():
     common = "--env half-cheetah/velocity:high=2.0 --seed 3 --run-dir x"
     own = "--episodes-per-trial 2 --encoder-sizes 32 16 --target-kl None --learning-rate=1e-4"
     request = parse_train(["rl2", *common.split(), *own.split()])
-    assert request.config == TrainConfig(
-        env="half-cheetah/velocity:high=2.0", seed=3, run_dir=Path("x")
+    assert request.settings.train == with_options(
+        TrainConfig(), env="half-cheetah/velocity:high=2.0", seed=3, run_dir=Path("x")
     )
-    assert request.agent_config == with_options(
+    assert request.settings.agent_config == with_options(
         RL2Config(),
         episodes_per_trial=2,
         encoder_sizes=(32, 16),
@@ -377,32 +381,37 @@ def test_options_reach_the_two_configs():
     )
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets())
 def test_presets_parse_and_build(name):
     request = parse_train(["--preset", name])
-    tasks = registry.make(request.config.env)
-    agent = registry.agent_class(request.agent)(request.agent_config, metarl.TaskSpec.of(tasks))
-    train = PRESETS[name].train
-    resolved = request.config.resolve(agent, tasks)
+    tasks = registry.make(request.settings.train.env)
+    agent = registry.agent_class(request.settings.agent)(
+        request.settings.agent_config, metarl.TaskSpec.of(tasks)
+    )
+    train = presets()[name].train
+    resolved = request.settings.train.resolve(agent, tasks)
     if "iterations" in train:
         assert resolved.iterations == train["iterations"]
     else:
         steps = agent.tasks_per_update * agent.shape.num_episodes * tasks.horizon
         assert (resolved.iterations - 1) * steps < train["env_steps"] <= resolved.iterations * steps
-    for field, value in PRESETS[name].config.items():
-        assert option_values(request.agent_config)[field] == value
+    for field, value in presets()[name].config.items():
+        assert option_values(request.settings.agent_config)[field] == value
 
 
 def test_options_win_over_a_preset():
-    (name, *_) = PRESETS
-    request = parse_train([PRESETS[name].agent, "--preset", name, "--seed", "9", "--clip", "0.1"])
-    assert (request.config.seed, option_values(request.agent_config)["clip"]) == (9, 0.1)
-    assert request.config.env == PRESETS[name].train["env"]
+    (name, *_) = presets()
+    request = parse_train([presets()[name].agent, "--preset", name, "--seed", "9", "--clip", "0.1"])
+    assert (request.settings.train.seed, option_values(request.settings.agent_config)["clip"]) == (
+        9,
+        0.1,
+    )
+    assert request.settings.train.env == presets()[name].train["env"]
 
 
 @pytest.mark.parametrize("option", ["--env-steps", "--env_steps"])
 def test_env_steps_win_over_a_preset_s_iterations(option):
-    (name, *_) = PRESETS
+    (name, *_) = presets()
     config = parse_train(["--preset", name, option, "5000"]).config
     assert (config.iterations, config.env_steps) == (None, 5000)
 
@@ -417,7 +426,7 @@ def test_no_agent_s_option_hides_a_common_one():
 
 
 def test_an_unknown_name_beside_a_preset_is_the_first_thing_said():
-    (name, *_) = PRESETS
+    (name, *_) = presets()
     with pytest.raises(UserError, match="unknown agent 'maml'"):
         parse_train(["maml", "--preset", name])
 
@@ -441,7 +450,7 @@ def test_flags_take_the_values_that_sweeps_send(given, plain):
 def test_a_sweep_s_boolean_reaches_the_agent():
     for given, expected in (("=True", True), ("=False", False)):
         request = parse_train(["rl2", f"--normalize-observations{given}"])
-        assert request.agent_config.normalize_observations is expected
+        assert request.settings.agent_config.normalize_observations is expected
 
 
 def test_a_flag_s_other_values_are_refused():

@@ -9,8 +9,8 @@ import pytest
 
 import metarl
 from metarl.errors import UserError
+from metarl.running.api import evaluate
 from metarl.running.commandline import parse_train
-from metarl.running.evaluate import evaluate
 from metarl.running.plot import plot
 from metarl.running.run import Run
 from metarl.running.train import train
@@ -50,7 +50,7 @@ def test_it_loads_and_is_drawn(first, agent, monkeypatch, tmp_path):
 def test_its_settings_start_a_new_run(first, agent, tmp_path):
     new = tmp_path / "new"
     request = parse_train(["--config", str(first), "--iterations", "1", "--run-dir", str(new)])
-    run = train(request.config, request.agent, request.agent_config)
+    run = train(request.settings)
     assert json.loads((run.directory / "config.json").read_text())["format"] == 2
     assert run.train_config.schedule_iterations == 1
 
@@ -59,4 +59,4 @@ def test_its_settings_start_a_new_run(first, agent, tmp_path):
 def test_it_is_not_resumed_and_says_so_in_one_line(first, agent):
     run = Run.open(first)
     with pytest.raises(UserError, match=r"^[^\n]*begun by the first edition[^\n]*$"):
-        train(run.train_config, run.agent_name, run.agent_config, resume=run)
+        train(run.settings, resume=run)

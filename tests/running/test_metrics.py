@@ -169,7 +169,7 @@ def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
     with (
         pytest.warns(UserWarning, match="Weights & Biases: gone"),
         pytest.raises(ZeroDivisionError),
-        MetricsLog(tmp_path, wandb="mine") as log,
+        MetricsLog(tmp_path, config=RunConfig(wandb_project="mine")) as log,
     ):
         log.write(1, 100, {"train/x": 1.0})
         raise ZeroDivisionError
@@ -183,7 +183,7 @@ def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
 def test_weights_and_biases_that_is_not_installed_is_said_to_be(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"--wandb: .*pip install wandb"):
-        MetricsLog(tmp_path, wandb="mine")
+        MetricsLog(tmp_path, config=RunConfig(wandb_project="mine"))
 
 
 def test_weights_and_biases_that_refuses_is_said_to(tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ def test_weights_and_biases_that_refuses_is_said_to(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     with pytest.raises(UserError, match="--wandb: no login"):
-        MetricsLog(tmp_path, wandb="mine")
+        MetricsLog(tmp_path, config=RunConfig(wandb_project="mine"))
 
 
 # progress

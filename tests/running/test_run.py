@@ -21,12 +21,12 @@ from metarl.envs.bandit import BernoulliBandit
 from metarl.errors import EnvError, UserError
 from metarl.files import create_json, remove_leftovers, write_whole
 from metarl.options import with_options
-from metarl.running.evaluate import evaluate
+from metarl.running.api import evaluate
 from metarl.running.folders import NewFolder, default_directory, refuse_used
 from metarl.running.metrics import read_metrics
 from metarl.running.plot import plot
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig
+from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train
 from metarl.stepping.workers import usable_cores
 
@@ -37,12 +37,12 @@ AGENT = with_options(
 
 def tiny(directory, **changes):
     values = {"env": "bandit/n3-k2", "iterations": 2, "evaluation_tasks": 3, "validation_tasks": 2}
-    return TrainConfig(**{**values, "run_dir": directory, **changes})
+    return with_options(TrainConfig(), **{**values, "run_dir": directory, **changes})
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train(tiny(tmp_path_factory.mktemp("runs") / "trained"), "rl2", AGENT)
+    return train(Settings("rl2", AGENT, tiny(tmp_path_factory.mktemp("runs") / "trained")))
 
 
 @pytest.fixture
@@ -88,24 +88,24 @@ def test_config_says_what_was_run_and_on_what(trained):
 
 def test_env_steps_are_written_as_iterations(tmp_path):
     config = tiny(tmp_path / "run", iterations=None, env_steps=13)
-    run = train(config, "rl2", AGENT)
+    run = train(Settings("rl2", AGENT, config))
     assert run.train_config.iterations == 2  # 4 tasks x 3 pulls an iteration
     assert run.checkpoints.load().env_steps == 24
 
 
 def test_opened_run_has_the_configs_it_was_made_with(trained):
     opened = Run.open(trained.directory)
-    assert opened.agent_config == AGENT  # lists of JSON are tuples again
+    assert opened.settings.agent_config == AGENT  # lists of JSON are tuples again
     asked = tiny(trained.directory)
-    assert opened.train_config == dataclasses.replace(asked, schedule_iterations=2)
+    assert opened.train_config == with_options(asked, schedule_iterations=2)
 
 
 def test_default_directory_has_a_tame_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tasks = metarl.make("half-cheetah/velocity:high=2.0")
     config = tiny(None, env="half-cheetah/Velocity:high=2.0,low=-1", seed=7)
-    first = Run.create(config, "rl2", AGENT, tasks).directory
-    second = Run.create(config, "rl2", AGENT, tasks).directory
+    first = Run.create(Settings("rl2", AGENT, config), tasks).directory
+    second = Run.create(Settings("rl2", AGENT, config), tasks).directory
     assert first != second
     assert first.parts[:3] == ("runs", "half-cheetah-velocity-high-2.0-low--1", "rl2")
     assert first.name.startswith("7-")
@@ -120,7 +120,7 @@ def test_what_is_in_the_way_is_refused_and_left_alone(tmp_path, content):
         path.mkdir()
         (path / "notes.txt").write_text("precious")
     with pytest.raises(UserError, match=r"--run-dir: got .*mine.*; accepted: .*empty"):
-        train(tiny(path), "rl2", AGENT)
+        train(Settings("rl2", AGENT, tiny(path)))
     kept = path if content == "file" else path / "notes.txt"
     assert kept.read_text() == "precious"
     assert len(list(tmp_path.rglob("*"))) == (1 if content == "file" else 2)
@@ -128,8 +128,8 @@ def test_what_is_in_the_way_is_refused_and_left_alone(tmp_path, content):
 
 def test_an_empty_directory_is_taken(tmp_path):
     (tmp_path / "empty").mkdir()
-    made = Run.create(tiny(tmp_path / "empty"), "rl2", AGENT, metarl.make("bandit/n3-k2"))
-    assert Run.open(made.directory).agent_config == AGENT
+    made = Run.create(Settings("rl2", AGENT, tiny(tmp_path / "empty")), metarl.make("bandit/n3-k2"))
+    assert Run.open(made.directory).settings.agent_config == AGENT
 
 
 # what is no run
@@ -172,7 +172,7 @@ def test_an_unknown_agent_is_refused(run):
 
 def test_an_absent_device_is_refused(tmp_path):
     with pytest.raises(UserError, match="--device: got 'tpu'; accepted: cpu"):
-        train(tiny(tmp_path / "run", device="tpu"), "rl2", AGENT)
+        train(Settings("rl2", AGENT, tiny(tmp_path / "run", device="tpu")))
     assert not (tmp_path / "run").exists()
 
 
@@ -226,7 +226,7 @@ def evil(run, tmp_path, monkeypatch):
 
 def test_a_module_named_by_a_file_is_not_imported(evil, tmp_path):
     with pytest.raises(UserError, match="--env evil_module:Tasks"):
-        evaluate(evil, num_tasks=2)
+        evaluate(evil, evaluation_tasks=2)
     metarl.load(evil.directory)
     plot([evil.directory], "adaptation", tmp_path / "plot.png")
     assert not (tmp_path / "imported").exists()
@@ -237,7 +237,10 @@ def test_a_module_named_by_a_file_is_not_imported_on_resume(evil, tmp_path, monk
 
     with pytest.raises(UserError, match="--env evil_module:Tasks"):
         request = parse_train(["--resume", str(evil.directory), "--iterations", "3"])
-        train(request.config, request.agent, request.agent_config, request.resume)
+        train(
+            request.settings,
+            resume=request.resume,
+        )
     assert not (tmp_path / "imported").exists()
 
 
@@ -246,7 +249,10 @@ def test_a_module_named_on_the_command_line_is_imported(evil, tmp_path):
 
     command = ["--resume", str(evil.directory), "--iterations", "3", "--env", "evil_module:Tasks"]
     request = parse_train(command)
-    train(request.config, request.agent, request.agent_config, request.resume)
+    train(
+        request.settings,
+        resume=request.resume,
+    )
     assert evil.checkpoints.load().iteration == 3
     assert (tmp_path / "imported").exists()
 
@@ -255,7 +261,7 @@ def test_a_module_named_on_the_command_line_is_imported(evil, tmp_path):
 
 
 def test_evaluation_is_written_beside_that_of_an_untrained_agent(run):
-    curve = evaluate(run, num_tasks=5, split="train", seed=3, greedy=True, checkpoint="best")
+    curve = evaluate(run, evaluation_tasks=5, split="train", seed=3, greedy=True, checkpoint="best")
     folder = run.directory / "evaluation"
     name = "train-tasks-5-seed-3-greedy-best"
     trained = json.loads((folder / f"{name}.json").read_text())
@@ -276,7 +282,7 @@ def test_evaluation_is_written_beside_that_of_an_untrained_agent(run):
         ({"num_tasks": 2}, "test-tasks-2"),
         ({"num_episodes": 2}, "test-episodes-2"),
         ({"tasks": "bandit/n6-k2"}, "test-bandit-n6-k2"),
-        ({"measure": "probe", "seed": 2}, "test-seed-2-probe"),
+        ({"measure": "greedy-copy", "seed": 2}, "test-seed-2-probe"),
         ({"checkpoint": "best"}, "test-best"),
         ({"split": "validation"}, "validation"),
     ],
@@ -295,7 +301,7 @@ def test_the_run_s_own_evaluation_again_replaces_itself(run):
     folder = run.directory / "evaluation"
     files = set(folder.iterdir())
     (folder / "test.json").write_text("{}")
-    curve = evaluate(run, num_episodes=3)  # as many as it has anyway
+    curve = evaluate(run, episodes_per_trial=3)  # as many as it has anyway
     assert set(folder.iterdir()) == files
     written = json.loads((folder / "test.json").read_text())
     assert written["return"]["mean"] == pytest.approx(curve.returns.mean(1).tolist())
@@ -318,9 +324,9 @@ def test_training_and_evaluation_leave_torch_s_threads_as_they_were(run, tmp_pat
     torch.set_num_threads(2)
     try:
         config = dataclasses.replace(run.train_config, run_dir=tmp_path / "other")
-        train(config, "rl2", run.agent_config)
+        train(dataclasses.replace(run.settings, train=config))
         assert torch.get_num_threads() == 2
-        evaluate(run, num_tasks=2)
+        evaluate(run, evaluation_tasks=2)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -328,11 +334,11 @@ def test_training_and_evaluation_leave_torch_s_threads_as_they_were(run, tmp_pat
 
 def test_evaluation_on_tasks_with_other_spaces_is_refused(run):
     with pytest.raises(UserError, match="space"):
-        evaluate(run, tasks=metarl.make("bandit/n3-k7"), num_tasks=2)
+        evaluate(run, env=metarl.make("bandit/n3-k7"), evaluation_tasks=2)
 
 
 def test_evaluation_on_other_tasks_with_the_same_spaces_says_which(run):
-    curve = evaluate(run, tasks=metarl.make("bandit/n6-k2"), num_tasks=2)
+    curve = evaluate(run, env=metarl.make("bandit/n6-k2"), evaluation_tasks=2)
     assert (curve.env, curve.episodes) == ("bandit/n6-k2", (0, 1, 2, 3, 4, 5))
 
 
@@ -341,7 +347,7 @@ def test_evaluation_on_other_tasks_with_the_same_spaces_says_which(run):
 
 def test_more_iterations_on_resume_are_kept_in_the_configuration(run):
     config = dataclasses.replace(run.train_config, iterations=3)
-    train(config, "rl2", run.agent_config, resume=run)
+    train(dataclasses.replace(run.settings, train=config), resume=run)
     again = Run.open(run.directory)
     assert again.train_config.iterations == 3
     assert again.checkpoints.iterations()[-1] == 3
@@ -351,7 +357,7 @@ def test_a_finished_run_that_was_not_evaluated_is_evaluated_on_resume(run):
     path = run.directory / "evaluation" / "test.json"
     before = json.loads(path.read_text())
     path.unlink()
-    train(run.train_config, "rl2", run.agent_config, resume=run)
+    train(run.settings, resume=run)
     after = json.loads(path.read_text())
     assert after["return"] == before["return"]
     assert run.checkpoints.iterations()[-1] == 2
@@ -375,7 +381,9 @@ def test_one_process_alone_begins_a_run_in_a_folder(tmp_path):
     def begin(seed):
         try:
             config = tiny(tmp_path / "run", seed=seed)
-            return Run.create(config, "rl2", AGENT, metarl.make(config.env)).train_config.seed
+            return Run.create(
+                Settings("rl2", AGENT, config), metarl.make(config.env)
+            ).train_config.seed
         except UserError as error:
             assert "a new or empty directory" in str(error)
             return None
@@ -410,10 +418,10 @@ def test_a_directory_is_claimed_where_there_are_no_hard_links(tmp_path, monkeypa
 
     monkeypatch.setattr("metarl.files.os.link", refuse)
     tasks = metarl.make("bandit/n3-k2")
-    Run.create(tiny(tmp_path / "run"), "rl2", AGENT, tasks)
+    Run.create(Settings("rl2", AGENT, tiny(tmp_path / "run")), tasks)
     with pytest.raises(FileExistsError):
         create_json(tmp_path / "run" / "config.json", {})
-    assert Run.open(tmp_path / "run").agent_config == AGENT
+    assert Run.open(tmp_path / "run").settings.agent_config == AGENT
 
 
 def test_what_a_killed_process_had_begun_to_write_is_removed_and_no_other(tmp_path):
@@ -441,33 +449,33 @@ def broken(error):
 def test_a_run_whose_environments_cannot_be_made_leaves_nothing(tmp_path, monkeypatch, error):
     monkeypatch.setattr(registry, "make", lambda name: broken(error))
     with pytest.raises(type(error)):
-        train(tiny(tmp_path / "deep" / "run", check=False), "rl2", AGENT)
+        train(Settings("rl2", AGENT, tiny(tmp_path / "deep" / "run", check=False)))
     assert not (tmp_path / "deep").exists()
     monkeypatch.undo()
-    train(tiny(tmp_path / "deep" / "run"), "rl2", AGENT)  # the same command again
+    train(Settings("rl2", AGENT, tiny(tmp_path / "deep" / "run")))  # the same command again
 
 
 def test_a_folder_that_was_there_stays(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     monkeypatch.setattr(registry, "make", lambda name: broken(UserError("bad")))
     with pytest.raises(UserError, match="bad"):
-        train(tiny(tmp_path / "run", check=False), "rl2", AGENT)
+        train(Settings("rl2", AGENT, tiny(tmp_path / "run", check=False)))
     assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_run_that_a_signal_stops_before_it_began_can_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "make", lambda name: broken(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(tmp_path / "run", check=False), "rl2", AGENT)
+        train(Settings("rl2", AGENT, tiny(tmp_path / "run", check=False)))
     monkeypatch.undo()
     run = Run.open(tmp_path / "run")
-    train(run.train_config, "rl2", run.agent_config, resume=run)
+    train(run.settings, resume=run)
     assert run.evaluated(run.train_config.iterations)
 
 
 def test_an_agent_that_cannot_be_made_leaves_no_folder(tmp_path):
     with pytest.raises((RuntimeError, TypeError)):
-        train(tiny(tmp_path / "run"), "rl2", with_options(AGENT, hidden_size=2**62))
+        train(Settings("rl2", with_options(AGENT, hidden_size=2**62), tiny(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
 
@@ -485,13 +493,13 @@ class FailsToClose(BernoulliBandit):
 def test_vector_environments_that_fail_to_close_take_no_results_along(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "make", lambda name: FailsToClose(3, 2))
     with pytest.warns(UserWarning, match=r"close\(\) failed: RuntimeError: stuck"):
-        run = train(tiny(tmp_path / "run", check=False), "rl2", AGENT)
+        run = train(Settings("rl2", AGENT, tiny(tmp_path / "run", check=False)))
     assert run.evaluated(run.train_config.iterations)
 
 
 def test_another_number_of_evaluation_tasks_on_resume_is_evaluated(run):
     config = dataclasses.replace(run.train_config, evaluation_tasks=4)
-    train(config, "rl2", run.agent_config, resume=run)
+    train(dataclasses.replace(run.settings, train=config), resume=run)
     written = json.loads((run.directory / "evaluation" / "test.json").read_text())
     assert written["num_tasks"] == 4 and Run.open(run.directory).evaluated(2)
 

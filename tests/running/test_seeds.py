@@ -23,7 +23,7 @@ from metarl.running.plot import plot
 from metarl.running.record import summarize_runs
 from metarl.running.run import Run
 from metarl.running.seeds import summarize_over_seeds, summarize_seeds, train_seeds
-from metarl.running.settings import TrainConfig
+from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train
 
 AGENT = with_options(RL2Config(), tasks_per_update=4, hidden_size=6, num_minibatches=2)
@@ -32,17 +32,17 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
 def config_of(directory, **changes):
     values = {"env": "bandit/n3-k2", "iterations": 2, "evaluation_tasks": 30, "validation_tasks": 2}
-    return TrainConfig(**{**values, "run_dir": directory, **changes})
+    return with_options(TrainConfig(), **{**values, "run_dir": directory, **changes})
 
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seeds") / "group"
-    return folder, train_seeds(config_of(folder), "rl2", AGENT, (0, 3))
+    return folder, train_seeds(Settings("rl2", AGENT, config_of(folder)), (0, 3))
 
 
 def test_each_run_is_the_one_it_would_be_alone(group, tmp_path):
-    alone = train(config_of(tmp_path / "alone", seed=3), "rl2", AGENT).checkpoints.load()
+    alone = train(Settings("rl2", AGENT, config_of(tmp_path / "alone", seed=3))).checkpoints.load()
     beside = Run.open(group[0] / "3").checkpoints.load()
     assert all(alone.tensors[name].equal(beside.tensors[name]) for name in alone.tensors)
 
@@ -143,7 +143,7 @@ def test_what_environments_report_is_taken_together_too(tmp_path):
     for seed, speed in ((0, 1.0), (3, 5.0)):
         zeros = np.zeros((2, 30), np.float32)
         AdaptationCurve(
-            *("x", "rl2", 0, "test", False, "experience", False, (0, 1)),
+            *("x", "rl2", 0, "test", False, "adapting-episodes", False, (0, 1)),
             returns=zeros + np.float32(np.arange(30) % 2),
             success=zeros + np.float32(np.arange(30) < 29),
             info={"speed": zeros + speed},
@@ -159,7 +159,7 @@ def test_what_environments_report_is_taken_together_too(tmp_path):
 
 def test_a_group_s_folder_is_not_written_into_twice(group):
     with pytest.raises(UserError, match=r"--run-dir: got .*empty"):
-        train_seeds(config_of(group[0]), "rl2", AGENT, (1,))
+        train_seeds(Settings("rl2", AGENT, config_of(group[0])), (1,))
 
 
 BREAKS = """
@@ -194,7 +194,7 @@ def test_a_seed_that_fails_is_named(tmp_path, write_module, monkeypatch, capsys)
     config = config_of(tmp_path / "group", env=env, check=False)  # it would fail at once
     (tmp_path / "group").mkdir()
     with pytest.raises(SeedsError, match="seeds 0 did not"):
-        train_seeds(config, "rl2", replace(AGENT, episodes_per_trial=1), (0,))
+        train_seeds(Settings("rl2", replace(AGENT, episodes_per_trial=1), config), (0,))
     printed = capsys.readouterr().out
     assert "[seed 0] error: environment failed" in printed
     assert "joint 3 left its socket" in printed
@@ -205,18 +205,18 @@ def test_a_group_in_whose_folder_another_begins_leaves_nothing(tmp_path, monkeyp
     """Of two groups that begin at once in one folder, the slower one undoes what it has made."""
     folder, create = tmp_path / "new" / "group", Run.create
 
-    def slow(config, *rest):
-        if config.seed == 3:
-            other = replace(config, seed=7, run_dir=folder / taken)
+    def slow(settings, tasks):
+        if settings.train.seed == 3:
+            other = settings.with_train(seed=7, run_dir=folder / taken)
             if taken == "3":
-                create(other, *rest)
+                create(other, tasks)
             else:
                 (folder / "config.json").write_text("{}")
-        return create(config, *rest)
+        return create(settings, tasks)
 
     monkeypatch.setattr(Run, "create", slow)
     with pytest.raises(UserError, match=r"--run-dir: got .*empty"):
-        train_seeds(config_of(folder), "rl2", AGENT, (0, 3))
+        train_seeds(Settings("rl2", AGENT, config_of(folder)), (0, 3))
     assert [p.name for p in folder.iterdir()] == [taken]
 
 
@@ -229,7 +229,7 @@ def test_a_group_whose_environments_cannot_be_made_leaves_nothing(
     env = f"{write_module('unmade', UNMADE)}:tasks"
     config = config_of(tmp_path / "deep" / "group", env=env, num_workers=0, check=False)
     with pytest.raises(SeedsError, match="seeds 0 did not"):
-        train_seeds(config, "rl2", replace(AGENT, episodes_per_trial=1), (0,))
+        train_seeds(Settings("rl2", replace(AGENT, episodes_per_trial=1), config), (0,))
     assert not (tmp_path / "deep").exists()
     said = capsys.readouterr()
     assert "no licence for the simulator" in said.out

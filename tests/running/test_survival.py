@@ -26,8 +26,8 @@ from metarl.options import with_options
 from metarl.running.commandline import parse_train
 from metarl.running.metrics import MetricsLog, read_metrics
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig
-from metarl.running.train import Plan, train
+from metarl.running.settings import Settings, TrainConfig
+from metarl.running.train import prepare, train
 from metarl.running.training import _Saver, training_trial
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -46,7 +46,9 @@ CHEETAH = "half-cheetah/velocity:horizon=4"
 
 def config_of(directory, env="bandit/n2-k2", **changes):
     values = {"env": env, "iterations": 4, "evaluation_tasks": 3, "validation_tasks": 2}
-    return TrainConfig(**{**values, "validation_interval": 2, "run_dir": directory, **changes})
+    return with_options(
+        TrainConfig(), **{**values, "validation_interval": 2, "run_dir": directory, **changes}
+    )
 
 
 def metrics_of(run):
@@ -79,7 +81,9 @@ def assert_same(run, other):
 )
 def test_every_metric_is_defined_in_the_readme(tmp_path, agent, config, env):
     """And those that one looks for are there, whichever the agent."""
-    run = train(config_of(tmp_path / "run", env, iterations=1, num_workers=0), agent, config)
+    run = train(
+        Settings(agent, config, config_of(tmp_path / "run", env, iterations=1, num_workers=0))
+    )
     (line,) = read_metrics(run.directory / "metrics.jsonl")
     kinds = {"kl", "entropy", "clip_fraction", "explained_variance", "gradient_norm"}
     wanted = {f"update/{kind}" for kind in kinds}
@@ -108,26 +112,26 @@ def test_every_metric_is_defined_in_the_readme(tmp_path, agent, config, env):
     ],
 )
 def test_resume_equals_never_stopped(tmp_path, agent, config, env, workers):
-    whole = train(config_of(tmp_path / "whole", env, num_workers=workers), agent, config)
+    whole = train(Settings(agent, config, config_of(tmp_path / "whole", env, num_workers=workers)))
     half = config_of(
         tmp_path / "half", env, num_workers=workers, iterations=2, schedule_iterations=4
     )
-    run = train(half, agent, config)
+    run = train(Settings(agent, config, half))
     longer = dataclasses.replace(run.train_config, iterations=4)
-    train(longer, agent, run.agent_config, resume=run)
+    train(dataclasses.replace(run.settings, train=longer), resume=run)
     assert_same(run, whole)
 
 
 def test_a_sampler_that_learns_resumes_exactly(tmp_path):
     """The tasks of an iteration depend on how earlier ones went."""
     options = {"task_sampler": "hardest", "env": "navigation"}
-    whole = train(config_of(tmp_path / "whole", **options), "maml-ppo", MAML)
+    whole = train(Settings("maml-ppo", MAML, config_of(tmp_path / "whole", **options)))
     half = config_of(tmp_path / "half", **options, iterations=2, schedule_iterations=4)
-    run = train(half, "maml-ppo", MAML)
+    run = train(Settings("maml-ppo", MAML, half))
     longer = dataclasses.replace(run.train_config, iterations=4)
-    train(longer, "maml-ppo", MAML, resume=run)
+    train(Settings("maml-ppo", MAML, longer), resume=run)
     assert_same(run, whole)
-    plain = train(config_of(tmp_path / "plain", "navigation"), "maml-ppo", MAML)
+    plain = train(Settings("maml-ppo", MAML, config_of(tmp_path / "plain", "navigation")))
     with pytest.raises(AssertionError):
         assert_same(plain, whole)
 
@@ -139,40 +143,40 @@ def test_a_callback_sees_every_iteration_and_ends_a_training(tmp_path, write_mod
         seen.append((iteration, len(trial.tasks), "update/kl" in metrics))
         return iteration < 3
 
-    run = train(config_of(tmp_path / "run"), "rl2", RL2, callback=callback)
+    run = train(Settings("rl2", RL2, config_of(tmp_path / "run")), callback=callback)
     assert seen == [(i, RL2.tasks_per_update, True) for i in (1, 2, 3)]
     assert run.checkpoints.iterations()[-1] == 3
     assert "the callback ends the training after iteration 3" in capsys.readouterr().out
     name = write_module("watching", "def stop(iteration, trial, metrics):\n    return False\n")
-    run = train(config_of(tmp_path / "named", callback=f"{name}:stop"), "rl2", RL2)
+    run = train(Settings("rl2", RL2, config_of(tmp_path / "named", callback=f"{name}:stop")))
     assert run.checkpoints.iterations()[-1] == 1
     with pytest.raises(UserError, match="has --callback watching:stop, which is not imported"):
         parse_train(["--resume", str(run.directory)])
     again = parse_train(["--resume", str(run.directory), "--callback", "watching:stop"])
-    assert again.config.callback == "watching:stop"
+    assert again.settings.train.callback == "watching:stop"
     assert "--callback watching:stop" in run.resume_command()
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path):
-    whole = train(config_of(tmp_path / "whole"), "rl2", RL2)
+    whole = train(Settings("rl2", RL2, config_of(tmp_path / "whole")))
     config = config_of(tmp_path / "run")
-    plan = Plan.of(config, "rl2", RL2)
-    run = Run.create(plan.config, "rl2", plan.agent_config, plan.tasks, plan.derived)
-    train(run.train_config, "rl2", run.agent_config, resume=run)
+    settings, tasks, _ = prepare(Settings("rl2", RL2, config))
+    run = Run.create(settings, tasks)
+    train(run.settings, resume=run)
     assert_same(run, whole)
 
 
 def test_a_damaged_newest_checkpoint_costs_only_time(tmp_path):
-    whole = train(config_of(tmp_path / "whole"), "rl2", RL2)
-    run = train(config_of(tmp_path / "run", checkpoint_interval=1), "rl2", RL2)
+    whole = train(Settings("rl2", RL2, config_of(tmp_path / "whole")))
+    run = train(Settings("rl2", RL2, config_of(tmp_path / "run", checkpoint_interval=1)))
     (run.checkpoints.directory / "0000004" / "agent.safetensors").write_bytes(b"damaged")
     with pytest.warns(UserWarning, match="iteration 3 is taken instead"):
-        train(run.train_config, "rl2", run.agent_config, resume=run)
+        train(run.settings, resume=run)
     assert_same(run, whole)
 
 
 def test_a_warning_is_a_line_of_its_own(tmp_path):
-    run = train(config_of(tmp_path / "run", checkpoint_interval=1), "rl2", RL2)
+    run = train(Settings("rl2", RL2, config_of(tmp_path / "run", checkpoint_interval=1)))
     (run.checkpoints.directory / "0000004" / "agent.safetensors").write_bytes(b"damaged")
     process = Process(tmp_path, "--resume", "run", "--iterations", "5")
     code, output = process.end()
@@ -351,7 +355,7 @@ def test_a_signal_that_is_swallowed_stops_before_the_next_iteration(tmp_path):
     Stopped.requested = signal.SIGTERM
     try:
         with pytest.raises(Stopped, match="SIGTERM"):
-            train(config_of(tmp_path / "run"), "rl2", RL2)
+            train(Settings("rl2", RL2, config_of(tmp_path / "run")))
     finally:
         Stopped.requested = None
     assert Run.open(tmp_path / "run").checkpoints.iterations() == [0]
@@ -368,7 +372,7 @@ def test_an_exception_says_what_is_saved(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(agent, "update", fail)
     with pytest.raises(RuntimeError, match="broken"):
-        train(config_of(tmp_path / "run"), "rl2", RL2)
+        train(Settings("rl2", RL2, config_of(tmp_path / "run")))
     said = capsys.readouterr().err
     assert "iteration 3 was not finished; 2 is saved: " in said
     assert f"--resume {tmp_path / 'run'}" in said
@@ -380,30 +384,30 @@ def test_an_evaluation_that_is_cut_off_is_said_to_be(tmp_path, monkeypatch, caps
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="broken"):
         patch.setattr("metarl.running.evaluate.plot_adaptation", fail)
-        train(config_of(tmp_path / "run"), "rl2", RL2)
+        train(Settings("rl2", RL2, config_of(tmp_path / "run")))
     assert "training was finished, evaluation not; 4 is saved" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cut_off", ["test.json", "test-untrained.json", "other iteration"])
 def test_an_evaluation_that_is_not_whole_is_done_again(tmp_path, cut_off):
-    run = train(config_of(tmp_path / "run"), "rl2", RL2)
+    run = train(Settings("rl2", RL2, config_of(tmp_path / "run")))
     folder = run.directory / "evaluation"
     before = json.loads((folder / "test.json").read_text())
     if cut_off == "other iteration":
         (folder / "test.json").write_text(json.dumps({**before, "iteration": 3}))
     else:
         (folder / cut_off).unlink()
-    train(run.train_config, "rl2", run.agent_config, resume=run)
+    train(run.settings, resume=run)
     after = json.loads((folder / "test.json").read_text())
     assert {**after, "seconds": 0} == {**before, "seconds": 0}
     assert (folder / "test-untrained.json").exists()
 
 
 def test_fewer_iterations_than_are_done_are_refused(tmp_path):
-    run = train(config_of(tmp_path / "run"), "rl2", RL2)
+    run = train(Settings("rl2", RL2, config_of(tmp_path / "run")))
     fewer = dataclasses.replace(run.train_config, iterations=3)
     with pytest.raises(UserError, match="--iterations: got 3; accepted: at least 4"):
-        train(fewer, "rl2", run.agent_config, resume=run)
+        train(dataclasses.replace(run.settings, train=fewer), resume=run)
     assert Run.open(run.directory).train_config.iterations == 4
 
 
@@ -440,7 +444,7 @@ def disk(monkeypatch):
 
 def test_a_full_disk_is_said_and_the_run_goes_on(disk, tmp_path):
     with pytest.warns(UserWarning, match=r"iteration 2 could not be saved.*No space.*iteration 1"):
-        run = train(config_of(tmp_path / "run", checkpoint_interval=1), "rl2", RL2)
+        run = train(Settings("rl2", RL2, config_of(tmp_path / "run", checkpoint_interval=1)))
     assert run.checkpoints.iterations() == [3, 4]
     assert [line["iteration"] for line in metrics_of(run)] == [1, 2, 3, 4]
 
@@ -448,11 +452,11 @@ def test_a_full_disk_is_said_and_the_run_goes_on(disk, tmp_path):
 def test_a_full_disk_stops_the_run_where_it_is_asked_to(disk, tmp_path):
     config = config_of(tmp_path / "run", checkpoint_interval=1, on_save_error="stop")
     with pytest.raises(SaveError, match="iteration 2 could not be saved"):
-        train(config, "rl2", RL2)
+        train(Settings("rl2", RL2, config))
     run = Run.open(tmp_path / "run")
     assert run.checkpoints.load().iteration == 1
     disk.mended = True
-    train(run.train_config, "rl2", run.agent_config, resume=run)
+    train(run.settings, resume=run)
     assert run.checkpoints.iterations()[-1] == 4
 
 
@@ -460,14 +464,14 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(disk, tmp_path):
     """Else an earlier one would be evaluated in its place."""
     config = config_of(tmp_path / "run", iterations=2)
     with pytest.warns(UserWarning), pytest.raises(SaveError, match="iteration 2 could not"):
-        train(config, "rl2", RL2)
+        train(Settings("rl2", RL2, config))
     assert not (tmp_path / "run" / "evaluation").exists()
 
 
 def test_saving_is_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
     """However slow the disk is, checkpoints by time leave it 99 parts of 100."""
     config = config_of(tmp_path)
-    saver = _Saver(config, tmp_path, MetricsLog(tmp_path))
+    saver = _Saver(config.run, tmp_path, MetricsLog(tmp_path))
     now = [1000.0]
     monkeypatch.setattr("metarl.running.training.time.perf_counter", lambda: now[0])
     saver._last, saver._took = now[0], 3.0
@@ -555,9 +559,11 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
 ):
     with pytest.raises(DivergenceError, match=said):
         train(
-            config_of(tmp_path / "run", env, iterations=50),
-            agent,
-            with_options(config, **option),
+            Settings(
+                agent,
+                with_options(config, **option),
+                config_of(tmp_path / "run", env, iterations=50),
+            )
         )
     run = Run.open(tmp_path / "run")
     saved = run.checkpoints.load()

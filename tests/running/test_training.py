@@ -24,7 +24,8 @@ TASKS = metarl.make("bandit/n2-k2")
 AGENT = with_options(
     RL2Config(), tasks_per_update=6, hidden_size=4, num_minibatches=2, num_epochs=1
 )
-CONFIG = TrainConfig(
+CONFIG = with_options(
+    TrainConfig(),
     env="bandit/n2-k2",
     iterations=4,
     checkpoint_interval=2,
@@ -52,7 +53,7 @@ def new_agent(seed=0, kind=RL2):
 
 
 def train(directory, agent=None, **changes):
-    config = dataclasses.replace(CONFIG, **changes)
+    config = with_options(CONFIG, **changes)
     directory.mkdir(exist_ok=True)
     return meta_train(agent or new_agent(config.seed), TASKS, config, directory)
 
@@ -62,7 +63,7 @@ def resume(directory, **changes):
     agent = new_agent(seed=99)  # nothing of what it starts with may be left
     saved.load_into(agent)
     at = {"iteration": saved.iteration, "env_steps": saved.env_steps}
-    return meta_train(agent, TASKS, dataclasses.replace(CONFIG, **changes), directory, **at)
+    return meta_train(agent, TASKS, with_options(CONFIG, **changes), directory, **at)
 
 
 def metrics_of(directory):
@@ -165,7 +166,7 @@ class Leaping(RL2):
 def run_leaping(tasks, directory, leap=3e9, **config):
     agent = Leaping(dataclasses.replace(AGENT, **config), metarl.TaskSpec.of(tasks))
     agent.leap = leap
-    meta_train(agent, tasks, dataclasses.replace(CONFIG, iterations=1), directory)
+    meta_train(agent, tasks, with_options(CONFIG, iterations=1), directory)
 
 
 def test_an_update_that_leaps_is_warned_of_with_its_probable_cause(tmp_path):
@@ -206,9 +207,9 @@ def test_another_seed_gives_other_parameters(whole, tmp_path):
     assert not other.tensors["head.critic.weight"].equal(whole[1].tensors["head.critic.weight"])
 
 
-@pytest.mark.parametrize("num_slots", [1, 4])
-def test_number_of_slots_does_not_change_training(whole, tmp_path, num_slots):
-    other = train(tmp_path, num_slots=num_slots)
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_number_of_slots_does_not_change_training(whole, tmp_path, num_envs):
+    other = train(tmp_path, num_envs=num_envs)
     returns = [[m["train/trial_return"] for m in metrics_of(d)] for d in (tmp_path, whole[0])]
     assert returns[0] == returns[1]
     for name, value in whole[1].tensors.items():  # matrix products round by their size
@@ -317,7 +318,7 @@ def test_training_uses_as_many_threads_as_asked_for_and_puts_them_back(tmp_path)
             seen.append(torch.get_num_threads())
             return super().update(*args)
 
-    train(tmp_path, new_agent(kind=Watching), iterations=1, threads=2)
+    train(tmp_path, new_agent(kind=Watching), iterations=1, torch_threads=2)
     assert seen[:3] == [1, 1, 2]  # two pulls and the update, then validation
     assert torch.get_num_threads() == 1
 
@@ -329,7 +330,7 @@ def test_training_uses_as_many_threads_as_asked_for_and_puts_them_back(tmp_path)
     ("steps", "iterations"), [(1, 1), (12, 1), (13, 2), (24, 2), (1000, 84), (None, 400)]
 )
 def test_env_steps_become_the_iterations_that_take_them(steps, iterations):
-    resolved = TrainConfig(env_steps=steps).resolve(new_agent(), TASKS)
+    resolved = with_options(TrainConfig(), env_steps=steps).resolve(new_agent(), TASKS)
     assert (resolved.iterations, resolved.env_steps) == (iterations, None)
 
 
@@ -337,7 +338,9 @@ def test_env_steps_count_full_length_episodes():
     tasks = metarl.make("half-cheetah/velocity", horizon=50)
     config = dataclasses.replace(AGENT, episodes_per_trial=3)
     agent = RL2(config, metarl.TaskSpec.of(tasks))
-    resolved = TrainConfig(env_steps=1801).resolve(agent, tasks)  # 6 tasks x 3 episodes x 50
+    resolved = with_options(TrainConfig(), env_steps=1801).resolve(
+        agent, tasks
+    )  # 6 tasks x 3 episodes x 50
     assert resolved.iterations == 3
 
 
@@ -350,10 +353,10 @@ def test_episodes_that_nobody_prescribes_are_asked_for():
 @pytest.mark.parametrize(
     "name",
     [
-        "threads",
+        "torch_threads",
         "iterations",
         "env_steps",
-        "num_slots",
+        "num_envs",
         "checkpoint_interval",
         "keep_checkpoints",
         "validation_interval",
@@ -363,14 +366,14 @@ def test_episodes_that_nobody_prescribes_are_asked_for():
 )
 def test_config_refuses_less_than_one(name):
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')}: got 0; accepted: at least 1"):
-        TrainConfig(**{name: 0})
+        with_options(TrainConfig(), **{name: 0})
 
 
 def test_config_refuses_negative_seeds_and_two_lengths():
     with pytest.raises(UserError, match="--seed: got -1"):
-        TrainConfig(seed=-1)
+        with_options(TrainConfig(), seed=-1)
     with pytest.raises(UserError, match="--env-steps: got 10; accepted: no --iterations"):
-        TrainConfig(iterations=1, env_steps=10)
+        with_options(TrainConfig(), iterations=1, env_steps=10)
 
 
 def test_memory_counts_workers():
@@ -390,7 +393,9 @@ def test_shares_of_time_add_up(tmp_path):
         RL2Config(), tasks_per_update=2, hidden_size=4, num_minibatches=1, episodes_per_trial=2
     )
     agent = RL2(small, metarl.TaskSpec.of(tasks))
-    config = TrainConfig(env=tasks.name, iterations=1, num_workers=0, validation_tasks=1)
+    config = with_options(
+        TrainConfig(), env=tasks.name, iterations=1, num_workers=0, validation_tasks=1
+    )
     meta_train(agent, tasks, config, tmp_path)
     (line,) = read_metrics(tmp_path / "metrics.jsonl")
     parts = {name: line[f"time/{name}_share"] for name in ("step", "act", "collect", "update")}
@@ -405,7 +410,7 @@ def test_shares_of_time_add_up(tmp_path):
 def test_what_an_environment_reports_is_logged_before_and_after_adaptation(tmp_path):
     from fakes import ArrayCounterTasks, StubAgent
 
-    config = dataclasses.replace(CONFIG, iterations=1)
+    config = with_options(CONFIG, iterations=1)
     meta_train(StubAgent(sequential=False), ArrayCounterTasks(), config, tmp_path)
     (line,) = read_metrics(tmp_path / "metrics.jsonl")
     for kind in ("train", "validation"):

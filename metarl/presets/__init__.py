@@ -1,0 +1,1 @@
+"""Settings by name, one module for each family of environments, each with its source."""

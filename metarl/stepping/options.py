@@ -1,0 +1,59 @@
+"""How environments are stepped: options that change the speed of a run and none of its results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+from metarl.constraints import AtLeast, Positive, validate
+from metarl.stepping.vector import SlotVectorEnv
+
+
+@runtime_checkable
+class MakesVectorEnvs(Protocol):
+    """A task distribution, as far as :class:`Workers` needs it."""
+
+    max_slots: int
+    """The number of environments that are stepped together at most by default."""
+
+    def make_vec(self, num_envs: int, **options: Any) -> SlotVectorEnv:
+        """Make a vector environment of ``num_envs`` slots."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How environments are stepped; no result depends on it."""
+
+    num_envs: Annotated[int, AtLeast(1)] | None = None
+    """Number of environments stepped together (default: as many as the agent and the task
+    distribution can use)."""
+    num_workers: Annotated[int, AtLeast(0)] | None = None
+    """Number of processes that step simulators; with 0 the main process steps them (default: one
+    per core)."""
+    env_timeout: Annotated[float, Positive] = 60.0
+    """Seconds that one call of an environment in a worker process may take."""
+    env_restarts: Annotated[int, AtLeast(0)] = 0
+    """Number of times that a killed or hung worker process is replaced and its unfinished
+    episodes are replayed."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        validate(self)
+
+    def slots(self, tasks: MakesVectorEnvs, wanted: int) -> int:
+        """Return how many environments to step together.
+
+        Args:
+            tasks: the distribution whose environments are stepped.
+            wanted: the number that could be used.
+        """
+        return self.num_envs or max(1, min(wanted, tasks.max_slots))
+
+    def make_vec(self, tasks: MakesVectorEnvs, num_envs: int) -> SlotVectorEnv:
+        """Make a vector environment of ``num_envs`` slots."""
+        return tasks.make_vec(
+            num_envs,
+            num_workers=self.num_workers,
+            timeout=self.env_timeout,
+            restarts=self.env_restarts,
+        )
