@@ -13,6 +13,7 @@ from metarl.console import ticker
 from metarl.errors import UserError
 from metarl.evaluation.report import print_adaptation
 from metarl.running.metrics import MetricsLog, read_metrics
+from metarl.running.settings import RunConfig
 
 
 def write(directory, iterations, value=1.0, first=0):
@@ -182,7 +183,7 @@ def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
 
 def test_weights_and_biases_that_is_not_installed_is_said_to_be(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"--wandb: .*pip install wandb"):
+    with pytest.raises(UserError, match=r"--wandb-project: .*pip install wandb"):
         MetricsLog(tmp_path, config=RunConfig(wandb_project="mine"))
 
 
@@ -191,7 +192,7 @@ def test_weights_and_biases_that_refuses_is_said_to(tmp_path, monkeypatch):
         raise RuntimeError("no login")
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    with pytest.raises(UserError, match="--wandb: no login"):
+    with pytest.raises(UserError, match="--wandb-project: no login"):
         MetricsLog(tmp_path, config=RunConfig(wandb_project="mine"))
 
 
