@@ -130,8 +130,8 @@ def run(words, folder, environment, program):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")
+    sys.stdin, sys.stdout = (os.fdopen(i, mode, closefd=False) for i, mode in ((0, "r"), (1, "w")))
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     first, *rest = words
     sys.executable, sys.argv = program, words
