@@ -31,7 +31,8 @@ ROOT = Path(__file__).parents[1]
 SMALL = with_options(
     RL2Config(), tasks_per_update=3, num_minibatches=1, hidden_size=4, episodes_per_trial=2
 )
-TINY = ["--iterations", "1", "--evaluation-tasks", "2", "--validation-tasks", "2"]
+SHORT = {"iterations": 1, "evaluation_tasks": 2, "validation_tasks": 2, "check": False}
+TINY = ["--iterations", "1", "--evaluation-tasks", "2", "--validation-tasks", "2", "--no-check"]
 
 
 def drifts(**options):
@@ -97,9 +98,7 @@ def test_dict_observations_reach_training_evaluation_and_adaptation(agent, tmp_p
     monkeypatch.setattr(registry, "make", lambda name: drifts())
     kind = registry.agent_class(agent)
     small = SMALL if agent == "rl2" else kind.Config(tasks_per_update=2, episodes_per_adaptation=2)
-    config = TrainConfig(
-        env="drift", iterations=1, evaluation_tasks=2, run_dir=tmp_path / "run", num_workers=1
-    )
+    config = TrainConfig(env="drift", **SHORT, run_dir=tmp_path / "run", num_workers=1)
     run = train(config, agent, small)
     loaded = metarl.load(run.directory)
     policy = metarl.adapt(loaded, Drift(0.5), episodes=0)
@@ -151,11 +150,11 @@ def small_options():
     ]
 
 
-def test_a_module_of_the_current_folder_trains_with_workers(own, tmp_path):
+def test_a_module_of_the_current_folder_trains_with_workers(own, tmp_path, quick_python):
     """As a user does it, in a process of its own; the lambda and its module reach the workers."""
     command = ["scripts/train.py", f"{own}:Mine", "--env", f"{own}:tasks", "--num-workers", "2"]
     done = subprocess.run(
-        [sys.executable, str(ROOT / command[0]), *command[1:], *small_options()],
+        [quick_python, str(ROOT / command[0]), *command[1:], *small_options()],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
         capture_output=True,
@@ -279,9 +278,7 @@ def test_minigrid_keeps_the_contract():
 
 def test_minigrid_s_images_are_trained_on(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "make", lambda name: rooms())
-    config = TrainConfig(
-        env="rooms", iterations=1, evaluation_tasks=2, run_dir=tmp_path / "run", num_workers=1
-    )
+    config = TrainConfig(env="rooms", **SHORT, run_dir=tmp_path / "run", num_workers=1)
     run = train(config, "rl2", SMALL)
     saved = run.config["spec"]["observation"]
     assert (saved["shape"], saved["low"], saved["high"]) == ([7, 7, 3], [0.0], [255.0])
