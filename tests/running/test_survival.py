@@ -100,12 +100,12 @@ def test_every_metric_is_defined_in_the_readme(tmp_path, agent, config, env):
 
 
 def test_resume_equals_never_stopped_and_processes_change_nothing(tmp_path):
-    """The half that is done before has worker processes, all else steps in this one.
+    """The half that is done before has a worker process, all else steps in this one.
 
     What every agent does after it was killed, is below.
     """
     whole = train(config_of(tmp_path / "whole", CHEETAH, num_workers=0), "rl2", RL2)
-    half = config_of(tmp_path / "half", CHEETAH, num_workers=2, iterations=2, schedule_iterations=4)
+    half = config_of(tmp_path / "half", CHEETAH, num_workers=1, iterations=2, schedule_iterations=4)
     run = train(half, "rl2", RL2)
     longer = dataclasses.replace(run.train_config, iterations=4, num_workers=0)
     train(longer, "rl2", run.agent_config, resume=run)
