@@ -30,7 +30,7 @@ endif
 	touch $@
 
 test: install  ## the unit tier
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations=15
 
 learning: install  ## the tier that trains: a minute or so a test
 	$(BIN)/python -m pytest -m learning -n auto --dist worksteal

@@ -18,7 +18,10 @@ T = TypeVar("T")
 def with_options(config: T, **values: Any) -> T:
     """Return a config with other values, whichever of its nested configs they belong to.
 
-    >>> with_options(RL2Config(), tasks_per_update=40, core="fast-weights", memory_size=16)
+    >>> from metarl import RL2Config
+    >>> config = with_options(RL2Config(), tasks_per_update=40, core="fast-weights", memory_size=16)
+    >>> config.tasks_per_update, config.core.kind, config.core.memory_size
+    (40, 'fast-weights', 16)
 
     Raises:
         TypeError: if there is no such option.

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import quick
 import torch
 
 torch.set_num_threads(1)
@@ -23,3 +24,13 @@ def write_module(tmp_path, monkeypatch):
     yield write
     for name in written:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def quick_python(tmp_path_factory):
+    """A program in place of ``sys.executable`` that need not import torch and metarl first."""
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    with quick.start(tmp_path_factory.mktemp("quick")) as program:
+        yield program

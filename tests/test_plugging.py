@@ -31,7 +31,8 @@ ROOT = Path(__file__).parents[1]
 SMALL = with_options(
     RL2Config(), tasks_per_update=3, num_minibatches=1, hidden_size=4, episodes_per_trial=2
 )
-TINY = ["--iterations", "1", "--evaluation-tasks", "2", "--validation-tasks", "2"]
+SHORT = {"iterations": 1, "evaluation_tasks": 2, "validation_tasks": 2, "check": False}
+TINY = ["--iterations", "1", "--evaluation-tasks", "2", "--validation-tasks", "2", "--no-check"]
 
 
 def drifts(**options):
@@ -98,12 +99,7 @@ def test_dict_observations_reach_training_evaluation_and_adaptation(agent, tmp_p
     kind = registry.agent_class(agent)
     small = SMALL if agent == "rl2" else kind.Config(tasks_per_update=2, episodes_per_adaptation=2)
     config = with_options(
-        TrainConfig(),
-        env="drift",
-        iterations=1,
-        evaluation_tasks=2,
-        run_dir=tmp_path / "run",
-        num_workers=1,
+        TrainConfig(), env="drift", **SHORT, run_dir=tmp_path / "run", num_workers=1
     )
     run = train(Settings(agent, small, config))
     loaded = metarl.load(run.directory)
@@ -156,11 +152,11 @@ def small_options():
     ]
 
 
-def test_a_module_of_the_current_folder_trains_with_workers(own, tmp_path):
+def test_a_module_of_the_current_folder_trains_with_workers(own, tmp_path, quick_python):
     """As a user does it, in a process of its own; the lambda and its module reach the workers."""
     command = ["scripts/train.py", f"{own}:Mine", "--env", f"{own}:tasks", "--num-workers", "2"]
     done = subprocess.run(
-        [sys.executable, str(ROOT / command[0]), *command[1:], *small_options()],
+        [quick_python, str(ROOT / command[0]), *command[1:], *small_options()],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
         capture_output=True,
@@ -215,10 +211,7 @@ def test_an_agent_that_is_named_again_goes_on(own, own_run):
     assert type(metarl.load(own_run, agent=name)).__name__ == "Mine"
     evaluate(Run.open(own_run, name), evaluation_tasks=2)
     request = commandline.parse_train([name, "--resume", str(own_run), "--iterations", "2"])
-    train(
-        request.settings,
-        resume=request.resume,
-    )
+    train(request.settings, resume=request.resume)
     assert Run.open(own_run).checkpoints.load().iteration == 2
 
 
@@ -288,12 +281,7 @@ def test_minigrid_keeps_the_contract():
 def test_minigrid_s_images_are_trained_on(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "make", lambda name: rooms())
     config = with_options(
-        TrainConfig(),
-        env="rooms",
-        iterations=1,
-        evaluation_tasks=2,
-        run_dir=tmp_path / "run",
-        num_workers=1,
+        TrainConfig(), env="rooms", **SHORT, run_dir=tmp_path / "run", num_workers=1
     )
     run = train(Settings("rl2", SMALL, config))
     saved = run.content["spec"]["observation"]

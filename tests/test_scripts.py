@@ -65,7 +65,10 @@ def trained(tmp_path_factory):
 def on_navigation(tmp_path_factory):
     """A run on tasks with a goal in the plane."""
     config = with_options(
-        TrainConfig(), **TINY, env="navigation", run_dir=tmp_path_factory.mktemp("runs") / "goals"
+        TrainConfig(),
+        **TINY,
+        env="navigation:horizon=10",
+        run_dir=tmp_path_factory.mktemp("runs") / "goals",
     )
     small = MAMLPPOConfig(tasks_per_update=2, episodes_per_adaptation=2)
     return train(Settings("maml-ppo", small, config)).directory
@@ -115,15 +118,26 @@ def test_a_script_answers_help(call, script):
     ("env", "more"),
     [
         ("bandit/n3-k2", "--iterations 2"),
-        ("half-cheetah/velocity:horizon=5", "--env-steps 20 --episodes-per-trial 2"),
+        (
+            "half-cheetah/velocity:horizon=5",
+            "--env-steps 20 --episodes-per-trial 2 --num-workers 1",
+        ),
     ],
 )
 def test_train_evaluate_plot_and_record(call, env, more):
     small = "--tasks-per-update 2 --num-minibatches 1 --hidden-size 4 --validation-tasks 2"
-    options = f"rl2 --env {env} --run-dir run --evaluation-tasks 3 {small} {more}"
+    options = f"rl2 --env {env} --run-dir run --evaluation-tasks 3 {small} {more} --no-check"
     assert call("train", *options.split())[0] == 0
     code, out = call(
-        "evaluate", "run", "--evaluation-tasks", 4, "--greedy", "--score", "greedy-copy"
+        "evaluate",
+        "run",
+        "--evaluation-tasks",
+        4,
+        "--greedy",
+        "--score",
+        "greedy-copy",
+        "--num-workers",
+        0,
     )
     assert code == 0
     assert "untrained" in out
@@ -157,7 +171,10 @@ def test_classes_are_measured(call):
     assert list(classes) == ["reach-v3", "push-v3"]
     for times in classes.values():
         assert all(value > 0 for value in times["microseconds"].values())
-        assert times["times_official"] > 0.9 and times["times_official_reset"] > 1
+        used = times["microseconds"]
+        assert times["times_official"] == pytest.approx(used["official"] / used["here"])
+        assert times["physics_share"] == pytest.approx(used["physics"] / used["here"])
+        assert times["times_official_reset"] > 0
     with pytest.raises(UserError, match="accepted: tasks of Meta-World"):
         measure_classes("navigation", steps=50, output=Path("none.json"))
 
@@ -229,10 +246,14 @@ def test_readme_s_training_runs(words, trained, rooms, tmp_path):
     wanted = SMALL | {"episodes_per_adaptation": 2}
     small = {name: value for name, value in wanted.items() if name in known}
     agent_config = with_options(request.settings.agent_config, **small)
+    if config.env == "navigation":  # 100 steps show no more than 10
+        config = with_options(config, env="navigation:horizon=10")
     tasks = registry.make(config.env)
     kind = registry.agent_class(request.settings.agent)
     agent = kind(agent_config, metarl.TaskSpec.of(tasks))
     assert config.resolve(agent, tasks).iterations == 1
+    if request.seeds:  # what one of them does, another command shows
+        return
     if tasks.array_functions or config.env == rooms:  # simulators take seconds
         assert (
             train(Settings(request.settings.agent, agent_config, config))

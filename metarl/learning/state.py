@@ -76,8 +76,9 @@ def load_optimizer(
 def renamed(tensors: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
     """Return tensors by the names they have today; the first prefix that fits is exchanged.
 
-    >>> renamed({"network.gru.bias": x}, {"network.gru.": "core.gru.", "network.": "head."})
-    {'core.gru.bias': x}
+    >>> saved = {"network.gru.bias": torch.zeros(3), "network.critic.bias": torch.zeros(1)}
+    >>> list(renamed(saved, {"network.gru.": "core.gru.", "network.": "head."}))
+    ['core.gru.bias', 'head.critic.bias']
     """
 
     def today(name: str) -> str:

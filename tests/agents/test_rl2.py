@@ -1,12 +1,11 @@
 """RL²: does it train on what it acted with, remember what it should, refuse what cannot work?"""
 
 import copy
-import json
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from uneven import Uneven
 
 import metarl
 from metarl.agents import rl2
@@ -21,37 +20,6 @@ from metarl.learning.returns import discounted_returns, linear_values, normalize
 from metarl.learning.state import renamed
 from metarl.options import with_options
 from metarl.seeding import LaneGenerator, Phase
-from metarl.task import Task
-from metarl.tasks.arrays import ArrayTaskDistribution, NoiseSpec, Transition
-
-
-class Uneven(ArrayTaskDistribution):
-    """Episodes of 1 to 5 steps that end by chance; an action moves a point to a target."""
-
-    name = "uneven"
-    horizon = 5
-    episodes_per_trial = 3
-    transition_noise = NoiseSpec(uniform=1)
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-
-    def __init__(self, discrete):
-        box = gym.spaces.Box(np.float32(-2), np.float32(4), (2,), np.float32)
-        self.action_space = gym.spaces.Discrete(3, start=1) if discrete else box
-
-    def sample(self, rng, n, split):
-        return [Task.of(self.name, target=t + (split == "test")) for t in rng.uniform(size=n)]
-
-    def initial(self, params, noise):
-        target = params["target"]
-        return {"target": target, "x": 0 * target}, np.stack([0 * target, 0 * target], 1)
-
-    def transition(self, state, action, noise):
-        u = noise.uniform[:, 0]
-        x = state["x"] + 0.1 * action.reshape(len(u), -1)[:, 0]
-        reward = -np.abs(x - state["target"])
-        observation = np.stack([x, u], 1)
-        return Transition({**state, "x": x}, observation, reward, u < 0.4, {})
-
 
 BANDIT = metarl.make("bandit/n5-k3")
 FAMILIES = {"bandit": BANDIT, "discrete": Uneven(True), "continuous": Uneven(False)}
@@ -109,7 +77,7 @@ def act(agent, context, step):
 
 @pytest.mark.parametrize("chunk_length", [None, 3])
 @pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize("name", ["bandit/n10-k5", "half-cheetah/velocity:horizon=20"])
+@pytest.mark.parametrize("name", ["bandit/n10-k5", "half-cheetah/velocity:horizon=5"])
 def test_rl2_keeps_the_contract_of_an_agent(name, core, chunk_length):
     tasks = metarl.make(name)
     agent = agent_for(tasks, chunk_length=chunk_length, encoder_sizes=(5,), core=core)
@@ -140,14 +108,13 @@ def test_a_trial_without_a_prescribed_number_of_episodes_needs_the_option():
     ],
 )
 @pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize("scaled", [False, True])
-def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length, core, scaled):
+def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length, core):
     tasks = FAMILIES[family]
     agent = agent_for(
         tasks,
         chunk_length=chunk_length,
         core=core,
-        normalize_observations=scaled,
+        normalize_observations=True,
         learning_rate=0.03,
         target_kl=None,
     )
@@ -179,18 +146,6 @@ def test_policy_sees_scaled_observations_where_it_is_asked_to(scaled):
     mean, deviation = observation.mean(0), observation.std(0, unbiased=False).clamp(min=0.01)
     expected = ((observation - mean) / deviation).clamp(-10, 10)
     torch.testing.assert_close(seen, expected, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("family", "chunk_length"), [("bandit", None), ("continuous", None), ("continuous", 4)]
-)
-def test_first_minibatch_has_ratio_one_and_no_kl(family, chunk_length):
-    tasks = FAMILIES[family]
-    agent = agent_for(tasks, num_epochs=1, num_minibatches=1, chunk_length=chunk_length)
-    metrics = update(agent, trial_of(agent, tasks))
-    assert metrics["kl"] == pytest.approx(0, abs=1e-9)
-    assert metrics["clip_fraction"] == 0
-    assert metrics["policy_loss"] == pytest.approx(0, abs=1e-5)  # minus the mean advantage
 
 
 def test_without_a_step_the_policy_stays_where_it_is():
@@ -393,21 +348,6 @@ def test_config_accepts_the_ends_of_its_ranges():
 
 
 # state
-
-
-@pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_after_a_round_trip_the_next_update_is_bit_identical(family, scaled):
-    tasks = FAMILIES[family]
-    options = {"normalize_observations": scaled}
-    agent, other = agent_for(tasks, **options), agent_for(tasks, 2, **options)
-    update(agent, trial_of(agent, tasks))
-    tensors, extra = copy.deepcopy(agent.state())
-    trial = trial_of(agent, tasks, seed=1)
-    other.load_state(tensors, json.loads(json.dumps(extra)))
-    assert same_state(agent, other)
-    assert update(agent, trial) == update(other, trial)
-    assert same_state(agent, other)
 
 
 def test_state_is_not_tied_to_what_it_was_loaded_from():

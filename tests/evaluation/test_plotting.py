@@ -255,6 +255,7 @@ def on_navigation(tmp_path_factory):
         train = with_options(
             TrainConfig(),
             env="navigation:horizon=6",
+            check=False,
             iterations=1,
             evaluation_tasks=2,
             validation_tasks=1,

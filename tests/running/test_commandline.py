@@ -32,6 +32,7 @@ def trained(tmp_path_factory):
         iterations=2,
         evaluation_tasks=3,
         validation_tasks=2,
+        check=False,
         run_dir=tmp_path_factory.mktemp("runs") / "trained",
     )
     return train(
@@ -310,8 +311,8 @@ def test_plot_without_runs_says_so(call):
     assert "runs" in (out + error).lower()
 
 
-def test_a_process_exits_with_two_and_no_traceback(tmp_path):
-    command = [sys.executable, str(SCRIPTS / "train.py"), "--env", "bandt/n10-k5"]
+def test_a_process_exits_with_two_and_no_traceback(tmp_path, quick_python):
+    command = [quick_python, str(SCRIPTS / "train.py"), "--env", "bandt/n10-k5"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --env: unknown environment 'bandt/n10-k5'")
@@ -458,13 +459,17 @@ def test_a_flag_s_other_values_are_refused():
         parse_train(["rl2", "--check=maybe"])
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "plot", "benchmark"])
-def test_a_module_called_like_a_script_is_the_user_s(name, write_module):
-    write_module(name, "import metarl\n\n\ndef tasks():\n    return metarl.make('bandit/n3-k2')\n")
-    script = Path(__file__).parents[2] / "scripts" / "train.py"
-    options = f"rl2 --env {name}:tasks --print-config"
+def test_a_module_called_like_a_script_is_the_user_s(write_module, tmp_path, quick_python):
+    """Python puts the folder of scripts first; each of them gives way to the current one."""
+    names = ["train", "evaluate", "plot", "benchmark"]
+    for name in names:
+        write_module(name, "import metarl\nBANDIT = 'bandit/n3-k2'\n")
+    others = "".join(f"import {name}\nassert {name}.BANDIT\n" for name in names[1:])
+    made = f"{others}def tasks():\n    return metarl.make(BANDIT)\n"
+    (tmp_path / "train.py").write_text((tmp_path / "train.py").read_text() + made)
+    options = "rl2 --env train:tasks --print-config"
     done = subprocess.run(
-        [sys.executable, str(script), *options.split()], capture_output=True, text=True
+        [quick_python, str(SCRIPTS / "train.py"), *options.split()], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["train_config"]["env"] == f"{name}:tasks"
+    assert json.loads(done.stdout)["train_config"]["env"] == "train:tasks"

@@ -22,7 +22,7 @@ from metarl.agents.rl2 import RL2Config
 from metarl.errors import DivergenceError, EnvError, SaveError, UserError
 from metarl.experience.sampling import Uniform
 from metarl.files import write_synced
-from metarl.options import with_options
+from metarl.options import option_paths, with_options
 from metarl.running.commandline import parse_train
 from metarl.running.metrics import MetricsLog, read_metrics
 from metarl.running.run import Run
@@ -46,6 +46,7 @@ CHEETAH = "half-cheetah/velocity:horizon=4"
 
 def config_of(directory, env="bandit/n2-k2", **changes):
     values = {"env": env, "iterations": 4, "evaluation_tasks": 3, "validation_tasks": 2}
+    values |= {"check": False}
     return with_options(
         TrainConfig(), **{**values, "validation_interval": 2, "run_dir": directory, **changes}
     )
@@ -102,36 +103,29 @@ def test_every_metric_is_defined_in_the_readme(tmp_path, agent, config, env):
 # resume
 
 
-@pytest.mark.parametrize(
-    ("agent", "config", "env", "workers"),
-    [
-        ("rl2", RL2, "bandit/n2-k2", None),
-        ("maml-ppo", MAML, "navigation", None),
-        ("rl2", RL2, CHEETAH, 2),
-        ("maml-ppo", MAML, CHEETAH, 2),
-    ],
-)
-def test_resume_equals_never_stopped(tmp_path, agent, config, env, workers):
-    whole = train(Settings(agent, config, config_of(tmp_path / "whole", env, num_workers=workers)))
-    half = config_of(
-        tmp_path / "half", env, num_workers=workers, iterations=2, schedule_iterations=4
-    )
-    run = train(Settings(agent, config, half))
-    longer = dataclasses.replace(run.train_config, iterations=4)
+def test_resume_equals_never_stopped_and_processes_change_nothing(tmp_path):
+    """The half that is done before has a worker process, all else steps in this one.
+
+    What every agent does after it was killed, is below.
+    """
+    whole = train(Settings("rl2", RL2, config_of(tmp_path / "whole", CHEETAH, num_workers=0)))
+    half = config_of(tmp_path / "half", CHEETAH, num_workers=1, iterations=2, schedule_iterations=4)
+    run = train(Settings("rl2", RL2, half))
+    longer = dataclasses.replace(run.train_config, iterations=4, num_workers=0)
     train(dataclasses.replace(run.settings, train=longer), resume=run)
     assert_same(run, whole)
 
 
 def test_a_sampler_that_learns_resumes_exactly(tmp_path):
     """The tasks of an iteration depend on how earlier ones went."""
-    options = {"task_sampler": "hardest", "env": "navigation"}
+    options = {"task_sampler": "hardest", "env": "navigation:horizon=4"}
     whole = train(Settings("maml-ppo", MAML, config_of(tmp_path / "whole", **options)))
     half = config_of(tmp_path / "half", **options, iterations=2, schedule_iterations=4)
     run = train(Settings("maml-ppo", MAML, half))
     longer = dataclasses.replace(run.train_config, iterations=4)
     train(Settings("maml-ppo", MAML, longer), resume=run)
     assert_same(run, whole)
-    plain = train(Settings("maml-ppo", MAML, config_of(tmp_path / "plain", "navigation")))
+    plain = train(Settings("maml-ppo", MAML, config_of(tmp_path / "plain", options["env"])))
     with pytest.raises(AssertionError):
         assert_same(plain, whole)
 
@@ -153,15 +147,15 @@ def test_a_callback_sees_every_iteration_and_ends_a_training(tmp_path, write_mod
     with pytest.raises(UserError, match="has --callback watching:stop, which is not imported"):
         parse_train(["--resume", str(run.directory)])
     again = parse_train(["--resume", str(run.directory), "--callback", "watching:stop"])
-    assert again.settings.train.callback == "watching:stop"
+    assert again.config.callback == "watching:stop"
     assert "--callback watching:stop" in run.resume_command()
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path):
     whole = train(Settings("rl2", RL2, config_of(tmp_path / "whole")))
     config = config_of(tmp_path / "run")
-    settings, tasks, _ = prepare(Settings("rl2", RL2, config))
-    run = Run.create(settings, tasks)
+    plan = prepare(Settings("rl2", RL2, config))
+    run = Run.create(Settings("rl2", plan.agent_config, plan.config), plan.tasks)
     train(run.settings, resume=run)
     assert_same(run, whole)
 
@@ -175,11 +169,10 @@ def test_a_damaged_newest_checkpoint_costs_only_time(tmp_path):
     assert_same(run, whole)
 
 
-def test_a_warning_is_a_line_of_its_own(tmp_path):
+def test_a_warning_is_a_line_of_its_own(tmp_path, python):
     run = train(Settings("rl2", RL2, config_of(tmp_path / "run", checkpoint_interval=1)))
     (run.checkpoints.directory / "0000004" / "agent.safetensors").write_bytes(b"damaged")
-    process = Process(tmp_path, "--resume", "run", "--iterations", "5")
-    code, output = process.end()
+    code, output = python("--resume", "run", "--iterations", "5")
     assert code == 0, output
     (said,) = (line for line in output.splitlines() if "instead" in line)
     assert said.startswith("warning: run/checkpoints/0000004: ")
@@ -188,50 +181,90 @@ def test_a_warning_is_a_line_of_its_own(tmp_path):
 # signals and kills
 
 
+SMALL = {
+    "tasks_per_update": 4,
+    "episodes_per_trial": 2,
+    "episodes_per_adaptation": 2,
+    "num_adaptations": 1,
+    "hidden_size": 6,
+    "hidden_sizes": 6,
+    "num_minibatches": 2,
+}
 COMMAND = (
-    "--env half-cheetah/velocity:horizon=10 --tasks-per-update 4 --episodes-per-trial 2 "
-    "--hidden-size 8 --num-minibatches 2 --num-workers 2 --checkpoint-interval 1 "
-    "--validation-interval 10 --validation-tasks 2 --evaluation-tasks 2 --iterations 20"
+    "--env half-cheetah/velocity:horizon=4 --checkpoint-interval 1 --validation-interval 2 "
+    "--validation-tasks 2 --evaluation-tasks 2 --no-check --run-dir run"
 )
+USERS = """
+import os, signal, sys
 
 
-class Process:
-    """``train.py`` in a process of its own; all that it starts has a mark in its environment."""
+def writes(event, arguments):
+    \"\"\"Return whether an event changes what is on the disk.\"\"\"
+    if event == "open":
+        path, _, flags = arguments
+        return "run" in str(path).split("/") and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    return event in ("os.rename", "os.mkdir", "os.link", "os.remove", "os.rmdir")
 
-    def __init__(self, directory, *arguments):
-        self.mark = f"METARL_TEST_MARK={uuid.uuid4()}"
-        name, value = self.mark.split("=")
-        self.process = subprocess.Popen(
-            [sys.executable, str(TRAIN), *arguments],
-            cwd=directory,
-            env=os.environ | {name: value, "OMP_NUM_THREADS": "1"},
+
+left = int(os.environ.get("CHANGES_BEFORE_THE_KILL", 0))
+
+
+def count(event, arguments):
+    global left
+    if writes(event, arguments):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+sys.addaudithook(count)
+
+
+def look_on(iteration, trial, metrics):
+    \"\"\"Send a signal in the midst of the iteration after the one that is named.\"\"\"
+    if iteration != int(os.environ.get("LAST_ITERATION", 0)):
+        return
+    from metarl.agents.rl2 import RL2
+    method = os.environ["METHOD"]
+    real = getattr(RL2, method)
+
+    def interrupted(*arguments):
+        setattr(RL2, method, real)
+        os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
+        return real(*arguments)
+
+    setattr(RL2, method, interrupted)
+"""
+"""A module of a user's, whose callback sends a real signal at a moment that is always the same.
+
+A kill at any moment leaves what the changes of the disk up to then have made, so that killing
+before the n-th of them, whatever n, is killing anywhere, and no clock decides where.
+"""
+
+
+@pytest.fixture
+def python(quick_python, tmp_path):
+    """Run ``train.py`` in a process of its own: exit code and output. Nothing of it may be left.
+
+    All that it starts has a mark in its environment.
+    """
+    (tmp_path / "users.py").write_text(USERS)
+
+    def run(*arguments, **environment):
+        mark = str(uuid.uuid4())
+        done = subprocess.run(
+            [quick_python, str(TRAIN), *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"METARL_TEST_MARK": mark, "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        while list(processes(f"METARL_TEST_MARK={mark}")):  # pytest's own timeout is the limit
+            time.sleep(0.01)
+        return done.returncode, done.stdout
 
-    @staticmethod
-    def start(directory):
-        return Process(directory, *COMMAND.split(), "--run-dir", "run")
-
-    @staticmethod
-    def resume(directory):
-        if not (directory / "run" / "config.json").exists():  # it had not begun
-            return Process.start(directory)
-        return Process(directory, "--resume", "run")
-
-    def wait_for(self, condition):
-        while self.process.poll() is None and not condition():
-            time.sleep(0.001)
-
-    def end(self):
-        """Wait for its end: exit code and output. Nothing that it started may be left."""
-        output = self.process.communicate(timeout=120)[0]
-        deadline = time.monotonic() + 5
-        while orphans := list(processes(self.mark)):
-            assert time.monotonic() < deadline, f"left behind: {orphans}"
-            time.sleep(0.05)
-        return self.process.returncode, output
+    return run
 
 
 def processes(mark):
@@ -243,82 +276,85 @@ def processes(mark):
             continue
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    started = time.monotonic()
-    code, output = Process.start(folder).end()
-    assert code == 0, output
-    return Run.open(folder / "run"), time.monotonic() - started
+def begin(agent, iterations, workers):
+    """The words of a command that trains a small ``agent``."""
+    known = option_paths(registry.agent_class(agent).Config)
+    own = [f"--{name.replace('_', '-')}={x}" for name, x in SMALL.items() if name in known]
+    counts = [f"--iterations={iterations}", f"--num-workers={workers}"]
+    return [agent, *COMMAND.split(), *own, *counts]
 
 
-def saving(folder):
-    return lambda: any(folder.glob("run/checkpoints/.*.partial"))
+def uninterrupted(folder, agent, iterations):
+    request = parse_train(begin(agent, iterations, 0))
+    config = dataclasses.replace(request.settings.train, run_dir=folder / "uninterrupted")
+    return train(Settings(agent, request.settings.agent_config, config))
 
 
-def lines(folder, count):
-    path = folder / "run" / "metrics.jsonl"
-    return lambda: path.exists() and path.read_bytes().count(b"\n") >= count
-
-
-def survive_kills(folder, kills, uninterrupted):
-    """Kill a run again and again, at random moments and while it saves; return it finished."""
+def survive_kills(folder, python, words, kills):
+    """Kill a run before the n-th change of the disk, again and again; return it finished."""
     shared = set(os.listdir("/dev/shm")) if Path("/dev/shm").exists() else set()
-    rng = random.Random(0)
-    for kill in range(kills):
-        process = Process.resume(folder)
-        if kill % 3 == 1:
-            process.wait_for(saving(folder))
-        else:  # the first seconds among them, in which nothing has begun
-            time.sleep(rng.uniform(0, uninterrupted[1]))
-        process.process.kill()
-        process.end()
-    code, output = Process.resume(folder).end()
-    assert code == 0, output
+    for kill in kills:
+        again = ["--resume", "run"] if (folder / "run" / "config.json").exists() else words
+        users = ("--callback", "users:look_on")
+        code, output = python(*again, *users, CHANGES_BEFORE_THE_KILL=str(kill))
+        assert code == -signal.SIGKILL, output
     if Path("/dev/shm").exists():
         assert set(os.listdir("/dev/shm")) <= shared
     run = Run.open(folder / "run")
+    config = dataclasses.replace(run.train_config, callback=None, num_workers=0)
+    train(Settings(run.agent_name, run.agent_config, config), resume=run)
     assert not list(run.directory.rglob("*.partial"))
     return run
 
 
-def test_killed_runs_end_where_uninterrupted_ones_do(uninterrupted, tmp_path):
-    assert_same(survive_kills(tmp_path, 2, uninterrupted), uninterrupted[0])
+@pytest.mark.parametrize("agent", sorted(registry.agents()))
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(agent, tmp_path, monkeypatch, python):
+    """Killed while its folder is made, while it saves, and once more after that."""
+    monkeypatch.chdir(tmp_path)
+    run = survive_kills(tmp_path, python, begin(agent, 4, 1), KILLS)
+    assert_same(run, uninterrupted(tmp_path, agent, 4))
+
+
+KILLS = (2, 16, 9)
 
 
 @pytest.mark.learning
 @pytest.mark.timeout(1200)
-def test_twenty_kills_change_nothing(uninterrupted, tmp_path):
-    assert_same(survive_kills(tmp_path, 20, uninterrupted), uninterrupted[0])
+def test_twenty_kills_change_nothing(tmp_path, monkeypatch, python):
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(0)
+    kills = [rng.randint(1, 14) for _ in range(20)]
+    run = survive_kills(tmp_path, python, begin("rl2", 40, 2), kills)
+    assert_same(run, uninterrupted(tmp_path, "rl2", 40))
 
 
-def test_signals_end_a_run_in_order(uninterrupted, tmp_path):
-    words = [*COMMAND.split(), "--run-dir", "run"]
-    for number, code, finished in ((signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 8)):
-        process = Process(tmp_path, *words)
-        process.wait_for(lines(tmp_path, finished))
-        process.process.send_signal(number)
-        returned, output = process.end()
+def test_signals_end_a_run_in_order(tmp_path, monkeypatch, python):
+    """One comes in the midst of acting, beside a worker, the other in the midst of learning."""
+    monkeypatch.chdir(tmp_path)
+    words = [*begin("rl2", 6, 1), "--callback", "users:look_on"]
+    for name, code, last, method in (("SIGINT", 130, 2, "act"), ("SIGTERM", 143, 4, "update")):
+        wanted = {"SIGNAL": name, "LAST_ITERATION": str(last), "METHOD": method}
+        returned, output = python(*words, **wanted)
         assert returned == code, output
         assert "Traceback" not in output
-        last = Run.open(tmp_path / "run").checkpoints.iterations()[-1]
+        assert Run.open(tmp_path / "run").checkpoints.iterations()[-1] == last
         assert f"iteration {last + 1} was not finished; {last} is saved" in output
         (command,) = (x for x in output.splitlines() if x.startswith("go on with: "))
         words = command.removeprefix("go on with: python scripts/train.py ").split()
-    code, output = Process(tmp_path, *words).end()
+    code, output = python(*words)
     assert code == 0, output
-    assert_same(Run.open(tmp_path / "run"), uninterrupted[0])
+    assert_same(Run.open(tmp_path / "run"), uninterrupted(tmp_path, "rl2", 6))
 
 
-def test_a_second_signal_leaves_at_once(tmp_path):
+def test_a_second_signal_leaves_at_once():
     script = (
-        "import os, signal, time\n"
+        "import os, signal\n"
         "from metarl.running.exits import exits\n"
         "@exits\n"
         "def main():\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "        time.sleep(60)\n"
+        "        signal.pause()\n"
         "    finally:\n"
         "        print('saving', flush=True)\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -329,7 +365,7 @@ def test_a_second_signal_leaves_at_once(tmp_path):
     assert (done.returncode, done.stdout) == (143, "saving\n")
 
 
-def test_a_signal_while_modules_are_imported_waits_for_their_end():
+def test_a_signal_while_modules_are_imported_waits_for_their_end(quick_python):
     """An exception in the middle of an import may come out as another one."""
     script = (
         "import importlib, os, signal, sys\n"
@@ -345,7 +381,7 @@ def test_a_signal_while_modules_are_imported_waits_for_their_end():
         "sys.argv = ['metarl', 'train', '--list']\n"
         "command.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([quick_python, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "imported\n", "")
 
 
@@ -471,7 +507,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(disk, tmp_path):
 def test_saving_is_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
     """However slow the disk is, checkpoints by time leave it 99 parts of 100."""
     config = config_of(tmp_path)
-    saver = _Saver(config.run, tmp_path, MetricsLog(tmp_path))
+    saver = _Saver(config, tmp_path, MetricsLog(tmp_path))
     now = [1000.0]
     monkeypatch.setattr("metarl.running.training.time.perf_counter", lambda: now[0])
     saver._last, saver._took = now[0], 3.0

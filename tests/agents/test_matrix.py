@@ -1,0 +1,233 @@
+"""Every registered agent with every core, head and other choice, on both kinds of actions.
+
+The choices are read from the registry and from the types of the configs' fields, so that a new
+agent, core or head is tested once it can be chosen.
+"""
+
+import copy
+import functools
+import itertools
+import json
+from typing import Annotated, Literal, NamedTuple, get_args, get_origin
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+from uneven import Uneven
+
+import metarl
+from metarl import registry
+from metarl.experience.lanes import TrialKeys
+from metarl.experience.rollout import run_trial, torch_generator
+from metarl.learning import distributions
+from metarl.learning.cores import CORES, CoreConfig, make_core
+from metarl.learning.heads import HEADS, HeadConfig
+from metarl.options import field_types, option_paths, with_options
+from metarl.seeding import Phase
+from metarl.stepping.spaces import ActionCodec
+
+ACTIONS = {"discrete": Uneven(discrete=True), "box": Uneven(discrete=False)}
+STRUCTURE = ("core", "head")
+"""Options of which all combinations are tested; of others, one at a time beside the defaults."""
+NEEDS = {("std", "state"): {"max_std": 2.0}}
+"""Options without which a choice is refused."""
+NUMBERS = {"chunk_length": (3,), "tasks_per_chunk": (2,)}
+"""Values of options that are no choices between kinds, and yet lead to code of their own."""
+SMALL = {
+    "tasks_per_update": 3,
+    "episodes_per_trial": 2,
+    "episodes_per_adaptation": 2,
+    "num_adaptations": 1,
+    "hidden_size": 4,
+    "hidden_sizes": (4,),
+    "num_minibatches": 2,
+    "num_epochs": 2,
+    "learning_rate": 0.03,
+    "target_kl": None,
+}
+
+
+class Case(NamedTuple):
+    """An agent, the choices that are not its defaults, and the kind of actions."""
+
+    agent: str
+    choices: tuple[tuple[str, object], ...]
+    action: str
+
+    def __str__(self):
+        chosen = [f"{name}={value}" for name, value in self.choices]
+        return " ".join([self.agent, *chosen, self.action])
+
+
+def literals(hint):
+    """Return what a field of a config chooses between, if it does."""
+    if hint is bool:
+        return (False, True)
+    if get_origin(hint) is Annotated:
+        return literals(get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(value for part in get_args(hint) for value in literals(part))
+
+
+def choices(kind):
+    """Return the values of every option of a config's class that is a choice."""
+    found = {}
+    for name, path in option_paths(kind).items():
+        holder = functools.reduce(lambda own, field: field_types(own)[field], path[:-1], kind)
+        values = literals(field_types(holder)[path[-1]])
+        if values or name in NUMBERS:
+            found[name] = values or NUMBERS[name]
+    return found
+
+
+def cases():
+    for agent in sorted(registry.agents()):
+        found = choices(registry.agent_class(agent).Config)
+        whole = [
+            [(name, value) for value in found.pop(name)] for name in STRUCTURE if name in found
+        ]
+        others = [(name, value) for name, values in found.items() for value in values]
+        for structure in itertools.product(*whole):
+            for other in [(), *((one,) for one in others if not is_default(agent, one))]:
+                for action in ACTIONS:
+                    yield Case(agent, (*structure, *other), action)
+
+
+def is_default(agent, choice):
+    config = registry.agent_class(agent).Config()
+    return with_options(config, **options(dict([choice]))) == config
+
+
+def options(chosen):
+    needed = (NEEDS.get(choice, {}) for choice in chosen.items())
+    return functools.reduce(lambda a, b: a | b, needed, chosen)
+
+
+def make(case, seed=1, **more):
+    kind = registry.agent_class(case.agent)
+    known = option_paths(kind.Config)
+    values = {name: x for name, x in (SMALL | more).items() if name in known}
+    config = with_options(kind.Config(), **values, **options(dict(case.choices)))
+    return kind(config, metarl.TaskSpec.of(ACTIONS[case.action]), seed=seed)
+
+
+def trial_of(agent, case, iteration):
+    tasks, n = ACTIONS[case.action], agent.tasks_per_update
+    batch = tasks.sample(np.random.default_rng(iteration), n, "train")
+    envs = tasks.make_vec(n * (1 if agent.shape.sequential else agent.shape.episodes_per_round))
+    keys = TrialKeys(0, Phase.TRAIN, iteration, n)
+    return run_trial(agent, envs, batch, shape=agent.shape, keys=keys)
+
+
+class Training(NamedTuple):
+    """Two iterations: the state after one of them, and all there is of the other."""
+
+    between: tuple
+    trial: object
+    metrics: dict
+    after: tuple
+
+
+def train(case):
+    agent = make(case)
+    agent.update(trial_of(agent, case, 0), torch_generator(0), 0.0)
+    between = copy.deepcopy(agent.state())
+    trial = trial_of(agent, case, 1)
+    metrics = agent.update(trial, torch_generator(1), 0.5)
+    return Training(between, trial, metrics, copy.deepcopy(agent.state()))
+
+
+trained = functools.cache(train)
+
+
+def assert_equal(a, b):
+    x, y = pytree.tree_leaves(a), pytree.tree_leaves(b)
+    assert len(x) == len(y)
+    for p, q in zip(x, y, strict=True):
+        assert torch.equal(p, q) if torch.is_tensor(p) else p == q
+
+
+def assert_same(a, b):
+    assert_equal(a.trial.rounds, b.trial.rounds)
+    assert_equal(a.trial.context, b.trial.context)
+    assert a.metrics == b.metrics
+    assert_equal(a.after, b.after)
+
+
+EVERY = pytest.mark.parametrize("case", list(cases()), ids=str)
+
+
+@EVERY
+def test_equal_seeds_give_equal_bits_and_every_update_changes_something(case):
+    first, second = trained(case), train(case)
+    assert_equal(first.between, second.between)
+    assert_same(first, second)
+    with pytest.raises(AssertionError):
+        assert_equal(first.between[0], first.after[0])
+    with pytest.raises(AssertionError):
+        assert_equal(make(case).state(), make(case, seed=2).state())
+
+
+@EVERY
+def test_an_agent_that_is_loaded_goes_on_bit_for_bit(case):
+    known = trained(case)
+    agent = make(case, seed=2)
+    tensors, extra = copy.deepcopy(known.between)
+    agent.load_state(tensors, json.loads(json.dumps(extra)))
+    trial = trial_of(agent, case, 1)
+    metrics = agent.update(trial, torch_generator(1), 0.5)
+    assert_same(known, Training(known.between, trial, metrics, agent.state()))
+
+
+@EVERY
+def test_the_first_step_of_an_update_has_ratio_one_and_no_kl(case):
+    """What an update computes of whole sequences is what acting computed step by step.
+
+    Neither estimate of the KL divergence is negative at any step, so that a mean of zero means
+    that no step's probability differs.
+    """
+    known = trained(case)
+    agent = make(case, seed=2, num_epochs=1, num_minibatches=1)
+    agent.load_state(*copy.deepcopy(known.between))
+    first, second = (agent.update(known.trial, torch_generator(1), 0.5) for _ in range(2))
+    assert first["kl"] == pytest.approx(0, abs=1e-6)
+    assert first["clip_fraction"] == 0
+    assert second["kl"] > 1e-5  # the policy has moved
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("core", CORES)
+def test_acting_one_step_at_a_time_equals_the_whole_sequence(core, head, action):
+    generator = torch.Generator().manual_seed(0)
+    space = gym.spaces.Discrete(3) if action == "discrete" else gym.spaces.Box(-1, 1, (2,))
+    codec = ActionCodec(space)
+    memory = make_core(CoreConfig(kind=core, hidden_size=5), 4, codec, generator)
+    policy = HEADS[head](HeadConfig(), memory, 4, codec, generator)
+    inputs = torch.randn(3, 8, 4 + codec.size + 2, generator=generator)
+    state = torch.randn(3, memory.state_size, generator=generator)
+    summary, _ = memory.sequence(inputs, state)
+    whole, value = policy(summary, inputs[..., :4])
+    actions = torch.ones(3, 8, dtype=torch.int64) if codec.discrete else torch.zeros(3, 8, 2)
+    expected = distributions.log_prob(whole, actions)
+    for t in range(8):
+        summary, state = memory.step(inputs[:, t], state)
+        step, now = policy(summary.unsqueeze(1), inputs[:, t : t + 1, :4])
+        found = distributions.log_prob(step, actions[:, t : t + 1])[:, 0]
+        torch.testing.assert_close(found, expected[:, t], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(now[:, 0], value[:, t], atol=1e-5, rtol=1e-5)
+
+
+def test_every_core_can_be_chosen_and_the_matrix_has_every_choice():
+    assert set(literals(field_types(CoreConfig)["kind"])) == set(CORES)
+    every = [str(case) for case in cases()]
+    assert len(set(every)) == len(every)
+    for agent in registry.agents():
+        for name, values in choices(registry.agent_class(agent).Config).items():
+            config = registry.agent_class(agent).Config()
+            for value in values:
+                shown = f"{name}={value}" in " ".join(every).split()
+                assert shown or with_options(config, **{name: value}) == config

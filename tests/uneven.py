@@ -1,0 +1,35 @@
+"""Tasks whose episodes end by chance, so that trials have padding in the midst."""
+
+import gymnasium as gym
+import numpy as np
+
+from metarl.task import Task
+from metarl.tasks.arrays import ArrayTaskDistribution, NoiseSpec, Transition
+
+
+class Uneven(ArrayTaskDistribution):
+    """Episodes of 1 to 5 steps that end by chance; an action moves a point to a target."""
+
+    name = "uneven"
+    horizon = 5
+    episodes_per_trial = 3
+    transition_noise = NoiseSpec(uniform=1)
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def __init__(self, discrete):
+        box = gym.spaces.Box(np.float32(-2), np.float32(4), (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(3, start=1) if discrete else box
+
+    def sample(self, rng, n, split):
+        return [Task.of(self.name, target=t + (split == "test")) for t in rng.uniform(size=n)]
+
+    def initial(self, params, noise):
+        target = params["target"]
+        return {"target": target, "x": 0 * target}, np.stack([0 * target, 0 * target], 1)
+
+    def transition(self, state, action, noise):
+        u = noise.uniform[:, 0]
+        x = state["x"] + 0.1 * action.reshape(len(u), -1)[:, 0]
+        reward = -np.abs(x - state["target"])
+        observation = np.stack([x, u], 1)
+        return Transition({**state, "x": x}, observation, reward, u < 0.4, {})
