@@ -164,7 +164,7 @@ def test_lines_of_different_splits_are_told_apart(tmp_path, axes):
     lines = [Line("a", summary()), Line("a", summary(split="validation"))]
     plot_adaptation(lines, tmp_path / "plot.png")
     assert labels(axes[0]) == ["a (held-out tasks)", "a (validation tasks)"]
-    assert "which: see the legend" in axes[0].get_title()
+    assert "splits: see the legend" in axes[0].get_title()
 
 
 def test_evaluations_of_one_run_are_drawn_by_their_files(trained, tmp_path, axes):
