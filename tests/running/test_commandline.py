@@ -231,7 +231,7 @@ def test_a_damaged_newest_checkpoint_is_a_warning(call, trained, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(trained.directory, folder)
     (folder / "checkpoints" / "0000002" / TENSORS).write_bytes(b"cut")
-    with pytest.warns(UserWarning, match="iteration 0 is taken instead"):
+    with pytest.warns(UserWarning, match="iteration 0 is loaded instead"):
         code, _, _ = call("train", "--resume", str(folder), "--iterations", "3")
     assert code == 0
     assert Run.open(folder).checkpoints.load().iteration == 3

@@ -115,7 +115,7 @@ def test_evaluations_that_are_not_alike_are_not_taken_together(group, tmp_path, 
     else:
         path.with_suffix(".npz").write_bytes(b"PK cut")
     path.write_text(json.dumps(summary))
-    with pytest.raises(UserError, match="test.npz: cannot" if damage == "cut off" else "alike"):
+    with pytest.raises(UserError, match="test.npz: cannot" if damage == "cut off" else "same way"):
         summarize_seeds(folder, (0, 3))
 
 
@@ -234,6 +234,7 @@ def test_a_group_whose_environments_cannot_be_made_leaves_nothing(
     said = capsys.readouterr()
     assert "no licence for the simulator" in said.out
     assert "go on with" not in said.out + said.err
+    assert "resume all of them" not in said.out + said.err
 
 
 def test_a_signal_reaches_every_run_once(tmp_path):
@@ -259,7 +260,7 @@ def test_a_signal_reaches_every_run_once(tmp_path):
         assert Run.open(tmp_path / "group" / seed).checkpoints.load().iteration >= 1
         assert f"[seed {seed}] go on with: python scripts/train.py --resume group/{seed}" in output
     assert "Traceback" not in output
-    (said,) = (line for line in output.splitlines() if line.startswith("go on with all of them"))
+    (said,) = (line for line in output.splitlines() if line.startswith("resume all of them with: "))
     last = max(Run.open(tmp_path / "group" / s).checkpoints.load().iteration for s in ("1", "2"))
     words = said.split("scripts/train.py ")[1].split()
     more = ["--iterations", str(last + 1), "--evaluation-tasks", "5", "--validation-tasks", "2"]

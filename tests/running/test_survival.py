@@ -166,7 +166,7 @@ def test_a_damaged_newest_checkpoint_costs_only_time(tmp_path):
     whole = train(config_of(tmp_path / "whole"), "rl2", RL2)
     run = train(config_of(tmp_path / "run", checkpoint_interval=1), "rl2", RL2)
     (run.checkpoints.directory / "0000004" / "agent.safetensors").write_bytes(b"damaged")
-    with pytest.warns(UserWarning, match="iteration 3 is taken instead"):
+    with pytest.warns(UserWarning, match="iteration 3 is loaded instead"):
         train(run.train_config, "rl2", run.agent_config, resume=run)
     assert_same(run, whole)
 
