@@ -52,7 +52,7 @@ class OfficialResult:
     """The result of Meta-World's evaluation."""
 
     success: float
-    """The success rate: the mean over classes of the counted episodes."""
+    """The success rate of the counted episodes, averaged over classes."""
     mean_return: float
     """The mean return of the counted episodes, which end at success."""
     by_class: Mapping[str, float]

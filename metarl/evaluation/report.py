@@ -12,7 +12,7 @@ from metarl.task import SPLIT_NAMES
 
 
 def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
-    """Print an adaptation curve: one row per point, beside the mean of an untrained agent."""
+    """Print an adaptation curve: one row per point, with the mean of an untrained agent."""
     kind = SPLIT_NAMES[summary["split"]]
     shared = ", the same tasks as in training" if summary["shared_split"] else ""
     told = " (told the task)" if summary.get("told_task") else ""

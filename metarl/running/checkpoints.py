@@ -70,7 +70,7 @@ class CheckpointStore:
 
     Args:
         directory: the folder.
-        keep: how many of the newest checkpoints are kept, beside the best one.
+        keep: how many of the newest checkpoints are kept in addition to the best one.
     """
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
@@ -211,7 +211,7 @@ class CheckpointStore:
         names = ("iteration", "env_steps", "agent", "score")
         iteration, env_steps, extra, score = (content[name] for name in names)
         if not (isinstance(iteration, int) and isinstance(env_steps, int)):
-            raise UserError(f"{folder}: checkpoint.json has no integer counts of iterations")
+            raise UserError(f"{folder}: checkpoint.json has no integer iteration and env_steps")
         return Checkpoint(iteration, env_steps, tensors, extra, score, content.get("sampler", {}))
 
 

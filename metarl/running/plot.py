@@ -42,7 +42,7 @@ def plot(
 
     Args:
         paths: run directories; for adaptation curves also evaluations' files ``<name>.json``,
-            beside each of which there is ``<name>-untrained.json``.
+            with ``<name>-untrained.json`` in the same folder.
         kind: ``adaptation`` draws the return against episodes of experience; ``learning`` draws
             it against the environment steps of training; ``paths`` lets one run's agent adapt to
             a few tasks with a goal in the plane, and draws its paths.

@@ -43,7 +43,7 @@ def summarize_runs(
         directories: the directories of evaluated runs, or of groups of seeds.
         output: the JSON file to write.
         evaluation: the name of the evaluation's file, without its suffix.
-        learning_points: the number of points that a learning curve is thinned to.
+        learning_points: about how many points of each learning curve are kept.
 
     Raises:
         UserError: if a directory is no run, or its metrics or evaluation are missing.

@@ -53,8 +53,8 @@ def train_seeds(
 ) -> dict[str, Any]:
     """Train once with each seed, and summarize the evaluations of all runs.
 
-    As many runs go on at once as the cores allow. ``config.run_dir`` gets one run directory per
-    seed, named by the seed, and beside them ``evaluation`` with the common evaluation.
+    Several runs train at once if there are enough cores. ``config.run_dir`` gets one run directory
+    per seed, named by the seed, and a folder ``evaluation`` with the common evaluation.
 
     Args:
         config: the settings of the training; each run has its own seed and directory.
@@ -145,8 +145,8 @@ def resume_seeds(
             new.remove()
         else:
             _print_how_to_resume(folder, named, given)
-        listed = ", ".join(map(str, failed))
-        raise SeedsError(f"seeds {listed} did not finish; their errors are above")
+        unfinished = ", ".join(map(str, failed))
+        raise SeedsError(f"seeds {unfinished} did not finish; their errors are above")
     summary, untrained = (summarize_seeds(folder, seeds, x) for x in ("", "-untrained"))
     lines = [Line(name, summary), Line("untrained", untrained, reference=True)]
     picture = folder / "evaluation" / "test.png"
@@ -178,7 +178,7 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
         The summary.
 
     Raises:
-        UserError: if a file is damaged, or two evaluations differ in more than the seed.
+        UserError: if a file is damaged, or two runs were not evaluated in the same way.
     """
     files = [folder / str(seed) / "evaluation" / f"test{suffix}" for seed in seeds]
     summaries = [read_summary(file.with_suffix(".json")) for file in files]

@@ -189,7 +189,9 @@ tasks.make = fail
 
 
 def test_a_seed_that_fails_is_named(tmp_path, write_module, monkeypatch, capsys):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"
+    )
     env = f"{write_module('breaks', BREAKS)}:tasks"
     config = config_of(tmp_path / "group", env=env, check=False)  # it would fail at once
     (tmp_path / "group").mkdir()
