@@ -1,1 +1,1 @@
-"""Meta-learning algorithms, one file each."""
+"""Meta-learning algorithms, one in each file."""

@@ -1,7 +1,7 @@
 """MAML with a clipped meta-objective (Finn et al., 2017, 1703.03400; ProMP, 1810.06784).
 
-The prior knowledge is a policy's initial parameters and inner learning is a step of policy
-gradient per task. The meta-gradient goes through those steps, second derivatives included.
+The prior knowledge is a policy's initial parameters; an agent adapts to a task by policy-gradient
+steps from them. The meta-gradient goes through those steps, including their second derivatives.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from metarl.stepping.spaces import ActionCodec, observation_size
 
 Rates: TypeAlias = Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty]
 Policy: TypeAlias = Callable[[Params, Tensor], Distribution]
+"""A function from each task's parameters and observations to action distributions."""
 Rounds: TypeAlias = Sequence[PolicyBatch]
 
 FIRST_EDITION = {"params.": "head.", "scaler.": "normalizer."}
-"""How names of tensors in checkpoints of the first edition begin, and how they begin now."""
+"""Prefixes of tensor names in checkpoints of the first edition -> the present prefixes."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +44,26 @@ class MAMLPPOConfig:
     """Hyper-parameters of MAML-PPO; the defaults are for 2-D navigation."""
 
     tasks_per_update: Annotated[int, AtLeast(1)] = 20
-    """Number of tasks of a meta-batch (20 in the MAML paper)."""
+    """Number of tasks in a meta-batch (20 in the MAML paper)."""
     episodes_per_adaptation: Annotated[int, AtLeast(1)] = 20
-    """Number of episodes that an inner step learns from (20 in the MAML paper)."""
+    """Number of episodes per task that an inner step learns from (20 in the MAML paper)."""
     num_adaptations: Annotated[int, AtLeast(0)] = 2
-    """Number of inner steps in training; with 1, a second one in tests overshoots far goals."""
+    """Number of inner steps in training. A policy trained with one step overshoots far goals if it
+    takes a second one at test time."""
     inner_learning_rate: Rates = (0.1, 0.05, 0.025, 0.0125)
-    """Rate of each inner step (alpha in MAML's eq. 1); the last one holds for further steps. With
-    normalised advantages all steps are equally long, so that a constant rate overshoots."""
+    """Learning rate of each inner step (alpha in MAML's eq. 1); further steps use the last one.
+    Normalised advantages make all steps equally long, so that a constant rate overshoots."""
     meta_loss: Literal["every-step", "last-step"] = "every-step"
-    """Rounds that the meta-objective averages: those after every inner step (MAML++, 1810.09502,
-    section 4), or the last one alone."""
+    """Rounds that the meta-objective averages: `every-step` takes the rounds after all inner steps
+    (MAML++, 1810.09502, section 4), `last-step` only the last round."""
     first_order: bool = False
-    """Leave out the second derivatives, which is cheaper but follows another gradient."""
+    """Ignore second derivatives: cheaper, but an approximation of the meta-gradient."""
     hidden_sizes: tuple[Annotated[int, AtLeast(1)], ...] = (100, 100)
     """Sizes of the policy's ReLU layers."""
     normalize_observations: bool = False
-    """Show the policy observations normalised by the moments of all steps trained on so far."""
+    """Normalise observations by the mean and variance of all training steps so far."""
     initial_std: Annotated[float, Positive] = 1.0
-    """Standard deviation of continuous actions before the first update; inner steps adapt it."""
+    """Initial standard deviation of continuous actions; inner steps adapt it to each task."""
     min_std: Annotated[float, Positive] = 1e-2
     """Lower bound on the standard deviation of continuous actions."""
     discount: Annotated[float, Between(0, 1)] = 0.99
@@ -71,15 +73,16 @@ class MAMLPPOConfig:
     learning_rate: Annotated[float, Positive] = 1e-3
     """Adam's learning rate on the initial parameters (beta in MAML's algorithm 3)."""
     num_epochs: Annotated[int, AtLeast(1)] = 5
-    """Number of meta-gradient steps on the experience of an update."""
+    """Number of meta-gradient steps on the experience of one update."""
     clip: Annotated[float, Positive] = 0.2
     """Bound on the change of the adapted policy's probability ratio in the meta-objective."""
     kl_coefficient: Annotated[float, NotNegative] = 5e-4
-    """Weight of KL(old ‖ new) of the policies before each inner step (ProMP, eq. 13)."""
+    """Weight of the penalty KL(old ‖ new) on the policies before inner steps (ProMP, eq. 13)."""
     max_gradient_norm: Annotated[float, Positive] = 10.0
-    """Norm that larger meta-gradients are scaled down to."""
+    """Largest norm of the meta-gradient; a longer one is scaled down to it."""
     tasks_per_chunk: Annotated[int, AtLeast(1)] | None = None
-    """Number of tasks whose meta-gradient is computed at once (default: all; fewer on a CPU)."""
+    """Number of tasks whose meta-gradient is computed at once (default: all on a GPU, fewer on
+    a CPU)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
@@ -87,16 +90,18 @@ class MAMLPPOConfig:
 
 
 class Adapted(NamedTuple):
-    """A context: each task's own parameters, and what adapting to it has computed."""
+    """A context: each task's own parameters, and results of the adaptations so far."""
 
     params: Params
+    """The policy's parameters, with the task as first axis."""
     num_steps: Int[Tensor, " task"]
+    """The number of inner steps taken so far."""
     values: tuple[Float[Tensor, "task episode time"], ...] = ()
-    """The baseline of every round so far, so that ``update`` does not fit it again."""
+    """The baseline's values in every round so far, so that ``update`` need not fit it again."""
 
 
 class MAMLPPO:
-    """Adapts by policy-gradient steps per task; meta-learns the parameters they start from."""
+    """Adapts to each task by policy-gradient steps; meta-learns the parameters they start from."""
 
     Config = MAMLPPOConfig
 
@@ -141,7 +146,7 @@ class MAMLPPO:
         return Adapted(params, context.num_steps + 1, (*context.values, value))
 
     def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
-        """Improve the initial parameters by the meta-gradient, some epochs on one trial."""
+        """Take ``num_epochs`` meta-gradient steps on the initial parameters."""
         config, trial = self.config, trial.to(self.device)
         query, known = trial.rounds[-1], trial.context.values[: len(trial.rounds) - 1]
         pairs = [self.batch(*pair) for pair in zip_longest(trial.rounds, known)]
@@ -160,22 +165,27 @@ class MAMLPPO:
         return metrics | {"explained_variance": float(explained)}
 
     def batch(self, episodes: Episodes, value: Tensor | None = None) -> tuple[PolicyBatch, Tensor]:
-        """Lay a round out for the losses; return the values of a baseline fitted to it, too."""
+        """Return a round as the losses take it, and the values of a baseline fitted to it.
+
+        Args:
+            episodes: the round.
+            value: the baseline's values if they are known; they are not computed again then.
+        """
         observation, reward, valid = episodes.observation, episodes.reward, episodes.valid
         discount, gae_lambda = self.config.discount, self.config.gae_lambda
         if value is None:
             value = returns.linear_values(observation, reward, valid, discount)
-        # The baseline sees the time, so that the value at the horizon is known to be 0.
+        # The baseline knows the time left, so that the value at the horizon is known to be 0.
         advantage = returns.advantages(reward, value, valid, discount, gae_lambda)
         seen, record = self.normalizer(observation), episodes.record
         return PolicyBatch.of(seen, episodes.action, record, advantage, valid), value
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the initial parameters, Adam's moments and those of the observations."""
+        """Return the initial parameters, Adam's state and the moments of the observations."""
         return self.saved.tensors(), {}
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
         self.saved.load(renamed(tensors, FIRST_EDITION))
 
 
@@ -184,8 +194,8 @@ def inner_loss(
 ) -> tuple[Float[Tensor, " task"], Distribution]:
     """Return each task's policy-gradient loss, and the policy's distributions before the step.
 
-    The loss -(π/π_old)·A keeps the credit of the experience's own distribution when it is
-    differentiated twice (ProMP, section 5).
+    The loss is -(π/π_old)·A: unlike -log π·A, its second derivative keeps the dependence of the
+    experience's distribution on the parameters (ProMP, section 5).
     """
     before = policy(params, support.observation)
     ratio = torch.exp(log_prob(before, support.action) - support.log_prob)
@@ -197,8 +207,8 @@ def meta_loss(
 ) -> TaskLosses:
     """Return each task's loss after its inner steps (ProMP, eq. 12 and 13), and diagnostics.
 
-    The inner steps are taken again from the present initial parameters on the recorded
-    experience, so that the gradient reaches the parameters through them.
+    The inner steps are repeated from the present initial parameters on the recorded experience,
+    so that the gradient flows back through them.
     """
     *supports, query = rounds
     num_tasks = len(query.valid)

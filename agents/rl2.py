@@ -2,7 +2,7 @@
 
 A recurrent core sees (observation, previous action, previous reward, boundary) and keeps its
 state through all episodes of a trial; PPO (Schulman et al., 2017, 1707.06347) trains it on the
-return of the whole trial. Adapting to a task is nothing but acting in it.
+return of the whole trial. The agent adapts to a task merely by acting in it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FIRST_EDITION = {
     "target_": "targets.",
     "scaler.": "normalizer.",
 }
-"""How names of tensors in checkpoints of the first edition begin, and how they begin now."""
+"""Prefixes of tensor names in checkpoints of the first edition -> the present prefixes."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,23 @@ class RL2Config:
     """Hyper-parameters of RL²; the defaults are for Bernoulli bandits."""
 
     tasks_per_update: Annotated[int, AtLeast(1)] = 1000
-    """Number of trials gathered for one update, each with a task of its own."""
+    """Number of tasks in a meta-batch; each is met in one trial."""
     episodes_per_trial: Annotated[int, AtLeast(1)] | None = None
-    """Number of episodes of a trial (default: what the task distribution prescribes)."""
+    """Number of episodes in a trial (default: what the task distribution prescribes)."""
     normalize_observations: bool = False
-    """Show the policy observations normalised by the moments of all steps trained on so far."""
+    """Normalise observations by the mean and variance of all training steps so far."""
     observed_reward_scale: float = 1.0
-    """Factor on the reward the policy sees; the reward it is trained on is not scaled."""
+    """Factor on the reward in the policy's input; the reward it is trained on is not scaled."""
     discount: Annotated[float, Between(0, 1)] = 0.99
     """Discount factor (gamma) per step, across the episodes of a trial."""
     gae_lambda: Annotated[float, Between(0, 1)] = 0.6
     """GAE lambda of the advantage estimates, across the episodes of a trial."""
     value_lambda: Annotated[float, Between(0, 1)] | None = None
-    """GAE lambda of the critic's targets (default: --gae-lambda). With a small one, targets come
-    mostly from the critic itself, so that it learns slowly for tens of updates."""
+    """GAE lambda of the critic's targets (default: --gae-lambda). With a small lambda, targets come
+    mostly from the critic itself, so that it learns slowly in the first tens of updates."""
     baseline: Literal["critic", "linear"] = "critic"
-    """Values that advantages are measured from: `critic` is an output of the network; `linear` fits
-    a linear function of observation and time to each task's trial (as Meta-World's RL²)."""
+    """Value function behind the advantages: `critic` is an output of the network; `linear` is a
+    linear function of observation and time, fitted to each trial (as in Meta-World's RL²)."""
     chunk_length: Annotated[int, AtLeast(1)] | None = None
     """Number of steps that gradients flow back through (default: the whole trial)."""
     core: CoreConfig = field(default_factory=CoreConfig)
@@ -69,7 +69,7 @@ class RL2Config:
     head: HeadConfig = field(default_factory=HeadConfig)
     """The layers from the recurrent network to the actions."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    """The policy optimisation that an update consists of."""
+    """The policy optimisation (PPO) that an update runs."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
@@ -80,7 +80,7 @@ class RL2Config:
 
 
 class RL2:
-    """Meta-learns a recurrent policy; knows a task by the hidden state it reaches there."""
+    """Meta-learns a recurrent policy, whose hidden state is what it knows about a task."""
 
     Config = RL2Config
 
@@ -125,11 +125,11 @@ class RL2:
         return action, record, torch.where(step.active, state, context)
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
-        """Return ``context``: acting has already carried it on."""
+        """Return ``context`` unchanged: ``act`` has already updated it."""
         return context
 
     def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
-        """Run PPO on whole trials, each one long episode that ends with its last step."""
+        """Run PPO on whole trials; each counts as one long episode."""
         config, stream = self.config, trial.to(self.device).stream()
         reward, valid, discount = stream.reward, stream.valid, config.discount
         value = stream.record.get("value")
@@ -150,18 +150,22 @@ class RL2:
         return metrics | {"explained_variance": float(explained_variance(value, target, valid))}
 
     def inputs(self, seen: Timestep | Stream) -> Float[Tensor, "row time input"]:
-        """Return what the core sees of one step or of a stream."""
+        """Return the core's inputs in one step or in a stream."""
         reward = self.config.observed_reward_scale * seen.previous_reward
         return core_inputs(self.normalizer(seen.observation), reward, seen, self.codec)
 
     def policy(self, inputs: tuple[Tensor, Tensor]) -> HeadOutput:
-        """Return distributions and values of sequences: core inputs, and the states before them."""
+        """Return the distributions and values of sequences.
+
+        Args:
+            inputs: the core's inputs ``[row, time, input]``, and its states before the first step.
+        """
         seen, state = inputs
         summary, _ = self.core.sequence(seen, state)
         return cast(HeadOutput, self.head(summary, seen[..., : self.size]))
 
     def batch(self, stream: Stream, advantage: Tensor, target: Tensor) -> Batch:
-        """Cut the trials into chunks that start from the state they were gathered with."""
+        """Cut the trials into chunks, each with the recorded state at its first step."""
         chunks = stream.chunks(self.config.chunk_length)
         states = stream.record.get("state")
         state = self.begin(len(stream.valid)) if states is None else chunks.first(states)
@@ -171,10 +175,10 @@ class RL2:
         return Batch(chunks.task, inputs, *(chunks.cut(x) for x in rows))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the networks, Adam's moments and those of targets and observations."""
+        """Return the networks, Adam's state and the moments of value targets and observations."""
         return self.saved.tensors(), {"num_updates": self.targets.num_updates}
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
         self.saved.load(renamed(tensors, FIRST_EDITION))
         self.targets.num_updates = int(extra["num_updates"])

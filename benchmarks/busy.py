@@ -1,4 +1,4 @@
-"""An environment whose step takes 300 µs, to measure what worker processes cost beside it.
+"""An environment whose step takes 300 µs, to measure the overhead of worker processes.
 
 python scripts/benchmark.py stepping --env benchmarks.busy:tasks
 """
@@ -14,7 +14,7 @@ STEP_SECONDS = 300e-6
 
 
 class Busy(gym.Env):
-    """Spins for so long; a HalfCheetah's spaces."""
+    """An environment with HalfCheetah's spaces whose step spins for ``STEP_SECONDS``."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64)
     action_space = gym.spaces.Box(-1.0, 1.0, (6,), np.float32)

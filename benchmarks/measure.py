@@ -1,4 +1,4 @@
-"""Measuring programs: the speed of agents, of stepping, and of Meta-World's classes."""
+"""Measure the speed of agents, of worker processes and of Meta-World's classes."""
 
 from __future__ import annotations
 
@@ -36,64 +36,67 @@ from metarl.tasks.distribution import TaskDistribution
 
 @dataclass(frozen=True)
 class Speed:
-    """Time meta-iterations and an evaluation, with the agent's defaults but for `--config`."""
+    """Time an agent's meta-iterations and its evaluation."""
 
     env: str = "bandit/n10-k5"
-    """Task distribution."""
+    """Name of the task distribution."""
     agent: str = "rl2"
-    """Agent."""
+    """Name of the agent."""
     config: dict[str, str] = field(default_factory=dict)
-    """Other settings of the agent: names and values, `num_adaptations 1`."""
+    """Settings of the agent that are not its defaults: names and values, such as
+    `num_adaptations 1`."""
     torch_threads: int = 1
-    """Torch threads of the meta-update."""
+    """Number of torch threads of the meta-update."""
     num_envs: int | None = None
-    """Episodes stepped at once; by default as in training."""
+    """Number of environments stepped together (default: as in training)."""
     num_workers: int | None = None
-    """Processes that step simulators, 0 for none; by default one a core."""
+    """Number of processes that step simulators (default: one per core; 0 steps them in this
+    process)."""
     iterations: int = 20
-    """Meta-iterations; medians are reported."""
+    """Number of meta-iterations, of which medians are reported."""
     evaluation_tasks: int = 400_000
-    """Tasks of the evaluation."""
+    """Number of tasks of the evaluation."""
     device: str = "cpu"
-    """Where the agent runs: `cpu` or `cuda`."""
+    """Device that the agent runs on: `cpu`, `cuda` or `cuda:1`."""
     output: Path = Path("benchmarks/speed.json")
-    """The file."""
+    """JSON file to write the results to."""
 
 
 @dataclass(frozen=True)
 class Stepping:
-    """Time worker processes against one process, Gymnasium's AsyncVectorEnv, and processes apart.
+    """Time worker processes, one process, Gymnasium's AsyncVectorEnv and independent processes.
 
-    The last each go through their part and wait for nobody: what the machine allows.
+    Independent processes step their share of the environments without waiting for each other:
+    they show what the machine allows at most.
     """
 
     env: str = "half-cheetah/direction"
-    """Task distribution of simulators."""
+    """Name of a task distribution whose environments are simulators."""
     num_envs: int = 40
-    """Environments."""
+    """Number of environments that are stepped together."""
     num_workers: int = 2
-    """Processes."""
+    """Number of worker processes."""
     steps: int = 200
-    """Of every environment, in one repeat."""
+    """Number of steps of every environment in one repeat."""
     repeats: int = 5
-    """Turns each takes; medians are reported."""
+    """Number of repeats of each way to step, of which medians are reported."""
     output: Path = Path("benchmarks/stepping.json")
-    """The file."""
+    """JSON file to write the results to."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Time the step and the reset of Meta-World's classes against the official ones and physics."""
+    """Time step and reset of Meta-World's classes: ours, the official ones, and physics alone."""
 
     env: str = "metaworld/ml45"
-    """Whose classes, those held out too."""
+    """Name of the Meta-World tasks whose classes are timed, including the held-out ones."""
     steps: int = 1000
-    """Of each class and each way to step."""
+    """Number of steps of each class: ours, official ones, and of physics alone."""
     output: Path = Path("benchmarks/metaworld-classes.json")
-    """The file."""
+    """JSON file to write the results to."""
 
 
-@rollout.torch_threads(1)  # the meta-update alone may use more
+@rollout.torch_threads(1)  # Only the meta-update may use more.
 def measure_speed(
     env: str,
     agent: str,
@@ -110,16 +113,19 @@ def measure_speed(
     """Time meta-iterations and an evaluation of an agent.
 
     Args:
-        env: task distribution.
-        agent: agent.
-        config: fields of the agent's config that are not its defaults, values as JSON.
-        iterations: meta-iterations; medians are reported.
-        evaluation_tasks: tasks of the evaluation.
-        device: where the agent runs.
-        torch_threads: torch threads of the meta-update.
-        output: a JSON file.
-        num_envs: episodes stepped at once; by default as in training.
-        num_workers: processes that step simulators; by default one a core.
+        env: the name of the task distribution.
+        agent: the name of the agent.
+        config: options of the agent that are not its defaults, with values as JSON.
+        iterations: the number of meta-iterations, of which medians are reported.
+        evaluation_tasks: the number of tasks of the evaluation.
+        device: the device that the agent runs on.
+        torch_threads: the number of torch threads of the meta-update.
+        output: the JSON file to write the results to.
+        num_envs: the number of environments stepped together (default: as in training).
+        num_workers: the number of processes that step simulators (default: one per core).
+
+    Raises:
+        UserError: if the device or a setting of the agent is not accepted.
     """
     check_device(device)
     tasks = registry.make(env)
@@ -129,7 +135,7 @@ def measure_speed(
     slots = training_slots(learner, tasks, Workers(num_envs=num_envs))
     envs = tasks.make_vec(slots, num_workers=num_workers)
     times: dict[str, list[float]] = {"step": [], "act": [], "collect": [], "update": []}
-    for i in range(iterations + 2):  # two to warm up
+    for i in range(iterations + 2):  # The first two warm up.
         started = time.perf_counter()
         trial = training_trial(learner, Uniform(tasks), envs, seed=0, iteration=i)
         collected = time.perf_counter()
@@ -178,18 +184,19 @@ def measure_stepping(
 ) -> None:
     """Time random actions in worker processes, in one process, and in Gymnasium's AsyncVectorEnv.
 
-    Beside them, as many processes that go through their part of the slots and wait for nobody: how
-    much faster two cores are than one differs between machines, and nothing that hands over
-    between processes can be faster. They take turns; medians of the repeats are reported. Gymnasium
-    steps the environments that Meta-World's users have, where the tasks are Meta-World's.
+    For comparison, equally many independent processes step their share of the slots without
+    waiting for each other: no exchange between processes can be faster, and how much faster two
+    cores are than one differs between machines. All ways to step take turns, and the medians of
+    the repeats are reported. If the tasks are Meta-World's, Gymnasium steps the official
+    package's environments.
 
     Args:
-        env: task distribution of simulators.
-        num_envs: environments.
-        num_workers: processes; Gymnasium's has one an environment.
-        steps: of every environment, in one repeat.
-        repeats: turns each takes.
-        output: a JSON file.
+        env: the name of a task distribution whose environments are simulators.
+        num_envs: the number of environments.
+        num_workers: the number of worker processes; Gymnasium has one per environment.
+        steps: the number of steps of every environment in one repeat.
+        repeats: the number of repeats of each way to step.
+        output: the JSON file to write the results to.
     """
     tasks = registry.make(env)
     drawn = tasks.sample(seeding.numpy_generator(0), num_envs, "train")
@@ -242,7 +249,7 @@ def measure_stepping(
 
 
 def _seconds_to_step(envs: Any, actions: Sequence[Any], *, resets: bool) -> float:
-    """Return how long ``envs`` take; episodes that end start again where ``resets``."""
+    """Return the seconds that the actions take; ``resets`` restarts episodes that end."""
     started = time.perf_counter()
     for action in actions:
         _, _, terminated, truncated, _ = envs.step(action)
@@ -253,7 +260,7 @@ def _seconds_to_step(envs: Any, actions: Sequence[Any], *, resets: bool) -> floa
 
 
 class _Apart:
-    """Processes that each step a part of the slots and wait for nobody but at the start."""
+    """Independent processes that each step a part of the slots, and wait only at the start."""
 
     def __init__(
         self,
@@ -262,8 +269,8 @@ class _Apart:
         actions: Sequence[Any],
         processes: int,
     ) -> None:
-        context = multiprocessing.get_context("fork")  # there are no threads and no workers yet
-        barrier = self._barrier = context.Barrier(processes)  # it lives no longer than this
+        context = multiprocessing.get_context("fork")  # Safe: no threads run yet.
+        barrier = self._barrier = context.Barrier(processes)  # The attribute keeps it alive.
         self._processes, self._pipes = [], []
         for k in range(processes):
             ours, theirs = context.Pipe()
@@ -274,7 +281,7 @@ class _Apart:
             self._pipes.append(ours)
 
     def seconds(self, seed: int) -> float:
-        """Return how long the slowest process takes."""
+        """Take all actions, and return the seconds that the slowest process needs."""
         for pipe in self._pipes:
             pipe.send(seed)
         return float(max(pipe.recv() for pipe in self._pipes))
@@ -303,22 +310,25 @@ def _step_apart(
 
 
 def measure_classes(env: str, *, steps: int, output: Path) -> None:
-    """Time each class of Meta-World in one process: officially, here, and its physics alone.
+    """Time each class of Meta-World in one process: here, officially, and MuJoCo's physics alone.
 
-    The three take turns of 50 random actions, and processor time is counted, so that other work
-    on the machine matters little.
+    The three take turns of 50 random actions each. Processor time is measured, so that other work
+    on the machine has little influence.
 
     Args:
-        env: tasks of Meta-World.
-        steps: of each class and each way.
-        output: a JSON file.
+        env: the name of Meta-World tasks.
+        steps: the number of steps of each class and each of the three.
+        output: the JSON file to write the results to.
+
+    Raises:
+        UserError: if the tasks are not Meta-World's.
     """
     tasks: Any = registry.make(env)
     if not hasattr(tasks, "make_official"):
         raise bad_option("--env", env, "tasks of Meta-World")
     rng, turn = seeding.numpy_generator(0), 50
     classes = {}
-    sides: tuple[Split, ...] = ("train", "test")  # validation goals are of the training classes
+    sides: tuple[Split, ...] = ("train", "test")  # Validation has the training classes.
     for split in sides:
         for task in tasks.tasks(split)[: len(tasks.goals[split])]:
             ours, official = tasks.make(task), tasks.make_official(task)
@@ -364,7 +374,15 @@ def measure_classes(env: str, *, steps: int, output: Path) -> None:
 
 
 def _fields(kind: Any, given: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of ``given`` in the types of the config's fields."""
+    """Return the values of an agent's options, read from JSON.
+
+    Args:
+        kind: the class of the agent's config.
+        given: the options and their values as text.
+
+    Raises:
+        UserError: if there is no such option, or its value has another type.
+    """
     known = option_values(kind())
     values: dict[str, Any] = {}
     for name, text in given.items():
@@ -373,12 +391,12 @@ def _fields(kind: Any, given: Mapping[str, str]) -> dict[str, Any]:
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
-            raise bad_option(f"--config {name}", text, "a value as in JSON") from None
+            raise bad_option(f"--config {name}", text, "a value in JSON") from None
         values[name] = tuple(value) if isinstance(value, list) else value
         default = known[name]
         same = (int, float) if isinstance(default, float) else type(default)
         if default is not None and not isinstance(values[name], same):
-            raise bad_option(f"--config {name}", text, f"something like {default}")
+            raise bad_option(f"--config {name}", text, f"a value of the same type as {default}")
     return values
 
 
@@ -387,4 +405,4 @@ PROGRAMS = {
     "stepping": (Stepping, measure_stepping),
     "classes": (Classes, measure_classes),
 }
-"""Subcommand -> its options and what is called with them."""
+"""Subcommand -> the class of its options, and the function that is called with them."""

@@ -1,4 +1,4 @@
-"""Meta-World's scripted policies, told the goal, on the held-out goals of a class each.
+"""Evaluate Meta-World's scripted policies, which are told the goal, on the held-out goals.
 
 python benchmarks/metaworld_scripted.py reach push --output benchmarks/metaworld-scripted.json
 """
@@ -18,16 +18,16 @@ from metarl.running.machine import commit
 
 @dataclass(frozen=True)
 class Options:
-    """Which classes."""
+    """Options of the evaluation of scripted policies."""
 
     classes: Positional[tuple[str, ...]]
-    """Without their version: reach, push, …"""
+    """Names of the classes to evaluate, without version, such as reach and push."""
     output: Path = Path("benchmarks/metaworld-scripted.json")
-    """The file."""
+    """JSON file to write the results to."""
 
 
 def main(options: Options) -> None:
-    """Run one episode on each goal, print and write."""
+    """Run one episode on each goal; print and write each class's mean return and success."""
     result = {}
     for name in options.classes:
         tasks = metarl.make(f"metaworld/ml1-{name}")

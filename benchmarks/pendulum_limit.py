@@ -1,12 +1,13 @@
-"""What a second episode can be worth on Pendulum with g from U(2, 20), by dynamic programming.
+"""How much a second episode can gain on Pendulum with g from U(2, 20), by dynamic programming.
 
-One transition of Pendulum gives g away, so that an agent that makes the best of what it has seen
-acts blindly once, in its first action, and knows g from then on. In its second episode it knows g
-at once. The difference is all that any agent can gain which is optimal but for what it does not
-know: the optimal return with g known, less that of the best first action for all g at once.
+One transition of Pendulum reveals g. An agent that makes optimal use of what it has seen therefore
+acts without knowing g only in its first action; in its second episode, it knows g from the start.
+The largest gain from the first episode to the second is thus the optimal return with g known,
+minus the return of the best first action that is the same for all g.
 
-Backward induction over Gymnasium's Pendulum-v1 (200 steps, undiscounted) on a grid of angles and
-velocities with linear interpolation; starts uniform as Gymnasium's.
+The values come from backward induction over Gymnasium's Pendulum-v1 (200 steps, undiscounted) on
+a grid of angles and velocities with linear interpolation; start states are uniform, as in
+Gymnasium.
 
     python benchmarks/pendulum_limit.py --output benchmarks/pendulum-limit.json
 """
@@ -26,22 +27,25 @@ HORIZON, DT, MAX_SPEED, MAX_TORQUE, MAX_START_SPEED = 200, 0.05, 8.0, 2.0, 1.0
 
 @dataclass(frozen=True)
 class Options:
-    """Size of the grid."""
+    """Options of the computation: the size of the grid."""
 
     angles: int = 481
-    """From -pi to pi."""
+    """Number of angles, from -pi to pi."""
     velocities: int = 321
-    """From -8 to 8 rad/s."""
+    """Number of angular velocities, from -8 to 8 rad/s."""
     torques: int = 21
-    """From -2 to 2."""
+    """Number of torques, from -2 to 2 Nm."""
     gravities: int = 24
-    """From U(2, 20), at equal distances."""
+    """Number of values of g, evenly spaced in U(2, 20)."""
     output: Path = Path("benchmarks/pendulum-limit.json")
-    """The file."""
+    """JSON file to write the results to."""
 
 
 def first_action_values(g: float, options: Options) -> npt.NDArray[np.float32]:
-    """Return Q_0 with ``g`` known, ``[angle, velocity, torque]``."""
+    """Return the optimal action values at the first step if ``g`` is known.
+
+    The shape is ``[angle, velocity, torque]``.
+    """
     angle = np.linspace(-np.pi, np.pi, options.angles)[:, None, None]
     speed = np.linspace(-MAX_SPEED, MAX_SPEED, options.velocities)[None, :, None]
     torque = np.linspace(-MAX_TORQUE, MAX_TORQUE, options.torques)
@@ -68,13 +72,13 @@ def first_action_values(g: float, options: Options) -> npt.NDArray[np.float32]:
 
 
 def main(options: Options) -> None:
-    """Compute, print and write."""
+    """Compute the gain, print it and write it to the output file."""
     gravities = 2 + 18 * (np.arange(options.gravities) + 0.5) / options.gravities
     speed = np.linspace(-MAX_SPEED, MAX_SPEED, options.velocities)
     started = np.abs(speed) <= MAX_START_SPEED
     q = np.stack([first_action_values(g, options)[:, started] for g in gravities])
     known = q.max(-1)
-    blind = q.mean(0).argmax(-1)  # one action for all g
+    blind = q.mean(0).argmax(-1)  # The best action that is the same for all g.
     gain = known - np.take_along_axis(q, blind[None, ..., None], -1)[..., 0]
     result = {
         "format": 1,

@@ -16,7 +16,7 @@ COMMANDS = {
     "plot": ("running.commands:run_plot", "draw several runs into one picture"),
     "benchmark": ("running.commands:run_benchmark", "record runs, or time agents and simulators"),
 }
-"""Name -> function, and one line for ``metarl --help``."""
+"""Command -> its function, and its line in ``metarl --help``."""
 
 USAGE = "usage: metarl [--help] [--version] COMMAND [options]"
 
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def script(name: str) -> None:
-    """Be the script ``<name>.py``: the command ``name`` with the script's arguments."""
+    """Run the script ``<name>.py``: the command ``name`` with the script's arguments."""
     exits(lambda: run([name, *sys.argv[1:]]))()
 
 

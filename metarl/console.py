@@ -1,4 +1,4 @@
-"""The console that scripts print to, and the progress of a long job."""
+"""The console that scripts print to, and progress bars for long jobs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 class Ticker:
-    """Progress of a long job: a bar with rate and ETA on a terminal, else a line now and then."""
+    """Progress of a long job: a bar on a terminal, otherwise a line every 15 seconds."""
 
     def __init__(self, title: str, total: int, done: int, unit: str, progress: Progress) -> None:
         self._title, self._total, self._unit = title, total, unit
@@ -47,7 +47,7 @@ class Ticker:
 
 @contextmanager
 def ticker(title: str, total: int, *, unit: str, done: int = 0) -> Iterator[Ticker]:
-    """Show the progress of a job of ``total`` units, of which ``done`` are already done."""
+    """Show the progress of a job of ``total`` units, ``done`` of which are finished already."""
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

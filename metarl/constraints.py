@@ -32,7 +32,7 @@ from metarl.errors import bad_option
 from metarl.options import field_types, option_flag
 
 Number: TypeAlias = int | float
-"""A number; run-time checks of types do not take an int for a float."""
+"""A number; run-time type checks do not accept an int as a float."""
 
 
 @runtime_checkable
@@ -74,7 +74,7 @@ class NotNegative:
 
 @dataclass(frozen=True)
 class Above:
-    """A number above a bound; infinity is one."""
+    """A number above a bound; infinity is accepted."""
 
     bound: Number
 
@@ -90,7 +90,7 @@ class Above:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """A number that is a bound or above it."""
+    """A number that is at least a bound."""
 
     bound: int
 
@@ -123,9 +123,9 @@ class Between:
 
 @dataclass(frozen=True)
 class NotEmpty:
-    """A tuple that has an element."""
+    """A tuple that has at least one element."""
 
-    accepted: str = "one number or more"
+    accepted: str = "at least one number"
 
     def holds(self, value: tuple[Any, ...]) -> bool:
         """Return whether the value is accepted."""
@@ -164,7 +164,7 @@ def refuse_unused(config: Any, unused: tuple[str, ...], because: str) -> None:
 
 
 def _broken(value: Any, hint: Any) -> str | None:
-    """Return the values that are accepted if this one is not."""
+    """Return a description of the accepted values, or None if ``value`` is accepted."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         accepted = _broken(value, parts[0])

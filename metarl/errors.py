@@ -95,7 +95,7 @@ class Stopped(KeyboardInterrupt):
     """A signal asked the program to end; scripts exit with code 128 plus its number."""
 
     requested: ClassVar[int | None] = None
-    """Number of a signal that has arrived, if any."""
+    """Number of the signal that has arrived, if any."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -103,6 +103,10 @@ class Stopped(KeyboardInterrupt):
 
     @staticmethod
     def refuse() -> None:
-        """Raise for a signal that arrived where exceptions are ignored, as in a destructor."""
+        """Raise if a signal arrived while exceptions were ignored or delayed.
+
+        Raises:
+            Stopped: if one has arrived.
+        """
         if Stopped.requested is not None:
             raise Stopped(Stopped.requested)

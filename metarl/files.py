@@ -115,7 +115,7 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until its content is on the disk."""
+    """Write a file, and return once its content is on the disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -123,7 +123,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until changes of the names in a folder are on the disk."""
+    """Return once new, renamed and removed entries of a folder are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
 """Derived randomness: every draw is a function of a seed and of where it is used.
 
-No generator lives across iterations. A key is derived with NumPy's ``SeedSequence`` for a
-whole round of experience; below it, tasks, episodes and steps are folded in by a hash that
-works on arrays, so that 10 000 lanes cost as much as one and so that the numbers a lane
-sees do not depend on how many lanes run beside it.
+No generator lives across iterations. NumPy's ``SeedSequence`` derives one key for a whole round
+of experience. A hash then folds the numbers of task, episode and step into it. The hash works on
+arrays, so that many lanes cost little more than one, and the random numbers of a lane do not
+depend on how many lanes run beside it.
 
 The hash is the output function of SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable
 pseudorandom number generators", OOPSLA).
@@ -21,7 +21,7 @@ from scipy.special import ndtri
 KeyArray = npt.NDArray[np.uint64]
 
 
-# arrays, which NumPy works with sooner than with its scalars
+# These are 0-d arrays, since NumPy computes faster with them than with its scalars.
 _GOLDEN = np.array(0x9E3779B97F4A7C15, np.uint64)
 
 _MIX_1 = np.array(0xBF58476D1CE4E5B9, np.uint64)
@@ -32,7 +32,7 @@ _27, _30, _31 = (np.array(bits, np.uint64) for bits in (27, 30, 31))
 
 
 class Phase(IntEnum):
-    """What an experience is gathered for; phases never share a random number."""
+    """The purpose that experience is gathered for; phases never share a random number."""
 
     TRAIN = 0
     VALIDATE = 1
@@ -41,7 +41,7 @@ class Phase(IntEnum):
 
 
 class Component(IntEnum):
-    """Which part of the program draws."""
+    """The part of the program that draws random numbers."""
 
     TASKS = 0
     ENVIRONMENT = 1
@@ -77,7 +77,7 @@ def _mix(x: KeyArray) -> KeyArray:
 
 def fold(keys: KeyArray | np.uint64, index: npt.NDArray[np.integer] | int) -> KeyArray:
     """Return new keys that depend on ``keys`` and ``index``, which are broadcast together."""
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is what is meant
+    with np.errstate(over="ignore"):  # Arithmetic modulo 2^64 is intended.
         offset = (np.asarray(index).astype(np.uint64) + np.uint64(1)) * _GOLDEN
         return _mix(_mix(np.asarray(keys, np.uint64) + offset) + _GOLDEN)
 
@@ -86,7 +86,7 @@ def uniform(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
     """Draw ``num`` values in the open interval (0, 1) for every key: ``[*keys, num]``."""
     bits = fold(keys[..., None], np.arange(num))
     u = (np.asarray(bits >> np.uint64(11), np.float64) + 0.5) * 2.0**-53
-    return np.minimum(u, 1 - 2.0**-53)  # the largest would round to 1
+    return np.minimum(u, 1 - 2.0**-53)  # The largest value would round to 1.
 
 
 def normal(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
@@ -95,7 +95,7 @@ def normal(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
 
 
 _EPISODE = 2**62
-"""Folded into an episode's key for numbers that hold for all of it; no step is that late."""
+"""The index of an episode's own random numbers; no step of an episode has so large an index."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class LaneGenerator:
 
     @property
     def episode(self) -> LaneGenerator:
-        """The numbers of the whole episode: they are the same at each of its steps.
+        """The random numbers of the whole episode, which are the same at each of its steps.
 
         Raises:
             ValueError: if the generator was made without ``episode_keys``.

@@ -1,4 +1,4 @@
-"""Record runs, or time an agent or simulators, for `benchmarks/`."""
+"""Record runs, or time agents and simulators, in JSON files for `benchmarks/`."""
 
 from metarl.__main__ import script
 

@@ -1,4 +1,4 @@
-"""Evaluate how the agent of a run adapts to held-out tasks, beside an untrained one."""
+"""Evaluate how a run's agent adapts to held-out tasks, beside an untrained agent."""
 
 from metarl.__main__ import script
 

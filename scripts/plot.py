@@ -1,4 +1,4 @@
-"""Compare runs in one picture: adaptation curves, learning curves; or draw one's paths."""
+"""Draw the adaptation or learning curves of runs into one picture, or one run's paths."""
 
 from metarl.__main__ import script
 

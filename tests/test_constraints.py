@@ -70,7 +70,7 @@ class Config:
         ({"discount": 1.5}, "--discount: got 1.5; accepted: 0 to 1"),
         ({"count": -1}, "--count: got -1; accepted: 0 or more"),
         ({"limit": 0.0}, "--limit: got 0.0; accepted: above 0"),
-        ({"sizes": ()}, "--sizes: got (); accepted: one number or more"),
+        ({"sizes": ()}, "--sizes: got (); accepted: at least one number"),
         ({"sizes": (3, 0)}, "--sizes: got (3, 0); accepted: at least 1 each"),
         ({"layer": "wide"}, "--layer: got 'wide'; accepted: thin, thick"),
         ({"layer": "thick", "width": 1}, "--width: got 1; accepted: at least 2"),

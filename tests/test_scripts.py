@@ -193,8 +193,8 @@ def test_stepping_is_measured(call):
     ("config", "message"),
     [
         ({"hiden_size": "4"}, "unknown setting 'hiden_size'; did you mean hidden_size"),
-        ({"hidden_size": "x"}, "--config hidden_size: got 'x'; accepted: a value as in JSON"),
-        ({"hidden_size": "0.5"}, "accepted: something like"),
+        ({"hidden_size": "x"}, "--config hidden_size: got 'x'; accepted: a value in JSON"),
+        ({"hidden_size": "0.5"}, "accepted: a value of the same type as"),
     ],
 )
 def test_wrong_setting_of_a_speed_measurement_is_refused(config, message, tmp_path):

@@ -1,1 +1,1 @@
-"""Adaptation curves: measured, summed up, drawn."""
+"""Measure adaptation curves, summarize them and draw them."""

@@ -1,4 +1,4 @@
-"""Adaptation curves, and the numbers that sum them up."""
+"""Adaptation curves, their files, and the statistics that summarize them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from metarl.files import read_object, write_json, write_whole
 from metarl.task import Split
 
 FORMAT = 1
-
+"""The format of ``evaluation/<split>.json``."""
 
 Score: TypeAlias = Literal["adapting-episodes", "greedy-copy"]
-
+"""Which episodes are measured: those the agent also adapts on, or greedy ones of a copy of it."""
 
 _FIRST_EDITION_SCORES: dict[str, Score] = {
     "experience": "adapting-episodes",
@@ -31,38 +31,49 @@ _FIRST_EDITION_SCORES: dict[str, Score] = {
 
 @dataclass(frozen=True)
 class AdaptationCurve:
-    """Returns on held-out tasks against episodes of experience."""
+    """How an agent's return on a set of tasks depends on the episodes of experience it has had."""
 
     env: str
+    """The name of the task distribution."""
     agent: str
+    """The name of the agent."""
     seed: int
+    """The seed of tasks, episodes and actions."""
     split: Split
+    """The split that the tasks belong to."""
     shared_split: bool
+    """Whether this split has the same tasks as training, so that they are not held out."""
     score: Score
+    """Which episodes are measured."""
     greedy: bool
+    """Whether the agent takes its most likely actions; probes are always greedy."""
     episodes: tuple[int, ...]
-    """Point i was measured with the context after ``episodes[i]`` episodes."""
+    """Point i is measured with what the agent knows after ``episodes[i]`` episodes."""
     returns: npt.NDArray[np.float32] = field(repr=False)
-    """``[point, task]``."""
+    """The mean return of an episode: ``[point, task]``."""
     success: npt.NDArray[np.float32] | None = field(default=None, repr=False)
-    """``[point, task]``, where the environment reports success."""
+    """The share of successful episodes, ``[point, task]``; None if no success is reported."""
     info: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict, repr=False)
-    """``[point, task]`` by name: what the environment reports beside success, averaged over an
-    episode's steps."""
+    """Other values that the environment reports, each averaged over an episode's steps:
+    ``[point, task]`` by name."""
     trial_return: npt.NDArray[np.float32] | None = field(default=None, repr=False)
-    """``[task]``: the total over all episodes; None with the score ``greedy-copy``."""
+    """The sum of the returns of a trial's episodes, ``[task]``; None if ``score`` is
+    ``greedy-copy``."""
     groups: npt.NDArray[Any] | None = field(default=None, repr=False)
-    """``[task]``: of which kind each task is, where its distribution tells kinds apart."""
+    """The kind of each task, ``[task]``; None if the distribution does not tell kinds apart."""
     told_task: bool = False
-    """Whether the agent is an oracle that is told its tasks; wherever it is shown, this is said."""
+    """Whether the agent is an oracle that is told its tasks; tables and pictures mark its curve."""
     iteration: int | None = None
+    """The number of meta-updates that the agent has been trained for."""
     env_steps: int | None = None
+    """The number of environment steps that the agent has been trained on."""
     checkpoint: str = "final"
+    """The checkpoint that was evaluated, ``final`` or ``best``."""
     seconds: float | None = None
-    """What the evaluation took."""
+    """The wall-clock time of the evaluation."""
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``evaluation/<split>.json`` holds."""
+        """Return the content of ``evaluation/<split>.json``."""
         return {
             "format": FORMAT,
             "env": self.env,
@@ -88,7 +99,7 @@ class AdaptationCurve:
 
     @property
     def metrics(self) -> dict[str, npt.NDArray[np.float32]]:
-        """All that was measured, by name: ``[point, task]`` each."""
+        """Every metric that was measured, by name: ``[point, task]`` each."""
         success = {} if self.success is None else {"success": self.success}
         return {"return": self.returns, **success, **self.info}
 
@@ -105,7 +116,7 @@ class AdaptationCurve:
         }
 
     def save(self, directory: Path, name: str) -> None:
-        """Write ``name.json`` and, with the values of each task, ``name.npz``."""
+        """Write the summary to ``name.json`` and every task's values to ``name.npz``."""
         directory.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, npt.NDArray[Any]] = {"return": self.returns}
         arrays |= {f"info.{key}": values for key, values in self.info.items()}
@@ -124,19 +135,24 @@ class AdaptationCurve:
 
 
 Summary: TypeAlias = dict[str, list[float]]
-"""The mean of each point and the bounds of its 95% interval: ``mean``, ``low``, ``high``."""
+"""Each point's ``mean``, and the bounds ``low`` and ``high`` of its 95% confidence interval."""
 
 
 def summarize_metrics(
     metrics: Mapping[str, npt.NDArray[np.floating[Any]]],
     summarized: Callable[[npt.NDArray[np.floating[Any]]], Summary] | None = None,
 ) -> dict[str, Any]:
-    """Return what summaries of evaluations say of ``metrics``: the fields they all share.
+    """Return the statistics of ``metrics`` that every summary of an evaluation contains.
 
     Args:
-        metrics: ``return``, ``success`` where it is reported, and other values by name,
-            ``[point, task]`` each, or with an axis of seeds between the two.
-        summarized: gives means and intervals of such an array, by default :func:`summarize`.
+        metrics: arrays by name, ``[point, task]`` each, or ``[point, seed, task]``: ``return``,
+            ``success`` if it is reported, and any other values.
+        summarized: a function that returns the mean and the interval of such an array (default:
+            :func:`summarize`).
+
+    Returns:
+        Statistics of ``return``, ``success`` and ``info`` (all other metrics), and ``gain``: the
+        increase of the return from the first to the last point, paired by task.
     """
     of = summarized or summarize
     returns = summarize_returns(metrics["return"], of)
@@ -154,30 +170,31 @@ def summarize_returns(
     values: npt.NDArray[np.floating[Any]],
     summarized: Callable[[npt.NDArray[np.floating[Any]]], Summary] | None = None,
 ) -> dict[str, list[float] | None]:
-    """Return mean, interval and, as ``iqm``, the interquartile mean of each point.
+    """Return each point's mean, confidence interval and interquartile mean (``iqm``).
 
-    The latter is None where there are two different values at most, as in the pulls of a bandit:
-    the middle half of zeros and ones is next to always all zeros or all ones.
+    ``iqm`` is None if there are at most two different values, as in the pulls of a Bernoulli
+    bandit: the middle half of zeros and ones is almost always only zeros or only ones.
 
     Args:
-        values: as those of ``return`` in :func:`summarize_metrics`.
-        summarized: as there.
+        values: returns, ``[point, task]`` or ``[point, seed, task]``.
+        summarized: a function that returns the mean and the interval of such an array (default:
+            :func:`summarize`).
     """
     binary = len(np.unique(values)) <= 2
     return {**(summarized or summarize)(values), "iqm": None if binary else _iqm(values)}
 
 
 def _iqm(values: npt.NDArray[np.floating[Any]]) -> list[float]:
-    """Return the mean of the middle half of each point's values."""
+    """Return each point's interquartile mean: the mean of the middle half of its values."""
     flat = np.asarray(values, np.float64).reshape(len(values), -1)
     return [float(x) for x in np.atleast_1d(stats.trim_mean(flat, 0.25, axis=1))]
 
 
 def summarize(values: npt.NDArray[np.floating[Any]]) -> Summary:
-    """Return the mean and its 95% interval over tasks, per point.
+    """Return each point's mean over tasks and its 95% confidence interval.
 
-    The interval is SciPy's percentile bootstrap up to 1000 tasks, and the normal
-    approximation it converges to above.
+    Up to 1000 tasks, the interval is SciPy's percentile bootstrap; for more tasks, it is the
+    normal approximation that the bootstrap converges to.
 
     Args:
         values: ``[point, task]``.
@@ -209,7 +226,7 @@ def summarize(values: npt.NDArray[np.floating[Any]]) -> Summary:
 
 
 def first_row(summary: Mapping[str, list[float] | None]) -> dict[str, float | None]:
-    """Return the numbers of the only point of a summary."""
+    """Return the statistics of a summary's only point as numbers instead of lists."""
     return {name: None if x is None else x[0] for name, x in summary.items()}
 
 
@@ -217,12 +234,12 @@ def read_summary(path: Path) -> dict[str, Any]:
     """Read ``evaluation/<split>.json``.
 
     Raises:
-        UserError: where it is missing, damaged or of another format.
+        UserError: if the file is missing, damaged or of another format.
     """
     content = read_object(path, FORMAT)
     missing = {"episodes", "return", "success"} - content.keys()
     if missing:
-        raise UserError(f"{path}: an evaluation without {', '.join(sorted(missing))}")
+        raise UserError(f"{path}: is no evaluation, has no {', '.join(sorted(missing))}")
     if "measure" in content:  # The first edition wrote it.
         content["score"] = _FIRST_EDITION_SCORES.get(content.pop("measure"))
     return content

@@ -1,4 +1,4 @@
-"""Adaptation curves: how well an agent does with a task after so much experience of it."""
+"""Measure how well an agent does on tasks it has not seen, as it gains experience of them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from metarl.task import Split, Task
 from metarl.tasks.distribution import TaskDistribution
 
 DEFAULT_TASKS = 1000
+"""The number of tasks of an evaluation, unless the task set is finite and large enough."""
 
 MANY_TASKS = 50
-"""A finite set of so many is worth going through once and no more."""
+"""A finite task set with at least this many tasks is evaluated once per task."""
 
 TASK_BLOCK = 1000
-"""Evaluation tasks are drawn in blocks of this size, whatever the number of slots."""
-
+"""Tasks are drawn in blocks of this size, so that they do not depend on the number of slots."""
 
 _SPLIT_KEYS: dict[Split, int] = {"train": 0, "test": 1, "validation": 2}
-"""What tells the splits' random numbers apart. Another number would draw other tasks."""
+"""The part of a random key that tells splits apart; changing a number would change the tasks."""
 
 
 def evaluate_adaptation(
@@ -56,31 +56,37 @@ def evaluate_adaptation(
     iteration: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> AdaptationCurve:
-    """Let ``agent`` adapt to ``num_tasks`` tasks it has not seen, and measure it on the way.
+    """Let an agent adapt to tasks it has not seen, and measure how its return changes.
 
     Args:
-        agent: it is not changed.
-        tasks: where tasks come from.
-        split: which of them. A finite set is gone through in its order, again and again.
-        num_tasks: how many, by default :func:`default_tasks`; memory does not grow with them
-            but for the results.
-        num_episodes: of a whole trial, the last point's included; by default what the agent
-            or the distribution prescribes. An agent that adapts every 20 episodes has points
-            at 0, 20, 40 and 60 in a trial of 80.
-        seed: of tasks, episodes and actions.
-        greedy: take the most likely actions.
-        score: ``adapting-episodes`` measures the episodes that the agent also adapts with;
-            ``greedy-copy`` measures one greedy episode at every point, of a copy of the context
-            that is thrown away. These episodes of a task all start alike.
+        agent: the agent to evaluate; it is not changed.
+        tasks: the distribution that the tasks come from.
+        split: the split that the tasks come from. A finite task set is evaluated in its own
+            order, and from its start again if ``num_tasks`` is larger than the set.
+        num_tasks: the number of tasks (default: :func:`default_tasks`). Only the results take
+            more memory if there are more tasks.
+        num_episodes: the number of episodes of a whole trial, including those of the last point
+            (default: see :func:`evaluation_shape`). An agent that adapts every 20 episodes has
+            points at 0, 20, 40 and 60 in a trial of 80 episodes.
+        seed: the seed of tasks, episodes and actions.
+        greedy: whether the agent takes its most likely actions instead of sampling them.
+        score: ``adapting-episodes`` measures the episodes that the agent also adapts on;
+            ``greedy-copy`` measures one greedy episode per point, which the agent forgets and
+            which starts in the same way at every point.
         workers: how environments are stepped; the result does not depend on it.
-        envs: environments made before by ``tasks.make_vec``, which are used and left open.
-        agent_name: kept in the curve.
-        phase: whose random numbers to use.
-        iteration: of training, during which this is; other iterations draw other tasks.
-        advance: called with the number of tasks that have been finished.
+        envs: environments that ``tasks.make_vec`` made; they are left open.
+        agent_name: the name to keep in the curve (default: the agent's class).
+        phase: the phase whose random numbers are used.
+        iteration: the training iteration that the evaluation belongs to; each draws other tasks.
+        advance: a function that is called with the number of tasks just finished.
 
     Returns:
-        Points of the curve, with every task's value.
+        The curve, with the values of every task.
+
+    Raises:
+        UserError: if an argument is out of range, or the tasks do not have the agent's spaces.
+        EnvError: if an environment fails.
+        DivergenceError: if an observation, a reward, an action or the context is not finite.
     """
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     shape = evaluation_shape(agent, tasks, num_episodes)
@@ -139,15 +145,21 @@ def evaluate_adaptation(
 
 @dataclass(frozen=True)
 class _Points:
+    """The points of some tasks' curves."""
+
     episodes: tuple[int, ...]
+    """The number of episodes of experience at each point."""
     metrics: dict[str, Tensor]
-    """``return``, and what the environment reports: ``[task, point]`` each."""
+    """``return`` and what the environment reports: ``[task, point]`` each."""
     total: Tensor | None
-    """The sum of all returns, ``[task]``."""
+    """The sum of all returns, ``[task]``; None if probes are measured."""
 
 
 def adaptation_points(shape: TrialShape, trial: Trial) -> _Points:
-    """Return a trial's points: the mean of each round, or each episode of a single round."""
+    """Return the points of a trial.
+
+    A point is the mean of a round, or one episode if the agent learns while it acts.
+    """
     rounds = [_measured(episodes) for episodes in trial.rounds]
     total = torch.stack([r["return"].sum(1) for r in rounds]).sum(0)
     if shape.learns_while_acting:
@@ -157,17 +169,17 @@ def adaptation_points(shape: TrialShape, trial: Trial) -> _Points:
 
 
 def _measured(episodes: Episodes) -> dict[str, Tensor]:
-    """Return the metrics that curves are made of, ``[task, episode]``."""
+    """Return the metrics that curves show, ``[task, episode]`` each."""
     return {name: x for name, x in episodes.metrics.items() if name != "length"}
 
 
 def point_metrics(kind: str, means: Mapping[str, Sequence[float]], total: float) -> Metrics:
-    """Return what is logged of a curve: each metric before and after adaptation, and the total.
+    """Return a curve's metrics to log: the values before and after adaptation, and the total.
 
     Args:
-        kind: ``train`` or ``validation``, which the names begin with.
-        means: over tasks, one a point, by the metric's name.
-        total: sum of the points' returns, mean over tasks.
+        kind: ``train`` or ``validation``, the prefix of the names.
+        means: each metric's means over tasks, one per point, by name.
+        total: the sum of the points' returns, averaged over tasks.
     """
     logged = {f"{kind}/trial_return": total}
     for name, points in means.items():
@@ -183,10 +195,10 @@ def _probe(
     shape: TrialShape,
     keys: TrialKeys,
 ) -> _Points:
-    """Measure by one greedy episode at each point, of which the agent keeps nothing.
+    """Measure one greedy episode at each point, which the agent then forgets.
 
-    A task's probes all start alike: points differ in what the agent knows, not in luck. Probes
-    have the random numbers of an odd adaptation, experience those of even ones.
+    All probes of a task use the same random numbers, so that points differ in what the agent
+    knows and not by chance. Probes use the keys of adaptation 1, experience those of even numbers.
     """
     context: Context = tell_tasks(agent, agent.begin(len(tasks)), tasks)
     timestep: Timestep | None = None
@@ -250,7 +262,10 @@ def evaluation_shape(
 
 
 def default_tasks(tasks: TaskDistribution, split: Split) -> int:
-    """Return how many tasks to evaluate on: each once where they are finite but not few."""
+    """Return the default number of tasks of an evaluation.
+
+    It is the size of a finite task set of at least ``MANY_TASKS``, and ``DEFAULT_TASKS`` otherwise.
+    """
     try:
         count = len(tasks.tasks(split))
     except NotImplementedError:
@@ -261,7 +276,7 @@ def default_tasks(tasks: TaskDistribution, split: Split) -> int:
 def evaluation_tasks(
     tasks: TaskDistribution, *, split: Split = "test", num_tasks: int = 1000, seed: int = 0
 ) -> list[Task]:
-    """Return the tasks that :func:`evaluate_adaptation` meets, in the order of its results."""
+    """Return the tasks that :func:`evaluate_adaptation` uses, in the order of its results."""
     return _draw(tasks, split, np.arange(num_tasks), seed, Phase.EVALUATE, 0)
 
 
@@ -273,7 +288,7 @@ def _draw(
     phase: Phase,
     iteration: int,
 ) -> list[Task]:
-    """Return the tasks with these numbers; the same number is always the same task."""
+    """Return the tasks with these numbers; equal arguments give a number the same task."""
     with contextlib.suppress(NotImplementedError):
         every = tasks.tasks(split)
         return [every[number % len(every)] for number in numbers]

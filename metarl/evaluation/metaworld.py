@@ -1,9 +1,10 @@
-"""Meta-World's own evaluation of our agents, for comparison with published numbers.
+"""Run Meta-World's own evaluation on our agents, to compare them with published numbers.
 
 ``metaworld.evaluation.metalearning_evaluation`` steps vector environments of the official package
-and asks the agent for actions. Two things make its success rates differ from those of
-:func:`metarl.evaluation.evaluate_adaptation`: it stops an episode at success, and of the slots that
-share a class it counts the episodes that end first, so that quick successes fill the quota.
+and asks the agent for actions. Its success rates differ from those of
+:func:`metarl.evaluation.evaluate.evaluate_adaptation` for two reasons: it ends an episode at
+success, and it counts the first episodes that end among the slots of a class, so that quick
+successes are counted more often than slow failures.
 """
 
 from __future__ import annotations
@@ -34,28 +35,33 @@ from metarl.task import Split
 from metarl.tasks.distribution import TaskDistribution
 
 ADAPTATION_EPISODES = 10
-EVALUATION_EPISODES = 3
-EVALUATIONS = 10
-"""The published protocol: so many meta-batches, episodes to adapt with, and episodes after that."""
+"""The number of episodes to adapt with in the published protocol."""
 
+EVALUATION_EPISODES = 3
+"""The number of episodes per class that the published protocol counts after adaptation."""
+
+EVALUATIONS = 10
+"""The number of meta-batches in the published protocol."""
 
 CORES_FOR_ASYNC = 4
-"""From so many cores on, each slot has a process of its own; on two that is no faster."""
+"""The number of cores from which each slot gets its own process; with two, that is no faster."""
 
 
 @dataclass(frozen=True)
 class OfficialResult:
-    """What Meta-World's evaluation returns."""
+    """The result of Meta-World's evaluation."""
 
     success: float
+    """The success rate of the counted episodes, averaged over classes."""
     mean_return: float
-    """Of the episodes it counted, which end at success."""
+    """The mean return of the counted episodes, which end at success."""
     by_class: Mapping[str, float]
+    """The success rate of each class."""
     env_steps: int
-    """Official steps that were taken."""
+    """The number of steps taken in official environments."""
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``evaluation/<split>-official.json`` holds."""
+        """Return the content of ``evaluation/<split>-official.json``."""
         return {
             "format": 1,
             "protocol": "metaworld.evaluation.metalearning_evaluation",
@@ -70,12 +76,12 @@ class OfficialResult:
 
 
 def can_be_official(tasks: TaskDistribution) -> bool:
-    """Return whether ``tasks`` are Meta-World's."""
+    """Return whether ``tasks`` are tasks of Meta-World, which alone have an official evaluation."""
     return hasattr(tasks, "official_envs")
 
 
 def official_steps(tasks: TaskDistribution, split: Split, meta_batch_size: int = 20) -> int:
-    """Return how many steps the evaluation takes at most."""
+    """Return an upper bound on the number of steps that the official evaluation takes."""
     slots = cast(Any, tasks).official_slots(split, meta_batch_size)
     episodes = ADAPTATION_EPISODES + EVALUATION_EPISODES
     return EVALUATIONS * episodes * int(slots) * tasks.horizon
@@ -97,20 +103,21 @@ def evaluate_officially(
     """Run ``metaworld.evaluation.metalearning_evaluation`` on ``agent``.
 
     Args:
-        agent: it is not changed.
-        tasks: Meta-World's.
-        split: whose goals.
-        seed: of the actions while adapting; those of the evaluation are greedy.
-        evaluations: meta-batches, over which the goals are gone through.
-        adaptation_episodes: sampled ones.
-        evaluation_episodes: greedy ones after that, of each slot about.
-        meta_batch_size: slots at most, as many for every class.
-        vector_strategy: ``sync`` steps the slots in this process, ``async`` each in one of its
-            own, with the same result; by default that where there are ``CORES_FOR_ASYNC``.
-        advance: called with the number of steps that have been taken.
+        agent: the agent to evaluate; it is not changed.
+        tasks: tasks of Meta-World.
+        split: the split that the goals come from.
+        seed: the seed of the actions during adaptation; afterwards, actions are greedy.
+        evaluations: the number of meta-batches; slots go on to their next goals in each.
+        adaptation_episodes: the number of episodes that each slot adapts with, with sampled
+            actions.
+        evaluation_episodes: the number of episodes per class that are counted after adaptation.
+        meta_batch_size: the largest number of slots; every class gets equally many.
+        vector_strategy: ``sync`` steps all slots in this process, ``async`` each in a process of
+            its own; the result is the same (default: ``async`` from ``CORES_FOR_ASYNC`` cores).
+        advance: a function that is called with the number of steps just taken.
 
     Raises:
-        UserError: where ``tasks`` are not Meta-World's.
+        UserError: if ``tasks`` are not tasks of Meta-World, or have other spaces than the agent.
     """
     if not can_be_official(tasks):
         raise UserError(f"--official: got {tasks.name}; accepted: tasks of Meta-World")
@@ -141,18 +148,18 @@ def evaluate_officially(
 
 
 class _Watched(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
-    """Remembers the rewards, which the official evaluation does not hand to agents."""
+    """Remembers the rewards, which the official evaluation does not pass to agents."""
 
     def __init__(self, env: Any, advance: Callable[[int], None] | None = None) -> None:
         super().__init__(env)
         self.rewards = np.zeros(env.num_envs, np.float32)
         self.final_observation: npt.NDArray[Any] | None = None
-        """Of the episodes that have just ended."""
+        """The last observations of the episodes that ended in the last step."""
         self.steps = 0
         self._advance = advance
 
     def step(self, actions: Any) -> Any:
-        """Step, and remember."""
+        """Step all environments, and remember the rewards and the final observations."""
         result = self.env.step(actions)
         self.rewards = np.asarray(result[1], np.float32)
         self.final_observation = result[4].get("final_obs")
@@ -162,7 +169,7 @@ class _Watched(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
         return result
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of every environment."""
+        """Call a method of every environment and return the results."""
         return cast(Any, self.env).call(name, *args, **kwargs)
 
     def get_attr(self, name: str) -> Any:
@@ -171,7 +178,7 @@ class _Watched(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
 
 
 class _Step(NamedTuple):
-    """The last actions and what they were chosen from; empty where none wait for an outcome."""
+    """The last actions and what they were chosen from; empty if no action awaits its outcome."""
 
     observation: npt.NDArray[np.float32] = np.zeros(0, np.float32)
     taken: npt.NDArray[Any] = np.zeros(0)
@@ -179,10 +186,10 @@ class _Step(NamedTuple):
 
 
 class OfficialAgent:
-    """One of our agents with the methods that Meta-World's evaluation calls.
+    """Gives one of our agents the methods that Meta-World's evaluation calls.
 
-    Every slot is a task. Adapting is what :func:`metarl.experience.rollout.run_trial` does; each
-    episode of the evaluation starts from what the adaptation left.
+    Every slot is a task. The agent adapts as in :func:`metarl.experience.rollout.run_trial`; each
+    evaluation episode starts from what the agent knows after adaptation.
     """
 
     def __init__(self, agent: Adapter, envs: _Watched, adaptation_episodes: int, seed: int) -> None:
@@ -193,7 +200,7 @@ class OfficialAgent:
         self.init()
 
     def init(self) -> None:
-        """Forget everything: other tasks come."""
+        """Start a new meta-batch: forget the tasks of the last one."""
         self._context: Context = self._agent.begin(self._size)
         self._lanes = self._new_lanes(None)
         self._log = Log()
@@ -204,12 +211,12 @@ class OfficialAgent:
     def adapt_action(
         self, observations: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
-        """Return sampled actions."""
+        """Return sampled actions to adapt with."""
         self._step = self._act(observations, greedy=False)
         return self._codec.to_env(self._step.taken), {}
 
     def step(self, timestep: Any) -> None:
-        """See the outcome of the last actions."""
+        """Record the outcome of the last actions."""
         lanes, last = self._lanes, self._step
         terminated, truncated = np.asarray(timestep.terminated), np.asarray(timestep.truncated)
         reward = np.asarray(timestep.reward, np.float32)
@@ -233,7 +240,7 @@ class OfficialAgent:
         lanes.advance(last.taken, reward, ended)
 
     def adapt(self) -> None:
-        """Learn from the episodes; every evaluation starts from what is known now."""
+        """Adapt to the episodes; every evaluation episode starts from what is known then."""
         if not self._agent.shape.learns_while_acting:
             self._context = self._agent.adapt(
                 self._context, self._gathered(), torch_generator(self._key(Component.ADAPTATION))
@@ -244,13 +251,13 @@ class OfficialAgent:
         self._lanes, self._step = self._new_lanes(carried_on), _Step()
 
     def eval_action(self, observations: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        """Return greedy actions."""
+        """Return greedy actions to evaluate."""
         self._count_last_step()
         self._step = self._act(observations, greedy=True)
         return self._codec.to_env(self._step.taken)
 
     def reset(self, env_mask: npt.NDArray[np.bool_]) -> None:
-        """Start evaluation episodes in these slots, from what the adaptation left."""
+        """Start evaluation episodes in these slots, from what is known after adaptation."""
         if not env_mask.any():
             return
         self._count_last_step()
@@ -264,9 +271,12 @@ class OfficialAgent:
         self._lanes.restart(env_mask, self._new_lanes(carried))
 
     def _count_last_step(self) -> None:
-        """Show the lanes the last actions and their rewards, which agents are not handed."""
+        """Pass the last actions and their rewards on to the lanes.
+
+        The official evaluation does not report the outcome of evaluation steps to the agent.
+        """
         if self._step.taken.size:
-            never = np.zeros(self._size, np.bool_)  # reset() says which episodes have ended
+            never = np.zeros(self._size, np.bool_)  # Meta-World calls reset() for ended episodes.
             self._lanes.advance(self._step.taken, self._envs.rewards, never)
             self._step = _Step()
 

@@ -1,4 +1,4 @@
-"""Pictures of adaptation and of learning."""
+"""Draw adaptation curves, learning curves and paths in the plane."""
 
 from __future__ import annotations
 
@@ -24,17 +24,24 @@ class Line(NamedTuple):
     """One adaptation curve of a picture."""
 
     label: str
+    """The curve's name in the legend."""
     summary: dict[str, Any]
-    """As in ``evaluation/<split>.json``."""
+    """The content of ``evaluation/<split>.json``."""
     reference: bool = False
-    """Drawn dashed and grey: what others are compared with."""
+    """Whether other curves are compared with this one; it is drawn dashed, and grey if possible."""
 
 
 def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -> None:
-    """Draw mean and 95% interval over tasks against episodes of experience.
+    """Draw each evaluation's mean and 95% interval over tasks against episodes of experience.
 
-    What all evaluations have in common (kind of tasks, actions, measure, checkpoint) is said once;
-    where they differ each line says what it is, and its reference has its colour.
+    If all evaluations have the same kind of tasks, actions and measure, the title and the axis
+    labels say so. If these or the checkpoints differ, the legend says which a line has, and a
+    reference has the colour of the line before it.
+
+    Args:
+        lines: the curves, each reference after the line it belongs to.
+        path: the picture's file; its suffix determines the format.
+        metric: the metric to draw, ``return`` or ``success``.
     """
     kinds = [_kind(line.summary) for line in lines]
     differ = [name for name in kinds[0] if len({kind[name] for kind in kinds}) > 1]
@@ -54,7 +61,7 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
         label = line.label
         own = [kind[n] for n in differ if not (line.reference and n == "checkpoint")]
         label += f" ({', '.join(filter(None, own))})" if any(own) else ""
-        # several references look alike: one entry of the legend says what they are
+        # References of one name look alike, so only the first one is listed in the legend.
         hidden = line.reference and label in named
         named.add(label)
         label = "_" + label if hidden else label
@@ -65,7 +72,7 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     envs = sorted({line.summary["env"] for line in lines})
     counts = sorted({line.summary["num_tasks"] for line in lines if not line.reference})
     number = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
-    tasks = kinds[0]["tasks"] if "tasks" not in differ else "tasks (which: see the legend)"
+    tasks = kinds[0]["tasks"] if "tasks" not in differ else "tasks (splits: see the legend)"
     axes.set_title(f"{', '.join(envs)}\n{number} {tasks}, mean and 95% interval", fontsize=11)
     axes.set_xlabel("episodes of experience with the task")
     common = {name: kinds[0][name] for name in ("actions", "score") if name not in differ}
@@ -81,9 +88,9 @@ def plot_learning(
     """Draw the return before and after adaptation against environment steps.
 
     Args:
-        runs: label and lines of ``metrics.jsonl`` of each.
-        path: of the picture.
-        env: name for the title.
+        runs: each run's label and the lines of its ``metrics.jsonl``.
+        path: the picture's file; its suffix determines the format.
+        env: the name of the environment, for the title.
     """
     figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
     colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
@@ -108,17 +115,25 @@ def plot_learning(
 
 
 class Paths(NamedTuple):
-    """What one panel of a picture of paths shows."""
+    """One panel of a picture of paths."""
 
     goal: Sequence[float]
+    """The task's goal: its two coordinates."""
     paths: Sequence[npt.NDArray[np.floating[Any]]]
-    """``[time, 2]`` each."""
+    """The positions in each episode, ``[time, 2]``."""
 
 
 def plot_paths(
     rows: Sequence[Sequence[Paths]], titles: Sequence[str], path: Path, title: str
 ) -> None:
-    """Draw paths in the plane: a row for each task, a column for each stage of adaptation."""
+    """Draw paths in the plane, with one row per task and one column per stage of adaptation.
+
+    Args:
+        rows: the panels, ``[task, stage]``.
+        titles: the title of each column.
+        path: the picture's file; its suffix determines the format.
+        title: the title of the picture.
+    """
     shape = len(rows), len(titles)
     figure, grid = plt.subplots(
         *shape,
@@ -144,7 +159,7 @@ def plot_paths(
 
 
 def _kind(summary: dict[str, Any]) -> dict[str, str]:
-    """Return what an evaluation is, in words that a picture shows."""
+    """Return the properties of an evaluation, in the words that pictures use."""
     checkpoint = summary.get("checkpoint", "final")
     copies = summary.get("score") == "greedy-copy"
     return {
@@ -157,7 +172,7 @@ def _kind(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def _save(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a picture whole or not at all, and close it."""
+    """Write a picture to its file, completely or not at all, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with replacing(path) as temporary:

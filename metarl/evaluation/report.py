@@ -1,4 +1,4 @@
-"""Tables of evaluations."""
+"""Print evaluations as tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metarl.task import SPLIT_NAMES
 
 
 def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
-    """Print the adaptation table: one row a point, an untrained agent's mean beside it."""
+    """Print an adaptation curve: one row per point, with the mean of an untrained agent."""
     kind = SPLIT_NAMES[summary["split"]]
     shared = ", the same tasks as in training" if summary["shared_split"] else ""
     told = " (told the task)" if summary.get("told_task") else ""
@@ -28,25 +28,25 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
     gain = summary["gain"]
     if len(summary["episodes"]) > 1:
         console.print(
-            f"gain from first to last, paired by task: {gain['mean']:.3f} "
-            f"({gain['low']:.3f} to {gain['high']:.3f}), untrained {untrained['gain']['mean']:.3f}"
+            f"gain from first to last point, paired by task: {gain['mean']:.3f} ("
+            f"{gain['low']:.3f} to {gain['high']:.3f}), untrained {untrained['gain']['mean']:.3f}"
         )
     total = summary["trial_return"]
     if total is not None:
         console.print(
-            f"total of a trial: {total['mean']:.3f} ({total['low']:.3f} to {total['high']:.3f}), "
-            f"untrained {untrained['trial_return']['mean']:.3f}"
+            f"total return of a trial: {total['mean']:.3f} ({total['low']:.3f} to "
+            f"{total['high']:.3f}), untrained {untrained['trial_return']['mean']:.3f}"
         )
 
 
 def metric_names(summary: Mapping[str, Any]) -> list[str]:
-    """Return what an evaluation has measured: the return, success if reported, other values."""
+    """Return the metrics of an evaluation: the return, success if reported, and other values."""
     success = ["success"] if summary["success"] is not None else []
     return ["return", *success, *summary.get("info", {})]
 
 
 def metric_of(summary: Mapping[str, Any], metric: str) -> dict[str, list[float]]:
-    """Return the numbers of a metric of :func:`metric_names`, one a point."""
+    """Return the statistics of one metric of :func:`metric_names`, each a list of points."""
     found: dict[str, list[float]] = {**summary, **summary.get("info", {})}[metric]
     return found
 
@@ -68,14 +68,14 @@ def _print_points(metric: str, summary: Mapping[str, Any], untrained: Mapping[st
             f"{values['low'][i]:.3f} to {values['high'][i]:.3f}",
             f"{other['mean'][i]:.3f}",
         ]
-        if metric == "return":  # it has none where a return takes two values at most
+        if metric == "return":  # The IQM is missing if returns take two values at most.
             row.insert(3, f"{values['iqm'][i]:.3f}" if values.get("iqm") else "")
         table.add_row(*row)
     console.print(table)
 
 
 def _print_groups(metric: str, summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
-    """Print each kind of tasks: its means before and after adaptation, and an untrained agent's."""
+    """Print each kind of task: means before and after adaptation, and the untrained agent's."""
     first, last = summary["episodes"][0], summary["episodes"][-1]
     table = Table()
     table.add_column("kind of task")

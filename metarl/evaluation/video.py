@@ -1,4 +1,4 @@
-"""Videos of an episode before and after adaptation, side by side, for environments on MuJoCo."""
+"""Film MuJoCo environments: an episode before and one after adaptation, side by side."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from metarl.task import Env, Task
 from metarl.tasks.distribution import TaskDistribution
 
 SIZE = 320
-"""Pixels of a side."""
+"""Width and height of an episode's picture, in pixels."""
 
 FRAMES_PER_SECOND = 25
 
-
 Frame = npt.NDArray[np.uint8]
+"""One picture, ``[height, width, 3]``."""
 
 
 def record_adaptation(
@@ -36,22 +36,22 @@ def record_adaptation(
     episodes: int,
     seed: int = 0,
 ) -> list[Path]:
-    """Write one mp4 file a task: on the left before adaptation, on the right after.
+    """Write one mp4 file per task: before adaptation on the left, after it on the right.
 
     Args:
-        agent: it is not changed.
-        tasks: made on MuJoCo.
+        agent: the agent to film; it is not changed.
+        tasks: a task distribution whose environments use MuJoCo.
         chosen: the tasks to show.
-        directory: where the files go.
-        name: their names' beginning.
-        episodes: of adaptation.
-        seed: of the adaptation; the episodes shown are greedy and start alike.
+        directory: the folder for the files.
+        name: the start of the files' names.
+        episodes: the number of episodes of adaptation.
+        seed: the seed of the adaptation; both episodes shown are greedy and start alike.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        UserError: where nothing can be rendered or written here, with what is missing.
+        UserError: if videos cannot be rendered or written here; the message says what is missing.
     """
     write = _writer()
     directory.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def record_adaptation(
 
 
 def side_by_side(left: Sequence[Frame], right: Sequence[Frame]) -> list[Frame]:
-    """Join two episodes frame by frame; the shorter one stays at its last frame."""
+    """Join two episodes frame by frame; the shorter one stops at its last frame."""
     length = max(len(left), len(right))
     return [
         np.concatenate([left[min(i, len(left) - 1)], right[min(i, len(right) - 1)]], axis=1)
@@ -100,7 +100,7 @@ def _episode(policy: AdaptedPolicy, env: Env, camera: _Camera, seed: int) -> lis
 
 
 class _Camera:
-    """Looks at a MuJoCo environment's simulator, whatever render mode it was made with."""
+    """Renders a MuJoCo environment's simulator, whatever render mode it was made with."""
 
     def __init__(self, env: Env) -> None:
         base: Any = env.unwrapped
@@ -112,7 +112,7 @@ class _Camera:
         self._renderer = _renderer(base.model)
         names = [base.model.camera(i).name for i in range(base.model.ncam)]
         self._view: Any = next((n for n in ("corner2", "track") if n in names), -1)
-        self._upside_down = self._view == "corner2"  # Meta-World's hangs so
+        self._upside_down = self._view == "corner2"  # Meta-World's camera is mounted upside down.
 
     def __enter__(self) -> _Camera:
         return self
@@ -121,17 +121,17 @@ class _Camera:
         self._renderer.close()
 
     def frame(self) -> Frame:
-        """Return what is seen now, ``[height, width, 3]``."""
+        """Render the present state of the simulator, ``[height, width, 3]``."""
         self._renderer.update_scene(self._env.data, camera=self._view)
         seen = np.asarray(self._renderer.render(), np.uint8)
         return seen[::-1, ::-1] if self._upside_down else seen
 
 
 def check_can_record() -> None:
-    """Refuse, before anything is computed, where a video cannot be made.
+    """Check that videos can be made here, so that a long evaluation does not fail at its end.
 
     Raises:
-        UserError: with what is missing.
+        UserError: if they cannot; the message says what is missing.
     """
     import mujoco
 
@@ -144,7 +144,7 @@ def _renderer(model: Any) -> Any:
         import mujoco
 
         return mujoco.Renderer(model, SIZE, SIZE)
-    except Exception as error:  # whatever the GL library at hand raises
+    except Exception as error:  # GL libraries raise errors of many classes.
         raise UserError(
             f"--video: nothing can be rendered here ({type(error).__name__}: {error}); accepted: "
             "MUJOCO_GL=egl with libegl1, or MUJOCO_GL=osmesa with libosmesa6"
@@ -152,9 +152,9 @@ def _renderer(model: Any) -> Any:
 
 
 def _writer() -> Any:
-    """Return what writes frames into an mp4 file."""
+    """Return a function that writes frames to an mp4 file."""
     try:
-        importlib.import_module("imageio_ffmpeg")  # imageio's plugin
+        importlib.import_module("imageio_ffmpeg")  # This is imageio's plugin for mp4 files.
         imageio: Any = importlib.import_module("imageio.v2")
     except ImportError as error:
         raise UserError(

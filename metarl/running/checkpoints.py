@@ -1,9 +1,9 @@
-"""Saved agents: tensors in safetensors, everything else in JSON, nothing that runs code.
+"""Checkpoints: saved agents, as safetensors and JSON, so that loading them runs no code.
 
-A checkpoint is a folder ``checkpoints/<iteration>``, written under another name, flushed to
-the disk and renamed, so that it is there whole or not at all. It holds its score on validation
-tasks, where it has one: the best is the one with the highest. One that was damaged later is
-known by its checksum, and one that is sound is taken instead.
+A checkpoint is a folder ``checkpoints/<iteration>``. It is written under a temporary name, flushed
+to the disk and renamed, so that it is complete or does not exist. If the agent was validated, the
+checkpoint has a score; the best checkpoint is the one with the highest score. A checksum detects
+later damage, and loading then falls back on the next sound checkpoint.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from metarl.experience.sampling import TaskSampler
 from metarl.files import read_object, sync_folder, write_synced
 
 FORMAT = 2
-"""Of ``checkpoint.json``; 1 held no score and a checksum of the tensors alone."""
-
+"""The format of ``checkpoint.json``; format 1 had no score, and a checksum of the tensors only."""
 
 Which: TypeAlias = Literal["final", "best"]
+"""Which checkpoint to load: the newest one, or the one with the highest validation score."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,15 @@ class Checkpoint:
     """An agent's state after ``iteration`` meta-updates."""
 
     iteration: int
+    """The number of meta-updates."""
     env_steps: int
+    """The number of environment steps."""
     tensors: dict[str, Tensor]
+    """The agent's tensors, by name."""
     extra: dict[str, Any]
-    """The agent's own JSON."""
+    """The rest of the agent's state, which JSON can represent."""
     score: float | None = None
-    """What it did on validation tasks, where it was validated; more is better."""
+    """The agent's score on validation tasks, higher is better; None if it was not validated."""
     sampler: dict[str, Any] = field(default_factory=dict)
     """The state of the task sampler."""
 
@@ -50,7 +53,7 @@ class Checkpoint:
     def of(
         agent: Agent, iteration: int, env_steps: int, sampler: TaskSampler | None = None
     ) -> Checkpoint:
-        """Copy what ``agent`` and ``sampler`` are now."""
+        """Copy the present state of ``agent`` and ``sampler``."""
         tensors, extra = agent.state()
         own = {} if sampler is None else sampler.state()
         copies = {name: x.detach().clone().contiguous() for name, x in tensors.items()}
@@ -58,28 +61,37 @@ class Checkpoint:
         return Checkpoint(iteration, env_steps, copies, extra, sampler=own)
 
     def load_into(self, agent: Agent) -> None:
-        """Make ``agent`` what it was."""
+        """Restore the state of ``agent``."""
         agent.load_state(self.tensors, self.extra)
 
 
 class CheckpointStore:
-    """The folder ``checkpoints`` of a run."""
+    """The folder ``checkpoints`` of a run.
+
+    Args:
+        directory: the folder.
+        keep: how many of the newest checkpoints are kept in addition to the best one.
+    """
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
         self.directory = directory
         self.keep = keep
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write ``checkpoint``, and remove those that are neither the newest nor the best.
+        """Write ``checkpoint``, and remove those that are neither among the newest nor the best.
 
-        Later ones go too: a run that is here again has fallen back from them.
+        Checkpoints of later iterations are removed too: they are left over from before the run
+        fell back on an earlier one.
+
+        Raises:
+            OSError: if the checkpoint cannot be written.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         target = self._folder(checkpoint.iteration)
         known = checkpoint.score in (None, self._score(checkpoint.iteration))
         if not (known and self._sound(target)):
             self._write(checkpoint, target)
-        for leftover in self.directory.glob(".*.partial"):  # of a kill
+        for leftover in self.directory.glob(".*.partial"):  # Left by a killed process.
             shutil.rmtree(leftover, ignore_errors=True)
         for iteration in self.iterations():
             if iteration > checkpoint.iteration:
@@ -89,25 +101,27 @@ class CheckpointStore:
             shutil.rmtree(self._folder(iteration), ignore_errors=True)
 
     def iterations(self) -> list[int]:
-        """Return the iterations that are saved, in ascending order."""
+        """Return the iterations of all checkpoints, in ascending order."""
         if not self.directory.is_dir():
             return []
         return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
 
     def load(self, which: Which = "final") -> Checkpoint:
-        """Read the newest checkpoint, or the best, of those that are sound.
+        """Read the newest or the best of the checkpoints that are not damaged.
+
+        A warning names each damaged checkpoint that would have been read instead.
 
         Raises:
-            UserError: where there is none, or none that has the content it was saved with.
+            UserError: if there is no checkpoint, or all are damaged.
         """
         saved = self.iterations()
         if not saved:
-            raise UserError(f"{self.directory}: holds no checkpoint")
+            raise UserError(f"{self.directory}: contains no checkpoint")
         if which == "final":
             return self._first_sound(saved[::-1])
         best = self._by_score()
         if not best:
-            raise UserError(f"{self.directory}: no best checkpoint, the run was not validated")
+            raise UserError(f"{self.directory}: no best checkpoint; the run was not validated")
         return self._first_sound(best)
 
     def _first_sound(self, iterations: list[int]) -> Checkpoint:
@@ -119,7 +133,7 @@ class CheckpointStore:
                 damage.append(error)
                 continue
             for what in damage:
-                warnings.warn(f"{what}; iteration {iteration} is taken instead", stacklevel=3)
+                warnings.warn(f"{what}; iteration {iteration} is loaded instead", stacklevel=3)
             return checkpoint
         raise damage[0]
 
@@ -136,7 +150,7 @@ class CheckpointStore:
         return self.directory / f"{iteration:07d}"
 
     def _by_score(self) -> list[int]:
-        """Return the iterations that have a score, the highest first, the first of equals."""
+        """Return the iterations with a score, from the highest; equal scores in order of time."""
         scores = {i: score for i in self.iterations() if (score := self._score(i)) is not None}
         return sorted(scores, key=lambda i: (-scores[i], i))
 
@@ -167,13 +181,14 @@ class CheckpointStore:
             write_synced(temporary / "agent.safetensors", data)
             write_synced(temporary / "checkpoint.json", json.dumps(content, indent=1).encode())
             sync_folder(temporary)
-            if target.exists():  # damaged, or without its score: set aside, no longer than needed
+            if target.exists():
+                # It is damaged or lacks the score: rename it, so that it can be replaced.
                 aside = target.with_name(f".{target.name}.replaced.partial")
-                shutil.rmtree(aside, ignore_errors=True)  # of a kill
+                shutil.rmtree(aside, ignore_errors=True)  # Left by a killed process.
                 os.rename(target, aside)
             os.rename(temporary, target)
         except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)  # of a full disk, say
+            shutil.rmtree(temporary, ignore_errors=True)  # The disk may be full.
             raise
         sync_folder(self.directory)
 
@@ -188,18 +203,18 @@ class CheckpointStore:
             raise UserError(f"{folder}: cannot be read: {error}") from error
         said = content.pop("sha256")
         if said != _digest(content, data):
-            raise UserError(f"{folder}: is not what was saved (checksum)")
+            raise UserError(f"{folder}: is damaged (its checksum differs)")
         try:
             tensors = safetensors.torch.load(data)
-        except Exception as error:  # its own errors have no common class
-            raise UserError(f"{folder}: agent.safetensors holds no tensors: {error}") from error
+        except Exception as error:  # Its errors have no common class.
+            raise UserError(f"{folder}: agent.safetensors contains no tensors: {error}") from error
         names = ("iteration", "env_steps", "agent", "score")
         iteration, env_steps, extra, score = (content[name] for name in names)
         if not (isinstance(iteration, int) and isinstance(env_steps, int)):
-            raise UserError(f"{folder}: checkpoint.json counts no iterations and steps")
+            raise UserError(f"{folder}: checkpoint.json has no integer iteration and env_steps")
         return Checkpoint(iteration, env_steps, tensors, extra, score, content.get("sampler", {}))
 
 
 def _digest(content: dict[str, Any], data: bytes) -> str:
-    """Return the checksum of a checkpoint: of its tensors and of its JSON."""
+    """Return the checksum of a checkpoint's tensors and JSON content."""
     return hashlib.sha256(data + json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The commands beside train: evaluate, plot and benchmark, from options to one function each."""
+"""The commands evaluate, plot and benchmark: each parses its options and calls one function."""
 
 from __future__ import annotations
 
@@ -22,48 +22,50 @@ from metarl.running.run import Run
 from metarl.task import Split
 
 MEASURE = Path(__file__).parents[2] / "benchmarks" / "measure.py"
-"""Measuring programs, which are in the source tree and no part of the installed library."""
+"""The measuring programs, which are in the source tree but not in the installed library."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """What to evaluate, and how."""
+    """Options of ``metarl evaluate``."""
 
     run: Positional[Path]
     """Run directory whose agent is evaluated."""
     env: str | None = None
-    """Name of other tasks of the same spaces, or the run's own tasks again if they are a module of
-    yours (default: the run's own)."""
+    """Other tasks with the same spaces (default: the run's own). Tasks from a module of yours must
+    be named again, since files cannot make the program import code."""
     agent: str | None = None
-    """The run's agent again, as `package.module:Name`, if it is a module of yours (default: the
-    run's own)."""
+    """Name of the run's agent, needed only if it is in a module of yours (default: the run's
+    own)."""
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
-    """What to evaluate, and how."""
+    """What is evaluated, and how."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """What to draw."""
+    """Options of ``metarl plot``."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run directories; for adaptation curves also the .json files of evaluations."""
+    """Run directories to draw; adaptation curves can also come from evaluations' .json files."""
     kind: Literal["adaptation", "learning", "paths"] = "adaptation"
-    """Return against episodes of experience, or against training's environment steps; or, of
-    one run on tasks with a goal in the plane, the paths of a few before and after adaptation."""
+    """Kind of picture: `adaptation` draws the return against episodes of experience; `learning`
+    draws it against the environment steps of training; `paths` draws a few paths before and after
+    adaptation, of one run on tasks with a goal in the plane."""
     metric: Literal["return", "success"] = "return"
-    """Of adaptation curves."""
+    """Metric to draw in adaptation curves."""
     split: Split = "test"
-    """Whose evaluation to draw."""
+    """Split whose evaluation is drawn, or whose tasks the paths are on."""
     env: str | None = None
-    """The run's tasks again, where they are a module of yours (for paths)."""
+    """The run's tasks, needed only for paths on tasks from a module of yours."""
     agent: str | None = None
-    """The run's agent again, where it is a module of yours (for paths)."""
+    """The run's agent, needed only if it is in a module of yours."""
     output: Path | None = None
-    """The picture; by default comparison.png in the current folder, or the next free name."""
+    """File of the picture, .png, .pdf or .svg (default: comparison.png in the current folder, or
+    the next free name)."""
 
 
 def run_evaluate(arguments: Sequence[str]) -> None:
-    """Evaluate how the agent of a run adapts to held-out tasks, beside an untrained one."""
+    """Evaluate how a run's agent adapts to held-out tasks, beside an untrained agent."""
     options = parse(Evaluate, run_evaluate.__doc__ or "", "evaluate", arguments)
     run = Run.open(options.run, options.agent)
     tasks = None if options.env is None else registry.make(options.env)
@@ -71,24 +73,24 @@ def run_evaluate(arguments: Sequence[str]) -> None:
 
 
 def run_plot(arguments: Sequence[str]) -> None:
-    """Compare runs in one picture: adaptation curves, learning curves; or draw one's paths."""
+    """Draw the adaptation or learning curves of runs into one picture, or one run's paths."""
     options = vars(parse(Plot, run_plot.__doc__ or "", "plot", arguments))
     plot(options.pop("runs"), options.pop("kind"), options.pop("output"), **options)
 
 
 def run_benchmark(arguments: Sequence[str]) -> None:
-    """Record runs in one file; from a source tree also time an agent or simulators."""
+    """Record runs in one file; in a source tree, also time agents and simulators."""
     measure = _measuring_programs()
     kinds: Any = Annotated[Summarize, subcommand("summarize")]
     if measure is not None:
         for name, (kind, _) in measure.PROGRAMS.items():
             kinds = kinds | Annotated[kind, subcommand(name)]
     elif arguments and arguments[0] == "summarize":
-        arguments = arguments[1:]  # the only subcommand there is
+        arguments = arguments[1:]  # There is no other subcommand.
     elif arguments and arguments[0][0] != "-":
         raise UserError(
-            f"metarl benchmark: got {arguments[0]!r}; accepted: summarize (measuring programs are "
-            "in the source tree: python scripts/benchmark.py)"
+            f"metarl benchmark: got {arguments[0]!r}; accepted: summarize (the measuring programs "
+            "are only in the source tree: python scripts/benchmark.py)"
         )
     options = parse(kinds, run_benchmark.__doc__ or "", "benchmark", arguments)
     if isinstance(options, Summarize):
@@ -100,7 +102,7 @@ def run_benchmark(arguments: Sequence[str]) -> None:
 
 
 def _measuring_programs() -> ModuleType | None:
-    """Load ``benchmarks/measure.py`` of the source tree, None where there is none."""
+    """Import ``benchmarks/measure.py`` of the source tree; return None if there is no such file."""
     if not MEASURE.is_file():
         return None
     if "measure" not in sys.modules:

@@ -1,4 +1,7 @@
-"""How a script ends: exit codes, errors as one line, signals. It imports nothing that is slow."""
+"""How a script ends: exit codes, one-line errors and signals.
+
+This module imports nothing slow, so that signals are handled from the start.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from metarl.errors import DivergenceError, EnvError, SaveError, SeedsError, Stop
 
 
 def exits(main: Callable[[], None]) -> Callable[[], None]:
-    """Make a script's ``main`` end as programs should.
+    """Make a script's ``main`` print errors as one line and end with the right exit code.
 
-    An error that a user can mend is one line, with exit code 2. A first SIGINT or SIGTERM ends the
-    work in order, with 128 and its number, a second one at once.
+    Errors that a user can correct give exit code 2, failures of a run 1. The first SIGINT or
+    SIGTERM lets the program save its work and end with 128 plus the signal's number; the second
+    one ends it at once.
     """
 
     @functools.wraps(main)
@@ -38,7 +42,7 @@ def exits(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(128 + getattr(stop, "number", signal.SIGINT))
         except BrokenPipeError:
             sys.exit(1)
-        except OSError as error:  # a full or read-only disk
+        except OSError as error:  # For example a full or read-only disk.
             sys.stdout.flush()
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
@@ -47,9 +51,9 @@ def exits(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def _leave_script_folder() -> None:
-    """Take the scripts' folder, which Python puts first, off the places of modules.
+    """Remove the scripts' folder, which Python puts first, from ``sys.path``.
 
-    A user's own module called ``train`` would not be found behind ``scripts/train.py``.
+    Otherwise ``scripts/train.py`` would hide a user's own module called ``train``.
     """
     root = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
     scripts = os.path.join(root, "scripts")
@@ -58,15 +62,15 @@ def _leave_script_folder() -> None:
 
 
 _deferring: list[bool] = []
-"""Not empty while a signal has to wait."""
+"""One element for each :func:`stopping_later` that makes signals wait."""
 
 
 @contextmanager
 def stopping_later() -> Iterator[None]:
-    """Let the first signal wait until the body has ended.
+    """Delay the exception of the first signal until the body has ended.
 
-    An exception in the middle of an import may come out as another one, and leaves the module
-    half made.
+    An exception in the middle of an import may be turned into another one, and leaves the module
+    half initialised.
     """
     _deferring.append(True)
     try:
@@ -78,7 +82,7 @@ def stopping_later() -> Iterator[None]:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into an exception, and leave at a second."""
+    """Turn the first SIGINT or SIGTERM into an exception; exit at the second."""
     numbers = (signal.SIGINT, signal.SIGTERM)
 
     def leave(number: int, frame: object) -> None:

@@ -1,7 +1,7 @@
-"""Read what the first edition wrote: ``config.json`` of format 1.
+"""Convert a ``config.json`` of the first edition (format 1) to the present format.
 
-Its runs load, evaluate and are drawn; their settings start new runs. They are not resumed, since
-the settings they lack cannot be told from the file.
+Runs of the first edition can be loaded, evaluated and drawn, and their settings can start new
+runs. They cannot be resumed, since their files lack some of the present settings.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ RENAMED = {
     "outer_lr": "learning_rate",
     "every_step": "meta_loss",
 }
-"""Fields of the agents' configs that have another name now."""
+"""Old names of fields of the agents' configs -> their present names."""
 
 
 def _agent_config(agent: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return a config's flat values as the nested configs of the present edition hold them."""
+    """Return an agent config's flat values in the nested form of the present edition."""
     values = {RENAMED.get(name, name): value for name, value in values.items()}
     if "meta_loss" in values:
         values["meta_loss"] = "every-step" if values["meta_loss"] else "last-step"
-    if agent == "rl2":  # A size of 0, and no upper bound, used to be switches.
+    if agent == "rl2":  # A size of 0 and a missing upper bound used to switch features off.
         values["memory_size"] = values.get("memory_size") or None
         values["core"] = "fast-weights" if values["memory_size"] else "gru"
         values["std"] = "shared" if values.get("max_std") is None else "state"
@@ -70,12 +70,12 @@ def _agent_config(agent: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _horizon(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the episodes' length and number, by the tasks' name if the run does not say it."""
+    """Return ``horizon`` and ``episodes_per_trial``, if need be from the tasks named in the run."""
     env = content["train_config"]["env"]
     horizon, episodes = content.get("horizon", 0), None
     try:
         tasks = None if registry.is_import(env) else registry.make(env)
-    except UserError:  # a package that is not installed here
+    except UserError:  # Its package is not installed here.
         tasks = None
     if tasks is not None:
         horizon, episodes = horizon or tasks.horizon, tasks.episodes_per_trial

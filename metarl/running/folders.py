@@ -1,4 +1,4 @@
-"""The folders and files of runs: their names, and how a process claims one."""
+"""Names of the folders and files of runs, and how a process claims one for itself."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from metarl.files import is_leftover
 from metarl.running.settings import TrainConfig
 
 LONGEST_NAME = 80
-"""Characters of a folder's name that follows from settings; file systems take 255."""
+"""The largest number of characters of a name made from settings; file systems allow 255."""
 
 
 def tame(name: str) -> str:
-    """Return ``name`` as one of a file: small letters, digits, dots and dashes, 80 at most."""
+    """Return ``name`` as a file name: at most 80 lower-case letters, digits and ``._-``."""
     result = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-")
     if len(result) <= LONGEST_NAME:
         return result
@@ -29,12 +29,12 @@ def tame(name: str) -> str:
 
 
 def short_hash(text: str) -> str:
-    """Return eight characters that another text hardly has."""
+    """Return eight characters that differ, almost surely, from those of another text."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def default_directory(config: TrainConfig, agent: str, label: str) -> Path:
-    """Return ``runs/<env>/<agent>/<label>-<time>``, which may exist."""
+    """Return ``runs/<env>/<agent>/<label>-<time>``; the folder may already exist."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return Path("runs") / tame(config.env) / tame(agent) / f"{tame(label)}-{stamp}"
 
@@ -50,15 +50,17 @@ def evaluation_name(
     greedy_copy: bool,
     best: bool,
 ) -> str:
-    """Return the name of an evaluation's files: the split, and how it differs from the run's own.
+    """Return the name of an evaluation's files, without suffix.
+
+    It consists of the split and of what differs from the evaluation after training.
 
     Args:
-        split: whose tasks.
-        env: the name of other tasks than the run's.
-        tasks: another number of tasks.
-        episodes: another number of episodes of a trial.
-        seed: of tasks, episodes and actions; the run's own evaluation has 0.
-        greedy: whether the most likely actions are taken.
+        split: the split of the tasks.
+        env: the name of the task distribution, if it is not the run's own.
+        tasks: the number of tasks, if it is not the default.
+        episodes: the number of episodes of a trial, if it is not the default.
+        seed: the seed of tasks, episodes and actions; 0 after training.
+        greedy: whether the agent takes its most likely actions.
         greedy_copy: whether greedy copies of the agent are measured.
         best: whether the best checkpoint is evaluated.
     """
@@ -71,7 +73,7 @@ def evaluation_name(
 
 
 def claim_file(default: Path) -> Path:
-    """Make an empty file and return its path: ``default``, or the next free name like it."""
+    """Create an empty file with the name ``default``, or the next free one; return its path."""
     for path in numbered(default):
         with contextlib.suppress(FileExistsError):
             path.open("xb").close()
@@ -80,7 +82,7 @@ def claim_file(default: Path) -> Path:
 
 
 def numbered(path: Path) -> Iterator[Path]:
-    """Yield ``path``, then the same with ``-2``, ``-3``, … at the end of its name."""
+    """Yield ``path``, then the same path with ``-2``, ``-3``, … after the name's stem."""
     yield path
     for count in itertools.count(2):
         yield path.with_name(f"{path.stem}-{count}{path.suffix}")
@@ -88,20 +90,25 @@ def numbered(path: Path) -> Iterator[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class NewFolder:
-    """A folder for new runs, and how to undo that it was made."""
+    """A folder for new runs, which can be removed again if they fail."""
 
     path: Path
+    """The folder."""
     made: tuple[Path, ...]
-    """The folders that were missing: its own, if it was, and those above it, outward."""
+    """The folders that were missing before, from the innermost to the outermost."""
 
     @staticmethod
     def claim(given: Path | None, default: Path) -> NewFolder:
-        """Make the folder ``given``, or the first from ``default`` whose name is free.
+        """Create the folder ``given``, or one named ``default`` or the next free name like it.
 
-        Processes that claim from one default get a folder each; one that is given may exist, empty.
+        If several processes claim the same default, each gets a folder of its own.
+
+        Args:
+            given: the folder that the user asked for, if any; it may exist if it is empty.
+            default: the folder if none is given.
 
         Raises:
-            UserError: where ``given`` holds something, or the folder cannot be made.
+            UserError: if ``given`` is not empty, or the folder cannot be created.
         """
         wanted = default if given is None else given
         try:
@@ -117,11 +124,11 @@ class NewFolder:
                     path.mkdir()
                     break
         except OSError as error:
-            raise bad_option("--run-dir", str(wanted), f"a writable place ({error})") from error
+            raise bad_option("--run-dir", str(wanted), f"a writable folder ({error})") from error
         return NewFolder(path, (path, *(p for p in missing if p != default)))
 
     def remove(self) -> None:
-        """Remove what this process has put into the folder, and the folders it has made."""
+        """Remove the folder's content, and the folders that were missing before."""
         for path in self.path.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -130,14 +137,18 @@ class NewFolder:
         self.abandon()
 
     def abandon(self) -> None:
-        """Remove the folders that were made, those that nothing is in."""
+        """Remove the folders that were missing before, except those that are not empty."""
         for path in self.made:
             with contextlib.suppress(OSError):
                 path.rmdir()
 
 
 def refuse_used(directory: Path) -> None:
-    """Refuse a place for new runs that holds anything but what a killed one had begun to write."""
+    """Refuse a folder for new runs that contains more than leftovers of a killed process.
+
+    Raises:
+        UserError: if it does, or if it is a file.
+    """
     if directory.exists() and (
         not directory.is_dir() or not all(map(is_leftover, directory.iterdir()))
     ):
@@ -145,6 +156,6 @@ def refuse_used(directory: Path) -> None:
 
 
 def used(directory: Path) -> UserError:
-    """Return the error for a place for new runs that is taken."""
-    accepted = "a new or empty directory (--resume goes on with a run)"
+    """Return the error for a run directory that is already used."""
+    accepted = "a new or empty directory (--resume continues a run)"
     return bad_option("--run-dir", str(directory), accepted)

@@ -1,4 +1,4 @@
-"""What a program runs on: device, processor, source tree."""
+"""The machine and source tree that a program runs on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from metarl.stepping.workers import usable_cores
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that torch does not have."""
+    """Refuse a device that is not available to torch.
+
+    Raises:
+        UserError: if it is not; the message lists the devices of this machine.
+    """
     accepted = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if torch.cuda.is_available():
         accepted.append("cuda")
@@ -22,14 +26,17 @@ def check_device(device: str) -> None:
 
 
 def device_name(device: str) -> str:
-    """Return what ``device`` is, for records; threads are a setting of the run."""
+    """Return a description of ``device`` for records: the GPU's name, or the processor's cores."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"cpu ({platform.machine()}, {len(usable_cores())} cores)"
 
 
 def commit() -> str | None:
-    """Return the commit of this source tree, with a mark where it has been changed."""
+    """Return the commit of this source tree, with ``-changed`` if files differ from it.
+
+    It is None if the library does not run from a git repository.
+    """
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:

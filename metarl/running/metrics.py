@@ -1,4 +1,4 @@
-"""Where a run's metrics go: TensorBoard, JSON lines, Weights & Biases."""
+"""Log a run's metrics to JSON lines, TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,30 +20,34 @@ from metarl.running.settings import RunConfig
 
 
 class MetricsLog:
-    """Writes a run's metrics: ``metrics.jsonl``, ``tensorboard/``, Weights & Biases if asked for.
+    """Writes a run's metrics to ``metrics.jsonl``, ``tensorboard/`` and, if wanted, to W&B.
 
-    TensorBoard and Weights & Biases draw all against environment steps, so that agents whose
-    iterations differ in length can be laid over each other; the iteration is a value beside them
+    TensorBoard and Weights & Biases (W&B) plot metrics against environment steps, so that agents
+    whose iterations differ in length can be compared; the iteration is logged as a metric
     (``time/iteration`` in TensorBoard).
 
-    All are cut back to the iteration that a resumed run starts after. What cannot be written, to
-    a full disk say, is kept and tried again with the next line; :meth:`flush` tells of it.
+    If the run is resumed from a checkpoint, metrics of later iterations are discarded. If a line
+    cannot be written, for example to a full disk, it is kept and written together with the next
+    one; only :meth:`flush` raises the error.
 
     Args:
-        directory: the run's.
-        first_iteration: the last one whose metrics stand.
-        config: the project of Weights & Biases, if any.
+        directory: the run's directory.
+        first_iteration: the iteration that the run is resumed after; 0 for a new run.
+        config: the project of Weights & Biases to log to, if any.
+
+    Raises:
+        UserError: if the metrics of the run are damaged, or Weights & Biases cannot be started.
     """
 
     def __init__(
         self, directory: Path, first_iteration: int = 0, config: RunConfig | None = None
     ) -> None:
-        # now: it takes a second, and one that a signal cuts off cannot be made up for
+        # Import here, not later: a signal during the import would leave it half done for good.
         from torch.utils.tensorboard import SummaryWriter
 
         self._make_events = SummaryWriter
         path = directory / "metrics.jsonl"
-        if path.exists():  # a resumed run does the iterations after its checkpoint again
+        if path.exists():  # A resumed run repeats the iterations after its checkpoint.
             kept = [x for x in read_metrics(path) if x["iteration"] <= first_iteration]
             write_whole(path, "".join(json.dumps(x) + "\n" for x in kept).encode())
         self._file = path.open("ab", buffering=0)
@@ -52,27 +56,33 @@ class MetricsLog:
         self._events_path = directory / "tensorboard"
         self._events: SummaryWriter | None = None
         self._unshown: list[tuple[int, Mapping[str, float]]] = []
-        """Environment steps and metrics that TensorBoard's file may not hold yet, …"""
+        """Pairs of environment steps and metrics that may be missing in TensorBoard's file."""
         self._handed = 0
-        """… and how many of these its writer has been given."""
+        """The number of these pairs that have been passed to TensorBoard's writer."""
         used = config is not None and config.wandb_project is not None
         self._wandb = _start_wandb(config, directory) if config and used else None
 
     def write(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
-        """Record ``metrics`` after ``iteration`` meta-updates."""
+        """Log the metrics of one iteration.
+
+        Args:
+            iteration: the number of meta-updates so far.
+            env_steps: the number of environment steps so far.
+            metrics: values by name.
+        """
         line = {"iteration": iteration, "env_steps": env_steps, **metrics}
         self._unwritten += json.dumps(line).encode() + b"\n"
         self._unshown.append((env_steps, {**metrics, "time/iteration": iteration}))
-        with contextlib.suppress(OSError):  # flush() tells
+        with contextlib.suppress(OSError):  # flush() raises the error if it persists.
             self._append()
             self._show()
         self._tell_wandb("log", line)
 
     def flush(self) -> None:
-        """Bring everything to the disk.
+        """Write everything to the disk.
 
         Raises:
-            OSError: where it cannot be; nothing is lost, and it is tried again.
+            OSError: if that fails; nothing is lost, and the next call tries again.
         """
         self._append()
         os.fsync(self._file.fileno())
@@ -93,17 +103,18 @@ class MetricsLog:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError:
-            self._file.truncate(self._written)  # no half lines
+            self._file.truncate(self._written)  # Leave no half lines.
             raise
         self._written += len(self._unwritten)
         self._unwritten = b""
 
     def _show(self) -> None:
-        """Hand TensorBoard what it has not been given, all that it may not hold where it failed."""
+        """Pass new metrics to TensorBoard, or all that its file may lack after an error."""
         try:
             if self._events is None:
                 self._handed = 0
-                first = self._unshown[0][0]  # from there on, what a run cut off has left is void
+                # Discard events that an interrupted run wrote after its checkpoint.
+                first = self._unshown[0][0]
                 self._events = self._make_events(str(self._events_path), purge_step=first)
             for env_steps, metrics in self._unshown[self._handed :]:
                 for name, value in metrics.items():
@@ -135,18 +146,18 @@ class MetricsLog:
         self._tell_wandb("finish", 0 if kind is None else 1)
 
     def _tell_wandb(self, method: str, argument: object) -> None:
-        """Call Weights & Biases; a run does not end because that fails."""
+        """Call a method of Weights & Biases; an error there does not end the run."""
         if self._wandb is None:
             return
         try:
             getattr(self._wandb, method)(argument)
         except Exception as error:
-            warnings.warn(f"Weights & Biases: {error}; nothing more is logged there", stacklevel=2)
+            warnings.warn(f"Weights & Biases: {error}; no more is logged there", stacklevel=2)
             self._wandb = None
 
 
 def _start_wandb(options: RunConfig, directory: Path) -> Any:
-    """Start or continue the run of Weights & Biases that belongs to ``directory``."""
+    """Start or continue the Weights & Biases run that belongs to ``directory``."""
     config = {}
     with contextlib.suppress(FileNotFoundError):
         config = json.loads((directory / "config.json").read_text())
@@ -162,14 +173,18 @@ def _start_wandb(options: RunConfig, directory: Path) -> Any:
             dir=str(directory),
             config=config,
         )
-    except Exception as error:  # its own, of many classes
+    except Exception as error:  # Weights & Biases raises errors of many classes.
         raise UserError(f"--wandb-project: {error}") from error
-    run.define_metric("*", step_metric="env_steps")  # a resumed run says some of them again
+    run.define_metric("*", step_metric="env_steps")  # Resumed runs repeat steps.
     return run
 
 
 def import_wandb() -> Any:
-    """Import Weights & Biases, or say how to install it."""
+    """Import Weights & Biases.
+
+    Raises:
+        UserError: if it is not installed; the message says how to install it.
+    """
     try:
         return importlib.import_module("wandb")
     except ImportError as error:
@@ -179,13 +194,13 @@ def import_wandb() -> Any:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl``; a last line that was cut off is left out.
+    """Read ``metrics.jsonl``; an incomplete last line is ignored.
 
     Raises:
-        UserError: where there is none, or a line of it is damaged.
+        UserError: if the file is missing or a line of it is damaged.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there is none, nothing has been trained")
+        raise UserError(f"{path}: does not exist; nothing has been trained")
     whole, _, _ = path.read_bytes().rpartition(b"\n")
     lines = []
     for number, text in enumerate(whole.splitlines(), 1):

@@ -1,4 +1,4 @@
-"""Draw several runs into one picture."""
+"""Draw the evaluations, the training or the paths of runs into one picture."""
 
 from __future__ import annotations
 
@@ -38,26 +38,28 @@ def plot(
     env: str | None = None,
     agent: str | None = None,
 ) -> Path:
-    """Draw the evaluations or the training of several runs into one picture.
+    """Draw the evaluations or the training of several runs, or one run's paths.
 
     Args:
-        paths: run directories and, for adaptation curves, files of evaluations: an ``.json``
-            whose untrained agent's lies beside it.
-        kind: what is drawn.
-        output: the picture, by default ``comparison.png`` or the next free name like it.
-        metric: of adaptation curves.
-        split: whose evaluation of a run is drawn.
-        env: the run's tasks, where they are a module of yours (paths are walked anew).
-        agent: the run's agent, where it is a module of yours.
+        paths: run directories; for adaptation curves also evaluations' files ``<name>.json``,
+            with ``<name>-untrained.json`` in the same folder.
+        kind: ``adaptation`` draws the return against episodes of experience; ``learning`` draws
+            it against the environment steps of training; ``paths`` lets one run's agent adapt to
+            a few tasks with a goal in the plane, and draws its paths.
+        output: the picture's file (default: ``comparison.png``, or the next free name like it).
+        metric: the metric of adaptation curves.
+        split: the split whose evaluation is drawn, or whose tasks the paths are on.
+        env: the tasks, needed for paths if the run's tasks are a module of the user's.
+        agent: the agent, needed if the run's agent is a module of the user's.
 
     Returns:
-        Where the picture is.
+        The picture's file.
 
     Raises:
-        UserError: where a path is no run, or has not what is to be drawn.
+        UserError: if a path is no run, or what is to be drawn is missing there.
     """
     if not paths:
-        raise bad_option("RUNS", [], "one run directory or more")
+        raise bad_option("RUNS", [], "at least one run directory")
     if output is not None and output.suffix not in (".png", ".pdf", ".svg"):
         raise bad_option("--output", str(output), "a name that ends with .png, .pdf or .svg")
     if metric != "return" and kind != "adaptation":
@@ -81,7 +83,7 @@ def plot(
 
 
 def _draw(output: Path | None, draw: Callable[[Path], None]) -> Path:
-    """Draw into ``output``, or into a file that no other process draws into."""
+    """Draw into ``output``, or into a new file that no other process writes."""
     claimed = None
     if output is None:
         output = claimed = claim_file(Path("comparison.png"))
@@ -98,7 +100,7 @@ def _draw(output: Path | None, draw: Callable[[Path], None]) -> Path:
 def _adaptation_lines(
     paths: Sequence[Path], metric: str, split: Split, agent: str | None
 ) -> list[Line]:
-    """Read the evaluations that are to be drawn, each with its untrained agent's."""
+    """Read the evaluations to draw, each with the evaluation of the untrained agent."""
     sources, files = [], []
     for path in paths:
         if path.suffix == ".json" and path.is_file():
@@ -121,7 +123,7 @@ def _adaptation_lines(
 def _plot_paths(
     run: Run, tasks: TaskDistribution, output: Path, split: Split, num_tasks: int = 4
 ) -> None:
-    """Draw a few tasks' paths before adaptation and after each stage of it."""
+    """Draw the paths on a few tasks before adaptation and after each stage of it."""
     batch = tasks.sample(seeding.numpy_generator(0, Phase.USE), num_tasks, split)
     if tasks.observation_space.shape != (2,) or "goal" not in dict(batch[0].params):
         raise bad_option("--kind", "paths", f"tasks with a goal in the plane, not {tasks.name}")
@@ -134,10 +136,10 @@ def _plot_paths(
     keys = TrialKeys(0, Phase.USE, 0, num_tasks)
     trial = run_trial(agent, envs, batch, shape=shape, keys=keys)
     envs.close()
-    if shape.learns_while_acting:  # a stage is an episode
+    if shape.learns_while_acting:  # A stage is one episode.
         shown = sorted({0, 1, 2, shape.num_episodes - 1})
         stages = {k: [(trial.rounds[0], k)] for k in shown}
-    else:  # a stage is a round, of which five episodes are drawn
+    else:  # A stage is a round; up to five of its episodes are drawn.
         stages = {
             k * shape.stride: [(episodes, e) for e in range(min(5, shape.stride))]
             for k, episodes in enumerate(trial.rounds)
@@ -163,7 +165,7 @@ def _plot_paths(
 
 
 class _Source(NamedTuple):
-    """What can tell one line of a picture from another."""
+    """The properties of a run or an evaluation that can name its line in a picture."""
 
     agent: str
     env: str
@@ -178,7 +180,7 @@ def _source(run: Run) -> _Source:
 
 
 def _source_of_file(file: Path, agent: str | None) -> _Source:
-    """Return the source of an evaluation's file, which may lie in its run's directory or not."""
+    """Return the source of an evaluation's file, inside a run directory or elsewhere."""
     directory = file.parent.parent
     if file.parent.name == "evaluation" and (directory / "config.json").is_file():
         run = _source(Run.open(directory, agent))
@@ -188,7 +190,7 @@ def _source_of_file(file: Path, agent: str | None) -> _Source:
 
 
 def _labels(sources: Sequence[_Source]) -> list[str]:
-    """Name each source by what tells it apart: agent, then environment, seed, name, path."""
+    """Return labels that differ: agents, with environment, seed, name and path if needed."""
     used = [i for i in range(3) if i == 0 or len({source[i] for source in sources}) > 1]
     labels = [", ".join(str(source[i]) for i in used if source[i]) for source in sources]
     if len(set(labels)) < len(labels):

@@ -1,4 +1,4 @@
-"""Record runs in one JSON file: what was run, on what, how long it took and what came out."""
+"""Record runs in one JSON file: their settings, machines, times and results."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class Summarize:
     """Write settings, times and results of evaluated runs into one JSON file."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run directories."""
+    """Run directories of evaluated runs."""
     output: Path = Path("benchmarks/summary.json")
-    """The file."""
+    """JSON file to write the record to."""
     evaluation: str = "test"
-    """Name of the evaluation's files: `test` for the runs' own, or one that evaluate.py made."""
+    """Name of the evaluation to record, without .json: `test` for the evaluation after training,
+    or the name of one that evaluate.py wrote."""
 
 
 def summarize_runs(
@@ -36,16 +37,19 @@ def summarize_runs(
     evaluation: str = "test",
     learning_points: int = 25,
 ) -> None:
-    """Write settings, times, evaluations and thinned learning curves of several runs.
+    """Write settings, times, evaluations and learning curves of several runs into one file.
 
     Args:
-        directories: runs that have been evaluated.
-        output: a JSON file.
-        evaluation: name of the evaluation's files.
-        learning_points: of each learning curve.
+        directories: the directories of evaluated runs, or of groups of seeds.
+        output: the JSON file to write.
+        evaluation: the name of the evaluation's file, without its suffix.
+        learning_points: about how many points of each learning curve are kept.
+
+    Raises:
+        UserError: if a directory is no run, or its metrics or evaluation are missing.
     """
     if not directories:
-        raise bad_option("RUNS", [], "one run directory or more")
+        raise bad_option("RUNS", [], "at least one run directory")
     entries = []
     for directory in itertools.chain.from_iterable(map(members, directories)):
         run = Run.open(directory)

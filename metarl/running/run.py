@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
 import secrets
 import shlex
@@ -104,7 +105,7 @@ class Run:
             members = ", ".join(str(directory / str(seed)) for seed in content["seeds"])
             raise UserError(f"{directory}: holds the runs of several seeds; name one: {members}")
         if not {"spec", "command"} <= content.keys():
-            raise UserError(f"{path}: holds settings but no run (metarl train --config takes them)")
+            raise UserError(f"{path}: holds settings of no run (metarl train --config takes them)")
         run = Run(directory, content, agent)
         if agent is not None and agent != run.agent_name:
             raise bad_option("agent", agent, f"{run.agent_name}, which {directory} is of")
@@ -112,7 +113,7 @@ class Run:
 
     def record(self, config: TrainConfig) -> None:
         """Write the options of a resumed run into ``config.json``."""
-        values = dataclasses.asdict(with_options(config, run_dir=None))
+        values = json.loads(json.dumps(dataclasses.asdict(with_options(config, run_dir=None))))
         if values != self.content["train_config"]:
             self.content["train_config"] = values
             write_json(self.directory / "config.json", self.content)

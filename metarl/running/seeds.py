@@ -1,4 +1,4 @@
-"""The same training with several seeds: a process each, side by side, and one evaluation of all."""
+"""Train with several seeds, each in a process of its own, and evaluate all runs together."""
 
 from __future__ import annotations
 
@@ -38,38 +38,41 @@ from metarl.stepping.workers import usable_cores
 from metarl.tasks.effects import warn_of_tasks
 
 _CHILD = "from metarl.running.commandline import child; child()"
+"""The program of the process that trains with one seed."""
 
 RESAMPLES = 2000
+"""The number of bootstrap resamples of a confidence interval over seeds and tasks."""
 
 _COMMON = (
     *("env", "split", "seed", "score", "actions", "checkpoint"),
     *("num_tasks", "episodes", "iteration"),
 )
-"""What evaluations must share to be one."""
+"""Fields of an evaluation's summary that all seeds must have in common."""
 
 
 def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
-    """Train once with each seed, as many side by side as there are cores, and evaluate all.
+    """Train once with each seed, and summarize the evaluations of all runs.
 
-    Each run has a directory of its own, named by its seed, in the directory of the settings; the
-    evaluation of all of them is beside these.
+    Several runs train at once if there are enough cores. The directory of the settings gets one
+    run directory per seed, named by the seed, and a folder ``evaluation`` with the common
+    evaluation.
 
     Args:
-        settings: what all runs share.
-        seeds: the seed of each run.
+        settings: the settings that all runs share; each run has its own seed and directory.
+        seeds: the seeds, which must differ.
 
     Returns:
-        The summary of all evaluations on held-out tasks.
+        The summary of all runs' evaluations on held-out tasks.
 
     Raises:
-        UserError: for anything that cannot work, before any work is done.
-        SeedsError: if a run failed.
+        UserError: if the settings cannot work; this is checked before any training.
+        SeedsError: if a run fails.
     """
     given = settings.train.run.directory
     settings, tasks, _ = prepare(settings)
     label = "seeds-" + "-".join(map(str, seeds))
     if given is not None:
-        refuse_used(given)  # before anything that takes time
+        refuse_used(given)  # Check first what takes no time.
     if settings.train.check:
         workers = settings.train.workers
         one = dataclasses.replace(workers, num_workers=1 if workers.num_workers != 0 else 0)
@@ -87,7 +90,7 @@ def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
         for run in runs:
             run.remove_unless_begun()
         folder.abandon()
-        if isinstance(error, FileExistsError):  # another process was faster
+        if isinstance(error, FileExistsError):  # Another process took the folder.
             raise used(folder.path) from None
         raise
     return resume_seeds(folder.path, new=folder)
@@ -96,13 +99,20 @@ def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
 def resume_seeds(
     folder: Path, options: Sequence[str] = (), new: NewFolder | None = None
 ) -> dict[str, Any]:
-    """Go on with every run in ``folder`` that is not finished, and evaluate all.
+    """Resume every unfinished run of a group of seeds, and summarize the evaluations of all.
 
     Args:
-        folder: of several seeds.
-        options: of every run's command line.
-        new: the folder where this process has made it: it is removed where every run fails
-            before its first checkpoint, and not by a signal.
+        folder: the folder of the group.
+        options: options for the command line of every run.
+        new: the same folder if this process has just made it. It is removed if every run ends
+            with an error, not by a signal, and none has a checkpoint.
+
+    Returns:
+        The summary of all runs' evaluations on held-out tasks.
+
+    Raises:
+        UserError: if the folder is no group of seeds, or the evaluations of its runs differ.
+        SeedsError: if a run fails.
     """
     path = folder / "config.json"
     content = read_settings(path)
@@ -131,7 +141,7 @@ def resume_seeds(
             child.stop()
         for child in children:
             child.wait()
-        _say_how_to_go_on(folder, named, given)
+        _print_how_to_resume(folder, named, given)
         raise
     failed = [child.seed for child in children if child.process.returncode != 0]
     if failed:
@@ -139,8 +149,9 @@ def resume_seeds(
         if new and wrong and not any(folder.glob("*/checkpoints/*")):
             new.remove()
         else:
-            _say_how_to_go_on(folder, named, given)
-        raise SeedsError(f"seeds {', '.join(map(str, failed))} did not come to an end: see above")
+            _print_how_to_resume(folder, named, given)
+        unfinished = ", ".join(map(str, failed))
+        raise SeedsError(f"seeds {unfinished} did not finish; their errors are above")
     summary, untrained = (summarize_seeds(folder, seeds, x) for x in ("", "-untrained"))
     lines = [Line(name, summary), Line("untrained", untrained, reference=True)]
     picture = folder / "evaluation" / "test.png"
@@ -151,17 +162,28 @@ def resume_seeds(
     return summary
 
 
-def _say_how_to_go_on(folder: Path, named: Sequence[str], options: Sequence[str]) -> None:
+def _print_how_to_resume(folder: Path, named: Sequence[str], options: Sequence[str]) -> None:
     words = ["train.py", *named, "--resume", str(folder), *options]
     command = f"python scripts/{shlex.join(words)}"
-    print(f"go on with all of them: {command}", file=sys.stderr, flush=True)
+    print(f"resume all of them with: {command}", file=sys.stderr, flush=True)
 
 
 def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dict[str, Any]:
-    """Write ``evaluation/test.json`` of several runs in ``folder``, and return it.
+    """Summarize the evaluations of several seeds, and write ``evaluation/test.json``.
 
-    Every run has met the same tasks. Means and interquartile means are over seeds and tasks;
-    intervals are 95% of a bootstrap that draws seeds and, independently, tasks.
+    All runs are evaluated on the same tasks. Means and interquartile means are over seeds and
+    tasks; the 95% intervals come from a bootstrap that resamples seeds and tasks independently.
+
+    Args:
+        folder: the folder of the group, with one run directory per seed.
+        seeds: the seeds of the runs.
+        suffix: the end of the names of the evaluations' files, such as ``-untrained``.
+
+    Returns:
+        The summary.
+
+    Raises:
+        UserError: if a file is damaged, or two runs were not evaluated in the same way.
     """
     files = [folder / str(seed) / "evaluation" / f"test{suffix}" for seed in seeds]
     summaries = [read_summary(file.with_suffix(".json")) for file in files]
@@ -170,8 +192,8 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
         for key in _COMMON:
             if summary.get(key) != summaries[0].get(key):
                 raise UserError(
-                    f"{file}.json: {key} is {summary.get(key)!r}, in {files[0]}.json it is "
-                    f"{summaries[0].get(key)!r}: evaluate both alike (evaluate.py)"
+                    f"{file}.json: {key} is {summary.get(key)!r}, but "
+                    f"{summaries[0].get(key)!r} in {files[0]}.json; evaluate both in the same way"
                 )
         try:
             with np.load(file.with_suffix(".npz"), allow_pickle=False) as arrays:
@@ -199,17 +221,17 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
 
 
 def summarize_over_seeds(values: npt.NDArray[np.floating[Any]]) -> Summary:
-    """Return the mean and its 95% interval over seeds and tasks, per point.
+    """Return each point's mean over seeds and tasks and its 95% confidence interval.
 
     Args:
-        values: ``[point, seed, task]``, the same tasks with every seed.
+        values: ``[point, seed, task]``; every seed has the same tasks.
     """
     values = np.asarray(values, np.float64)
     points, seeds, tasks = values.shape
     rng = np.random.default_rng(0)
     by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
     means = np.empty((points, RESAMPLES))
-    for start in range(0, RESAMPLES, 100):  # a resample's weights are as many as tasks
+    for start in range(0, RESAMPLES, 100):  # In blocks: every resample has one weight per task.
         part = slice(start, start + 100)
         by_task = rng.multinomial(tasks, np.full(tasks, 1 / tasks), 100) / tasks
         means[:, part] = np.einsum("pst,bs,bt->pb", values, by_seed[part], by_task, optimize=True)
@@ -222,36 +244,36 @@ def summarize_over_seeds(values: npt.NDArray[np.floating[Any]]) -> Summary:
 
 
 class _Child:
-    """A process that trains with one seed; what it prints is passed on, a line at a time."""
+    """A process that trains with one seed; its output is printed here line by line."""
 
     def __init__(self, folder: Path, seed: int, options: Sequence[str]) -> None:
         self.seed = seed
         arguments = ["--resume", str(folder / str(seed)), *options]
-        if options and not options[0].startswith("-"):  # an agent's name comes first
+        if options and not options[0].startswith("-"):  # An agent's name comes first.
             arguments = [options[0], *arguments[:2], *options[1:]]
         self.process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, *arguments],
-            stdin=subprocess.PIPE,  # its end tells the child that this process has gone
+            stdin=subprocess.PIPE,  # The child stops when this pipe closes.
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            process_group=0,  # signals reach it from here, once
+            process_group=0,  # Ctrl-C reaches the child only through stop().
         )
         self._reader = threading.Thread(target=self._pass_on, daemon=True)
         self._reader.start()
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the process runs or some of its output is still to be printed."""
         return self.process.poll() is None or self._reader.is_alive()
 
     def stop(self) -> None:
-        """Let it save what it has; while it still starts, SIGTERM ends it without a word."""
+        """Ask the process to save a checkpoint and end; while it starts, it ends at once."""
         if self.process.poll() is None:
             self.process.terminate()
 
     def wait(self) -> None:
-        """Return once it has ended, and all that it said has been passed on."""
+        """Wait until the process has ended and all of its output is printed."""
         self.process.wait()
         self._reader.join()
 

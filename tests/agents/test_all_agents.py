@@ -3,10 +3,8 @@
 import ast
 import copy
 import dataclasses
-import itertools
 import json
 import pickle
-import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ import metarl
 from metarl import registry
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator
-from metarl.options import field_types, option_paths, option_values, with_options
+from metarl.options import option_paths, option_values, with_options
 from metarl.seeding import Phase
 
 ROOT = Path(__file__).parents[2]
@@ -129,39 +127,6 @@ def test_no_piece_of_learning_serves_one_agent_alone():
                 parts = node.module.split(".")[2:] or [alias.name for alias in node.names]
                 used.setdefault(parts[0], set()).add(path.name)
     assert used and all(len(files) > 1 or name in SHARED for name, files in used.items())
-
-
-def configs(kind):
-    """Return a config's class and those nested in it."""
-    nested = [t for t in field_types(kind).values() if dataclasses.is_dataclass(t)]
-    return [kind, *(each for one in nested for each in configs(one))]
-
-
-def documented_fields(kind):
-    """Return the text below every field of a class."""
-    path = Path(__import__(kind.__module__, fromlist=["_"]).__file__)
-    body = next(
-        node.body
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ClassDef) and node.name == kind.__name__
-    )
-    return {
-        field.target.id: " ".join(doc.value.value.split())
-        for field, doc in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(doc, ast.Expr)
-        and isinstance(doc.value, ast.Constant)
-    }
-
-
-@pytest.mark.parametrize("name", sorted(registry.AGENTS))
-def test_every_field_of_a_config_has_a_help_that_stands_alone(name):
-    for kind in configs(registry.agent_class(name).Config):
-        docs = documented_fields(kind)
-        assert set(docs) == {field.name for field in dataclasses.fields(kind)}
-        for field, doc in docs.items():
-            assert len(doc.split()) >= 4 and doc.endswith("."), (field, doc)
-            assert not re.match(r"(Of|Its|As|Where|Reached|That)\b", doc), (field, doc)
 
 
 @pytest.mark.parametrize("name", sorted(registry.AGENTS))

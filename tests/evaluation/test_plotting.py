@@ -19,7 +19,7 @@ from metarl.running.api import evaluate
 from metarl.running.folders import claim_file
 from metarl.running.plot import plot
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig
+from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train as train_run
 
 AGENT = with_options(RL2Config(), tasks_per_update=4, hidden_size=6, num_minibatches=2)
@@ -51,7 +51,7 @@ def trained(tmp_path_factory):
         validation_tasks=2,
         run_dir=root / "a",
     )
-    train_run(config, "rl2", AGENT)
+    train_run(Settings("rl2", AGENT, config))
     shutil.copytree(root / "a", root / "b")
     content = json.loads((root / "b" / "config.json").read_text())
     content["train_config"]["seed"] = 1
@@ -169,7 +169,7 @@ def test_lines_of_different_splits_are_told_apart(tmp_path, axes):
     lines = [Line("a", summary()), Line("a", summary(split="validation"))]
     plot_adaptation(lines, tmp_path / "plot.png")
     assert labels(axes[0]) == ["a (held-out tasks)", "a (validation tasks)"]
-    assert "which: see the legend" in axes[0].get_title()
+    assert "splits: see the legend" in axes[0].get_title()
 
 
 def test_evaluations_of_one_run_are_drawn_by_their_files(trained, tmp_path, axes):
@@ -261,7 +261,7 @@ def on_navigation(tmp_path_factory):
             validation_tasks=1,
             run_dir=folder / name,
         )
-        made[name] = train_run(train, name, config).directory
+        made[name] = train_run(Settings(name, config, train)).directory
     return made
 
 

@@ -131,7 +131,7 @@ def test_a_damaged_newest_falls_back_with_a_warning(store):
     for iteration in (1, 2, 3):
         store.save(checkpoint(iteration))
     damage(store, 3)
-    with pytest.warns(UserWarning, match=r"0000003: is not what was saved.*iteration 2 is taken"):
+    with pytest.warns(UserWarning, match=r"0000003: is damaged.*iteration 2 is loaded"):
         assert store.load().iteration == 2
     store.save(checkpoint(3))
     with warnings.catch_warnings():
@@ -155,7 +155,7 @@ def test_a_damaged_best_falls_back_too(store):
     for iteration, score in ((1, 3.0), (2, 9.0), (3, 1.0)):
         store.save(checkpoint(iteration, score=score))
     damage(store, 2)
-    with pytest.warns(UserWarning, match=r"0000002.*iteration 3 is taken"):
+    with pytest.warns(UserWarning, match=r"0000002.*iteration 3 is loaded"):
         assert store.load("best").iteration == 3
 
 
@@ -181,7 +181,7 @@ def test_a_pickle_in_place_of_tensors_is_not_loaded(store, tmp_path, monkeypatch
 
     monkeypatch.setattr(safetensors.torch, "save", lambda _: pickle.dumps(Evil()))
     store.save(checkpoint(1))  # with the checksum it should have
-    with pytest.raises(UserError, match="holds no tensors"):
+    with pytest.raises(UserError, match="contains no tensors"):
         store.load()
     assert not (tmp_path / "executed").exists()
 
@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_what_was_there(store, monkeypatch, room):
 
 
 def test_no_checkpoint_at_all_is_reported(store):
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="contains no checkpoint"):
         store.load()
 
 

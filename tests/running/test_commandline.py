@@ -236,7 +236,7 @@ def test_a_damaged_newest_checkpoint_is_a_warning(call, trained, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(trained.directory, folder)
     (folder / "checkpoints" / "0000002" / TENSORS).write_bytes(b"cut")
-    with pytest.warns(UserWarning, match="iteration 0 is taken instead"):
+    with pytest.warns(UserWarning, match="iteration 0 is loaded instead"):
         code, _, _ = call("train", "--resume", str(folder), "--iterations", "3")
     assert code == 0
     assert Run.open(folder).checkpoints.load().iteration == 3
@@ -280,7 +280,7 @@ def test_settings_of_no_run_cannot_be_resumed(call):
     Path("folder/config.json").write_text(text)
     code, _, error = call("train", "--resume", "folder")
     assert code == 2
-    assert "train.py --config takes them" in error
+    assert "metarl train --config takes them" in error
 
 
 @pytest.mark.parametrize(
@@ -389,25 +389,26 @@ def test_presets_parse_and_build(name):
     agent = registry.agent_class(request.settings.agent)(
         request.settings.agent_config, metarl.TaskSpec.of(tasks)
     )
-    train = presets()[name].train
+    train = presets()[name].settings.train
     resolved = request.settings.train.resolve(agent, tasks)
-    if "iterations" in train:
-        assert resolved.iterations == train["iterations"]
+    if train.iterations is not None:
+        assert resolved.iterations == train.iterations
     else:
         steps = agent.tasks_per_update * agent.shape.num_episodes * tasks.horizon
-        assert (resolved.iterations - 1) * steps < train["env_steps"] <= resolved.iterations * steps
-    for field, value in presets()[name].config.items():
-        assert option_values(request.settings.agent_config)[field] == value
+        assert (resolved.iterations - 1) * steps < train.env_steps <= resolved.iterations * steps
+    assert request.settings.agent_config == presets()[name].settings.agent_config
 
 
 def test_options_win_over_a_preset():
     (name, *_) = presets()
-    request = parse_train([presets()[name].agent, "--preset", name, "--seed", "9", "--clip", "0.1"])
+    request = parse_train(
+        [presets()[name].settings.agent, "--preset", name, "--seed", "9", "--clip", "0.1"]
+    )
     assert (request.settings.train.seed, option_values(request.settings.agent_config)["clip"]) == (
         9,
         0.1,
     )
-    assert request.settings.train.env == presets()[name].train["env"]
+    assert request.settings.train.env == presets()[name].settings.train.env
 
 
 @pytest.mark.parametrize("option", ["--env-steps", "--env_steps"])

@@ -279,10 +279,10 @@ def test_evaluation_is_written_beside_that_of_an_untrained_agent(run):
 @pytest.mark.parametrize(
     ("asked", "name"),
     [
-        ({"num_tasks": 2}, "test-tasks-2"),
-        ({"num_episodes": 2}, "test-episodes-2"),
-        ({"tasks": "bandit/n6-k2"}, "test-bandit-n6-k2"),
-        ({"measure": "greedy-copy", "seed": 2}, "test-seed-2-probe"),
+        ({"evaluation_tasks": 2}, "test-tasks-2"),
+        ({"episodes_per_trial": 2}, "test-episodes-2"),
+        ({"env": "bandit/n6-k2"}, "test-bandit-n6-k2"),
+        ({"score": "greedy-copy", "seed": 2}, "test-seed-2-greedy-copy"),
         ({"checkpoint": "best"}, "test-best"),
         ({"split": "validation"}, "validation"),
     ],

@@ -125,7 +125,7 @@ def test_evaluations_that_are_not_alike_are_not_taken_together(group, tmp_path, 
     else:
         path.with_suffix(".npz").write_bytes(b"PK cut")
     path.write_text(json.dumps(summary))
-    with pytest.raises(UserError, match="test.npz: cannot" if damage == "cut off" else "alike"):
+    with pytest.raises(UserError, match="test.npz: cannot" if damage == "cut off" else "same way"):
         summarize_seeds(folder, (0, 3))
 
 
@@ -199,7 +199,9 @@ tasks.make = fail
 
 
 def test_a_seed_that_fails_is_named(tmp_path, write_module, monkeypatch, capsys):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"
+    )
     env = f"{write_module('breaks', BREAKS)}:tasks"
     config = config_of(tmp_path / "group", env=env)
     (tmp_path / "group").mkdir()
@@ -215,14 +217,14 @@ def test_a_group_in_whose_folder_another_begins_leaves_nothing(tmp_path, monkeyp
     """Of two groups that begin at once in one folder, the slower one undoes what it has made."""
     folder, create = tmp_path / "new" / "group", Run.create
 
-    def slow(config, *rest):
-        if config.seed == 3:
-            other = replace(config, seed=7, run_dir=folder / taken)
+    def slow(settings, tasks):
+        if settings.train.seed == 3:
+            other = settings.with_train(seed=7, run_dir=folder / taken)
             if taken == "3":
-                create(other, *rest)
+                create(other, tasks)
             else:
                 (folder / "config.json").write_text("{}")
-        return create(config, *rest)
+        return create(settings, tasks)
 
     monkeypatch.setattr(Run, "create", slow)
     with pytest.raises(UserError, match=r"--run-dir: got .*empty"):
@@ -244,6 +246,7 @@ def test_a_group_whose_environments_cannot_be_made_leaves_nothing(
     said = capsys.readouterr()
     assert "no licence for the simulator" in said.out
     assert "go on with" not in said.out + said.err
+    assert "resume all of them" not in said.out + said.err
 
 
 def test_a_signal_reaches_every_run_once(tmp_path, monkeypatch):
@@ -270,7 +273,7 @@ def test_a_signal_reaches_every_run_once(tmp_path, monkeypatch):
         assert Run.open(tmp_path / "group" / seed).checkpoints.load().iteration >= 1
         assert f"[seed {seed}] go on with: python scripts/train.py --resume group/{seed}" in output
     assert "Traceback" not in output
-    (said,) = (line for line in output.splitlines() if line.startswith("go on with all of them"))
+    (said,) = (line for line in output.splitlines() if line.startswith("resume all of them with: "))
     last = max(Run.open(tmp_path / "group" / s).checkpoints.load().iteration for s in ("1", "2"))
     words = said.split("scripts/train.py ")[1].split()
     more = ["--iterations", str(last + 1), "--evaluation-tasks", "5", "--validation-tasks", "2"]

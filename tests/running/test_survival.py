@@ -147,15 +147,15 @@ def test_a_callback_sees_every_iteration_and_ends_a_training(tmp_path, write_mod
     with pytest.raises(UserError, match="has --callback watching:stop, which is not imported"):
         parse_train(["--resume", str(run.directory)])
     again = parse_train(["--resume", str(run.directory), "--callback", "watching:stop"])
-    assert again.config.callback == "watching:stop"
+    assert again.settings.train.callback == "watching:stop"
     assert "--callback watching:stop" in run.resume_command()
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path):
     whole = train(Settings("rl2", RL2, config_of(tmp_path / "whole")))
     config = config_of(tmp_path / "run")
-    plan = prepare(Settings("rl2", RL2, config))
-    run = Run.create(Settings("rl2", plan.agent_config, plan.config), plan.tasks)
+    settings, tasks, _ = prepare(Settings("rl2", RL2, config))
+    run = Run.create(settings, tasks)
     train(run.settings, resume=run)
     assert_same(run, whole)
 
@@ -164,7 +164,7 @@ def test_a_damaged_newest_checkpoint_costs_only_time(tmp_path):
     whole = train(Settings("rl2", RL2, config_of(tmp_path / "whole")))
     run = train(Settings("rl2", RL2, config_of(tmp_path / "run", checkpoint_interval=1)))
     (run.checkpoints.directory / "0000004" / "agent.safetensors").write_bytes(b"damaged")
-    with pytest.warns(UserWarning, match="iteration 3 is taken instead"):
+    with pytest.warns(UserWarning, match="iteration 3 is loaded instead"):
         train(run.settings, resume=run)
     assert_same(run, whole)
 
@@ -507,7 +507,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(disk, tmp_path):
 def test_saving_is_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
     """However slow the disk is, checkpoints by time leave it 99 parts of 100."""
     config = config_of(tmp_path)
-    saver = _Saver(config, tmp_path, MetricsLog(tmp_path))
+    saver = _Saver(config.run, tmp_path, MetricsLog(tmp_path))
     now = [1000.0]
     monkeypatch.setattr("metarl.running.training.time.perf_counter", lambda: now[0])
     saver._last, saver._took = now[0], 3.0
