@@ -1,6 +1,5 @@
 """The scripts and the README: does every command do what it says?"""
 
-import dataclasses
 import json
 import re
 import runpy
@@ -147,7 +146,7 @@ def test_train_evaluate_plot_and_record(call, env, more):
     for picture in ("two.png", "learning.svg", "run/evaluation/test.png"):
         assert Path(picture).stat().st_size > 5000
     evaluated = json.loads(Path("run/evaluation/test.json").read_text())
-    probed = json.loads(Path("run/evaluation/test-tasks-4-greedy-probe.json").read_text())
+    probed = json.loads(Path("run/evaluation/test-tasks-4-greedy-greedy-copy.json").read_text())
     (recorded,) = json.loads(Path("summary.json").read_text())["runs"]
     assert (evaluated["num_tasks"], evaluated["env"]) == (3, registry.make(env).name)
     assert (probed["num_tasks"], probed["measure"]) == (4, "greedy-copy")
@@ -239,9 +238,7 @@ def test_readme_s_training_runs(words, trained, rooms, tmp_path):
     if request.resume:
         assert request.settings.train.iterations >= 1
         return
-    config = dataclasses.replace(
-        request.settings.train, **TINY, device="cpu", run_dir=tmp_path / "run"
-    )
+    config = with_options(request.settings.train, **TINY, device="cpu", run_dir=tmp_path / "run")
     known = option_values(request.settings.agent_config)
     wanted = SMALL | {"episodes_per_adaptation": 2}
     small = {name: value for name, value in wanted.items() if name in known}

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
 
 from metarl.console import console, ticker
@@ -28,7 +27,7 @@ from metarl.evaluation.metaworld import (
 from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.evaluation.report import print_adaptation
 from metarl.evaluation.video import check_can_record, record_adaptation
-from metarl.experience.agent import Agent, require_spaces
+from metarl.experience.agent import Agent
 from metarl.experience.rollout import torch_threads
 from metarl.files import write_json
 from metarl.running.checkpoints import Checkpoint, Which
@@ -132,8 +131,7 @@ def _refuse_impossible(run: Run, tasks: TaskDistribution, config: EvaluateConfig
         raise bad_option("--official", tasks.name, "tasks of Meta-World")
     if config.video:
         check_can_record()
-    spaces = tasks.observation_space, tasks.action_space
-    require_spaces(SimpleNamespace(spec=run.spec), *spaces, f"--env: {tasks.name}")
+    run.require_spaces(tasks)
 
 
 def evaluate_subject(

@@ -125,6 +125,8 @@ def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
     """
     if not (isinstance(info.type, type) and dataclasses.is_dataclass(info.type)):
         return None
+    if info.type.__module__.startswith("tyro."):  # tyro wraps subcommands in one of its own.
+        return None
     docs, hints, fields = field_docs(info.type), field_types(info.type), []
     for field in dataclasses.fields(info.type):
         if dataclasses.is_dataclass(info.default) and not isinstance(info.default, type):

@@ -10,12 +10,13 @@ import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from metarl import registry
 from metarl.errors import UserError, bad_option
 from metarl.evaluation.curve import read_summary
-from metarl.experience.agent import Agent, TaskSpec
+from metarl.experience.agent import Agent, TaskSpec, require_spaces
 from metarl.files import create_json, remove_leftovers, write_json
 from metarl.options import with_options
 from metarl.running.checkpoints import Checkpoint, CheckpointStore, Which
@@ -159,6 +160,15 @@ class Run:
         except (KeyError, TypeError, ValueError) as error:
             path = self.directory / "config.json"
             raise UserError(f"{path}: 'spec' is damaged: {error!r}") from error
+
+    def require_spaces(self, tasks: TaskDistribution) -> None:
+        """Refuse tasks that do not have the spaces that the run's agent was made for.
+
+        Raises:
+            UserError: if the spaces differ; the message names both.
+        """
+        spaces = tasks.observation_space, tasks.action_space
+        require_spaces(SimpleNamespace(spec=self.spec), *spaces, f"--env: {tasks.name}")
 
     def make_agent(self, device: str = "cpu") -> Agent:
         """Make the agent as it was before training, from the saved spaces alone."""

@@ -86,7 +86,7 @@ def train(
         callback = load_object(config.callback)
     start = initial
     if resume is not None:
-        start = _restore(resume, settings, agent, sampler)
+        start = _restore(resume, settings, tasks, agent, sampler)
         if start.iteration == config.iterations and resume.evaluated(start.iteration):
             return resume
     run = Run.create(settings, tasks) if resume is None else resume
@@ -137,7 +137,9 @@ def shared_envs(envs: SlotVectorEnv, tasks: TaskDistribution) -> SlotVectorEnv |
     return None if tasks.array_functions else envs
 
 
-def _restore(run: Run, settings: Settings, agent: Agent, sampler: TaskSampler) -> Checkpoint:
+def _restore(
+    run: Run, settings: Settings, tasks: TaskDistribution, agent: Agent, sampler: TaskSampler
+) -> Checkpoint:
     """Make a run ready to go on, and its agent and task sampler what they were.
 
     Returns:
@@ -151,6 +153,7 @@ def _restore(run: Run, settings: Settings, agent: Agent, sampler: TaskSampler) -
             f"{run.directory}: was begun by the first edition: it can be evaluated and its "
             f"settings used again (--config), not resumed"
         )
+    run.require_spaces(tasks)
     start = Checkpoint.of(agent, 0, 0)
     if run.checkpoints.iterations():  # Otherwise it was stopped before its first checkpoint.
         start = run.checkpoints.load()

@@ -13,6 +13,7 @@ from metarl.errors import UserError
 from metarl.evaluation.evaluate import evaluate_adaptation
 from metarl.evaluation.metaworld import OfficialAgent, _Watched, evaluate_officially
 from metarl.options import with_options
+from metarl.stepping.options import Workers
 from metarl.task import Task
 from metarl.tasks.distribution import TaskDistribution, TaskEnv
 
@@ -116,8 +117,8 @@ class Watching:
 
 @pytest.mark.parametrize("agent", [rl2(), maml()], ids=["rl2", "maml-ppo"])
 def test_per_goal_tells_the_truth_and_the_official_one_what_it_is_known_to(agent):
-    alone = {"num_workers": 0}  # worker processes would import this module, and with it torch
-    curve = evaluate_adaptation(agent, TASKS, num_tasks=4, num_episodes=4, vec_options=alone)
+    alone = Workers(num_workers=0)  # worker processes would import this module, and with it torch
+    curve = evaluate_adaptation(agent, TASKS, num_tasks=4, num_episodes=4, workers=alone)
     assert curve.success.mean(1) == pytest.approx([0.25] * len(curve.episodes))
     result = evaluate_officially(agent, TASKS, evaluations=2, adaptation_episodes=2)
     assert result.success == 1.0  # three quick successes fill the quota of the class

@@ -267,7 +267,7 @@ def test_printed_settings_are_those_of_the_run_they_start(call, tmp_path):
 
 def test_what_follows_from_the_length_follows_it_again(trained):
     path = str(trained.directory / "config.json")
-    assert parse_train(["--config", path]).config.schedule_iterations is None
+    assert parse_train(["--config", path]).settings.train.schedule_iterations is None
     assert trained.train_config.schedule_iterations == 2
     request = parse_train(["rl2", "--config", path, "--iterations", "9", "--seed", "4"])
     assert (request.settings.train.iterations, request.settings.train.seed) == (9, 4)
@@ -414,7 +414,7 @@ def test_options_win_over_a_preset():
 @pytest.mark.parametrize("option", ["--env-steps", "--env_steps"])
 def test_env_steps_win_over_a_preset_s_iterations(option):
     (name, *_) = presets()
-    config = parse_train(["--preset", name, option, "5000"]).config
+    config = parse_train(["--preset", name, option, "5000"]).settings.train
     assert (config.iterations, config.env_steps) == (None, 5000)
 
 

@@ -323,7 +323,7 @@ def test_training_and_evaluation_leave_torch_s_threads_as_they_were(run, tmp_pat
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        config = dataclasses.replace(run.train_config, run_dir=tmp_path / "other")
+        config = with_options(run.train_config, run_dir=tmp_path / "other")
         train(dataclasses.replace(run.settings, train=config))
         assert torch.get_num_threads() == 2
         evaluate(run, evaluation_tasks=2)
@@ -346,7 +346,7 @@ def test_evaluation_on_other_tasks_with_the_same_spaces_says_which(run):
 
 
 def test_more_iterations_on_resume_are_kept_in_the_configuration(run):
-    config = dataclasses.replace(run.train_config, iterations=3)
+    config = with_options(run.train_config, iterations=3)
     train(dataclasses.replace(run.settings, train=config), resume=run)
     again = Run.open(run.directory)
     assert again.train_config.iterations == 3
@@ -498,7 +498,7 @@ def test_vector_environments_that_fail_to_close_take_no_results_along(tmp_path, 
 
 
 def test_another_number_of_evaluation_tasks_on_resume_is_evaluated(run):
-    config = dataclasses.replace(run.train_config, evaluation_tasks=4)
+    config = with_options(run.train_config, evaluation_tasks=4)
     train(dataclasses.replace(run.settings, train=config), resume=run)
     written = json.loads((run.directory / "evaluation" / "test.json").read_text())
     assert written["num_tasks"] == 4 and Run.open(run.directory).evaluated(2)

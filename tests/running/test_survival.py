@@ -111,7 +111,7 @@ def test_resume_equals_never_stopped_and_processes_change_nothing(tmp_path):
     whole = train(Settings("rl2", RL2, config_of(tmp_path / "whole", CHEETAH, num_workers=0)))
     half = config_of(tmp_path / "half", CHEETAH, num_workers=1, iterations=2, schedule_iterations=4)
     run = train(Settings("rl2", RL2, half))
-    longer = dataclasses.replace(run.train_config, iterations=4, num_workers=0)
+    longer = with_options(run.train_config, iterations=4, num_workers=0)
     train(dataclasses.replace(run.settings, train=longer), resume=run)
     assert_same(run, whole)
 
@@ -122,7 +122,7 @@ def test_a_sampler_that_learns_resumes_exactly(tmp_path):
     whole = train(Settings("maml-ppo", MAML, config_of(tmp_path / "whole", **options)))
     half = config_of(tmp_path / "half", **options, iterations=2, schedule_iterations=4)
     run = train(Settings("maml-ppo", MAML, half))
-    longer = dataclasses.replace(run.train_config, iterations=4)
+    longer = with_options(run.train_config, iterations=4)
     train(Settings("maml-ppo", MAML, longer), resume=run)
     assert_same(run, whole)
     plain = train(Settings("maml-ppo", MAML, config_of(tmp_path / "plain", options["env"])))
@@ -286,7 +286,7 @@ def begin(agent, iterations, workers):
 
 def uninterrupted(folder, agent, iterations):
     request = parse_train(begin(agent, iterations, 0))
-    config = dataclasses.replace(request.settings.train, run_dir=folder / "uninterrupted")
+    config = with_options(request.settings.train, run_dir=folder / "uninterrupted")
     return train(Settings(agent, request.settings.agent_config, config))
 
 
@@ -301,8 +301,8 @@ def survive_kills(folder, python, words, kills):
     if Path("/dev/shm").exists():
         assert set(os.listdir("/dev/shm")) <= shared
     run = Run.open(folder / "run")
-    config = dataclasses.replace(run.train_config, callback=None, num_workers=0)
-    train(Settings(run.agent_name, run.agent_config, config), resume=run)
+    config = with_options(run.train_config, callback=None, num_workers=0)
+    train(dataclasses.replace(run.settings, train=config), resume=run)
     assert not list(run.directory.rglob("*.partial"))
     return run
 
@@ -441,7 +441,7 @@ def test_an_evaluation_that_is_not_whole_is_done_again(tmp_path, cut_off):
 
 def test_fewer_iterations_than_are_done_are_refused(tmp_path):
     run = train(Settings("rl2", RL2, config_of(tmp_path / "run")))
-    fewer = dataclasses.replace(run.train_config, iterations=3)
+    fewer = with_options(run.train_config, iterations=3)
     with pytest.raises(UserError, match="--iterations: got 3; accepted: at least 4"):
         train(dataclasses.replace(run.settings, train=fewer), resume=run)
     assert Run.open(run.directory).train_config.iterations == 4
