@@ -42,8 +42,13 @@ request = json.dumps([words, os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
 server.sendall(request)
 pid = int.from_bytes(server.recv(4, socket.MSG_WAITALL), "big")
+def pass_on(number, frame):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:  # it has ended
+        pass
 for number in numbers:
-    signal.signal(number, lambda number, frame: os.kill(pid, number))
+    signal.signal(number, pass_on)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 code = os.waitstatus_to_exitcode(int.from_bytes(server.recv(4, socket.MSG_WAITALL), "big"))
 if code < 0:
@@ -106,6 +111,8 @@ def keep(connection):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length, files, _, _ = socket.recv_fds(connection, 8, 3)
     request = connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
+    if len(files) < 3 or len(request) < int.from_bytes(length, "big"):  # killed at once
+        os._exit(0)
     ended, alive = os.pipe()  # the fork has `alive` open until it ends
     pid = os.fork()
     if pid == 0:
@@ -116,7 +123,8 @@ def keep(connection):
         return json.loads(request)
     for file in (*files, alive):
         os.close(file)
-    connection.sendall(pid.to_bytes(4, "big"))
+    with contextlib.suppress(OSError):  # a program that has been killed is seen below
+        connection.sendall(pid.to_bytes(4, "big"))
     if connection in select.select([connection, ended], [], [])[0]:
         os.kill(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]

@@ -62,6 +62,9 @@ def test_signals_are_passed_on_and_a_killed_one_takes_its_fork_along(quick_pytho
     process = started(quick_python, wait)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == -signal.SIGTERM
+    early = subprocess.Popen([quick_python, "-c", wait], stdout=subprocess.PIPE)
+    early.kill()  # wherever it is
+    early.stdout.read()
     process = started(quick_python, wait)
     process.kill()
     process.stdout.read()  # ends with the last process that has it open: the fork
