@@ -2,9 +2,9 @@
 
 Only agents with ``remembers`` have one (:class:`metarl.experience.agent.RememberingAgent`).
 ``experience/<iteration>.safetensors`` is written before the checkpoint of that iteration and holds
-the trials since the file before. It is one file that is there whole or not at all: tensors, and
-JSON with a checksum of everything in its header. A file is removed as soon as no checkpoint that is
-still there needs any of its trials.
+the trials since the file before, at most 1000: more are several files. A file is there whole or not
+at all: tensors, and JSON with a checksum of everything in its header. It is removed as soon as no
+checkpoint that is still there needs any of its trials.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from metarl.task import Task
 
 FORMAT = 1
 """The format of the files that this version writes."""
+
+MOST_TRIALS = 1000
+"""How many trials a file holds at most; readers of safetensors refuse headers over 100 MB."""
 
 _SUFFIX = ".safetensors"
 _HEADER = "experience"
@@ -171,10 +174,13 @@ class ExperienceStore:
         self.directory.mkdir(parents=True, exist_ok=True)
         if created:
             sync_folder(self.directory.parent)
-        _write(self._path(iteration), trials, self._steps)
-        self._stored[iteration] = {n: self._steps[n] for n in trials}
-        for number in trials:
-            del self._waiting[number], self._steps[number]
+        numbers = list(trials)
+        for start in range(0, len(numbers), MOST_TRIALS):
+            part = numbers[start : start + MOST_TRIALS]
+            _write(self._path(part[-1]), {n: trials[n] for n in part}, self._steps)
+            self._stored[part[-1]] = {n: self._steps[n] for n in part}
+            for number in part:
+                del self._waiting[number], self._steps[number]
 
     def evict(self, checkpoints: Iterable[int]) -> None:
         """Remove the files that none of the checkpoints needs, the oldest first."""
@@ -220,6 +226,9 @@ def _write(path: Path, trials: Mapping[int, Trial], steps: _Steps) -> None:
     """Write trials by iteration so that ``path`` holds all of them or does not change."""
     tensors: dict[str, Tensor] = {}
     for number, trial in trials.items():
+        # Tasks may hold many numbers, too many for a header.
+        tasks = json.dumps([task.to_json() for task in trial.tasks]).encode()
+        tensors[f"{number}.tasks"] = torch.frombuffer(bytearray(tasks), dtype=torch.uint8)
         for k, episodes in enumerate(trial.rounds):
             for name, value in _named(episodes).items():
                 tensors[f"{number}.{k}.{name}"] = value
@@ -230,7 +239,6 @@ def _write(path: Path, trials: Mapping[int, Trial], steps: _Steps) -> None:
                 "iteration": number,
                 "env_steps": steps[number],
                 "rounds": [list(_named(episodes)) for episodes in trial.rounds],
-                "tasks": [task.to_json() for task in trial.tasks],
             }
             for number, trial in trials.items()
         ],
@@ -292,7 +300,7 @@ def _read(path: Path) -> dict[int, Trial]:
             _episodes({name: tensors[f"{number}.{k}.{name}"] for name in names})
             for k, names in enumerate(entry["rounds"])
         ]
-        tasks = [Task.from_json(task) for task in entry["tasks"]]
+        tasks = [Task.from_json(t) for t in json.loads(bytes(_bytes(tensors[f"{number}.tasks"])))]
         trials[number] = Trial(tasks, rounds, context=None)
     return trials
 
@@ -339,6 +347,8 @@ def _episodes(named: Mapping[str, Tensor]) -> Episodes:
 
 def _described(x: Tensor) -> str:
     """Return what the header of a file says of a tensor beside its place."""
+    if x.dtype not in _TYPES:
+        raise UserError(f"experience: tensors of type {x.dtype} cannot be stored")
     return f'"dtype": "{_TYPES[x.dtype]}", "shape": {list(x.shape)}'
 
 

@@ -102,6 +102,16 @@ def test_files_are_read_by_the_library_whatever_the_types(store):
     assert same_trial(store.read(1)[0], trial)
 
 
+def test_many_trials_are_several_files(store, monkeypatch):
+    monkeypatch.setattr("metarl.running.store.MOST_TRIALS", 2)
+    store.remembers = 1000
+    filled(store, 5, every=5)
+    assert store.iterations() == [2, 4, 5]
+    assert all(same_trial(a, trial_of(n)) for n, a in enumerate(store.read(5), start=1))
+    store.evict([0])
+    assert store.iterations() == []
+
+
 def test_tensors_that_share_memory_come_back_too(store):
     trial = trial_of(1)
     first = trial.rounds[0]
@@ -141,8 +151,12 @@ def test_trials_that_no_checkpoint_will_need_do_not_wait(store):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_checkpoint_that_is_kept_is_served_and_nothing_else_is_on_the_disk(tmp_path, seed):
+def test_every_checkpoint_that_is_kept_is_served_and_nothing_else_is_on_the_disk(
+    tmp_path, monkeypatch, seed
+):
     """Whatever the lengths of trials, the moments of checkpoints and those that are kept."""
+    if seed % 2:
+        monkeypatch.setattr("metarl.running.store.MOST_TRIALS", 2)
     rng = random.Random(seed)
     remembers, keep = rng.randint(1, 150), rng.randint(1, 3)
     store = ExperienceStore(tmp_path / "experience", remembers)
