@@ -8,6 +8,7 @@ also meta-trained: after every trial its ``update`` improves what it knows befor
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -185,6 +186,9 @@ class Agent(Adapter, Protocol):
     - ``seed`` is what the initial parameters are drawn from.
     - ``device`` is where the tensors live, such as ``"cpu"`` or ``"cuda"``.
 
+    An agent that learns from the trials of earlier iterations too (a replay buffer) has two more
+    members, ``remembers`` and ``recall``: see :class:`RememberingAgent`.
+
     :func:`metarl.check_agent` tells whether a class keeps this contract.
     """
 
@@ -199,10 +203,49 @@ class Agent(Adapter, Protocol):
         """
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return all that training has changed: tensors by name, and what JSON holds."""
+        """Return all that training has changed: tensors by name, and what JSON holds.
+
+        The tensors may be the agent's own: the trainer copies them when it saves them. Trials that
+        an agent remembers are no part of its state.
+        """
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Take back what :meth:`state` returned."""
+
+
+@runtime_checkable
+class RememberingAgent(Agent, Protocol):
+    """An agent that learns from old experience: off-policy agents, agents with a replay buffer.
+
+    The agent keeps its memory itself, in any form: ``update`` puts every new trial into it and
+    samples from it. The trainer keeps the same trials on the disk, in the run's folder
+    ``experience/``, and hands them back when the run is resumed, so that training goes on with the
+    same bits as if it had never stopped. The agent never reads or writes a file.
+
+    For this to hold, the memory must follow from the trials in it alone. Anything else, such as
+    priorities that losses have changed, belongs to :meth:`state`. The simplest way is one method
+    that takes a trial into the memory and drops what is too old, called by ``update`` with the new
+    trial and by ``recall`` with each of the old ones.
+    """
+
+    remembers: int
+    """How many environment steps of experience the agent may learn from, counted back from the
+    newest; a constant, as an attribute of the class or of the object. Agents without this
+    attribute, or with 0, remember nothing: then nothing is kept and ``recall`` is not needed.
+
+    Trials are kept whole. After every update the trials kept are the fewest of the newest ones
+    that together have at least this many steps, or all if there are not so many yet
+    (:func:`metarl.experience.data.newest_trials` finds them). A step counts once for every task:
+    ``n * tasks_per_update * shape.num_episodes * spec.horizon`` keeps at least n trials."""
+
+    def recall(self, trials: list[Trial]) -> None:
+        """Remember ``trials`` and nothing else.
+
+        This is called after ``load_state`` when a run is resumed. ``trials`` are those that
+        ``remembers`` asks for, oldest first, each as ``update`` got it, except that its tensors
+        are on the CPU, its ``context`` is None and its ``seconds`` are empty. The list is empty
+        if there was no update yet.
+        """
 
 
 def prescribed_episodes(spec: TaskSpec) -> int:
@@ -217,6 +260,34 @@ def prescribed_episodes(spec: TaskSpec) -> int:
             "distribution prescribes none"
         )
     return spec.episodes_per_trial
+
+
+def remembered_steps(agent: object) -> int:
+    """Return how many environment steps ``agent`` remembers, 0 for an agent that does not.
+
+    Raises:
+        UserError: if its attribute ``remembers`` is not a number of steps, or if it remembers
+            and has no method ``recall``.
+    """
+    remembers = getattr(agent, "remembers", None)
+    if remembers is None:
+        return 0
+    name = type(agent).__name__
+    try:
+        steps = operator.index(remembers)
+    except TypeError:
+        steps = -1
+    if steps < 0:
+        raise UserError(
+            f"{name}.remembers: got {remembers!r}; accepted: a number of environment steps, 0 or "
+            f"more"
+        )
+    if steps and not callable(getattr(agent, "recall", None)):
+        raise UserError(
+            f"{name} remembers {steps} environment steps but has no method recall(trials), which "
+            f"takes them back when a run is resumed"
+        )
+    return steps
 
 
 def tell_tasks(adapter: Adapter, context: Context, tasks: Sequence[Task]) -> Context:

@@ -17,8 +17,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl import seeding
-from metarl.experience.agent import Adapter, Agent, TrialShape, require_spaces, tell_tasks
-from metarl.experience.data import Timestep, Trial
+from metarl.errors import UserError
+from metarl.experience.agent import (
+    Adapter,
+    Agent,
+    RememberingAgent,
+    TrialShape,
+    remembered_steps,
+    require_spaces,
+    tell_tasks,
+)
+from metarl.experience.data import Timestep, Trial, newest_trials
 from metarl.experience.lanes import Lanes, TrialKeys
 from metarl.experience.rollout import collect, run_trial, torch_generator
 from metarl.seeding import LaneGenerator, Phase
@@ -31,6 +40,9 @@ State: TypeAlias = tuple[dict[str, Tensor], dict[str, Any]]
 """The result of ``Agent.state``."""
 
 NUM_TASKS = 4
+MOST_TRIALS = 6
+"""How many trials are gathered at most to see what an agent remembers."""
+
 ORDER = [2, 0, 3, 1]
 """Another order of the tasks, which must change nothing about any of them."""
 
@@ -65,10 +77,12 @@ def check_agent(agent: object, tasks: TaskDistribution, *, learns: bool = True) 
 
     All that :func:`check_adapter` checks; acting and adapting change nothing of the agent;
     ``state`` brings back the same agent, after an update too; copies by ``copy.deepcopy`` and
-    ``pickle`` act, learn and load by themselves.
+    ``pickle`` act, learn and load by themselves; an agent that remembers old experience goes on
+    the same from its state and what ``recall`` gives back as if it had never been stopped.
 
     Args:
-        agent: made for the spaces of ``tasks``; it is left as it was.
+        agent: made for the spaces of ``tasks``; it is left as it was, but with an empty memory if
+            it remembers experience.
         tasks: the tasks it acts in.
         learns: False for a fixed baseline, whose ``update`` need not change anything.
 
@@ -76,13 +90,21 @@ def check_agent(agent: object, tasks: TaskDistribution, *, learns: bool = True) 
         AssertionError: if a point of the contract is broken; the message says what to mend.
     """
     assert isinstance(agent, Agent), _lacks(agent, Agent)
+    try:
+        remembers = remembered_steps(agent)
+    except UserError as error:
+        raise AssertionError(f"{error} (metarl/experience/agent.py says what each is)") from error
     before = _copy_state(agent)
+    _restore(agent, before, [])
     check_adapter(agent, tasks)
     assert _states_equal(before, agent.state()), "acting or adapting changed the agent"
     with contextlib.closing(_slots(agent, tasks)) as envs:
         trial = _trial(agent, envs, tasks)
+        trials = _trials_to_remember(agent, envs, tasks, remembers)
     updated = _check_update(agent, trial, before, learns)
     _check_copies(agent, tasks, trial, before, updated)
+    if remembers:
+        _check_memory(agent, trials, before, remembers)
 
 
 def _lacks(agent: object, protocol: type) -> str:
@@ -103,8 +125,10 @@ def _batch(tasks: TaskDistribution) -> list[Task]:
     return tasks.sample(np.random.default_rng(0), NUM_TASKS, "train")
 
 
-def _trial(adapter: Adapter, envs: SlotVectorEnv, tasks: TaskDistribution) -> Trial:
-    keys = TrialKeys(0, Phase.USE, 0, NUM_TASKS)
+def _trial(
+    adapter: Adapter, envs: SlotVectorEnv, tasks: TaskDistribution, iteration: int = 0
+) -> Trial:
+    keys = TrialKeys(0, Phase.USE, iteration, NUM_TASKS)
     return run_trial(adapter, envs, _batch(tasks), shape=adapter.shape, keys=keys)
 
 
@@ -198,14 +222,55 @@ def _check_update(agent: Agent, trial: Trial, before: State, learns: bool) -> St
         "update changed nothing (a fixed baseline is checked with learns=False)"
     )
     updated = _copy_state(agent)
-    agent.load_state(*copy.deepcopy(before))
+    _restore(agent, before, [])
     assert _states_equal(before, agent.state()), "load_state does not bring back state()"
     agent.update(trial, torch_generator(1), 0.0)
     assert _states_equal(updated, agent.state(), exact=False), (
         "after load_state, the same update leads elsewhere: state() leaves something out"
+        + (", or recall([]) does not empty the memory" if remembered_steps(agent) else "")
     )
-    agent.load_state(*copy.deepcopy(before))
+    _restore(agent, before, [])
     return updated
+
+
+def _trials_to_remember(
+    agent: Agent, envs: SlotVectorEnv, tasks: TaskDistribution, remembers: int
+) -> list[Trial]:
+    """Return trials of several updates, more than are remembered if few are enough for that."""
+    trials: list[Trial] = []
+    while remembers and len(trials) < MOST_TRIALS:
+        trials.append(_trial(agent, envs, tasks, len(trials) + 1))
+        # The first and the last are not among those that the agent is given back.
+        if len(trials) > 2 and sum(trial.env_steps for trial in trials[1:-1]) >= remembers:
+            break
+    return trials
+
+
+def _check_memory(agent: Agent, trials: list[Trial], before: State, remembers: int) -> None:
+    """Check that state and recalled trials continue a training as if it had never stopped."""
+    *earlier, last = trials
+    _restore(agent, before, [])
+    for i, trial in enumerate(earlier):
+        agent.update(trial, torch_generator(i), 0.0)
+    stopped = _copy_state(agent)
+    agent.update(last, torch_generator(len(earlier)), 0.0)
+    whole = _copy_state(agent)
+    try:
+        _restore(agent, stopped, newest_trials(earlier, remembers))
+        agent.update(last, torch_generator(len(earlier)), 0.0)
+    except Exception as error:
+        raise AssertionError(
+            f"an update after recall raised {error!r}: recalled trials have no context and no "
+            f"seconds, and there may be fewer than before"
+        ) from error
+    on_cpu = all(x.device.type == "cpu" for x in whole[0].values())
+    assert _states_equal(whole, agent.state(), exact=on_cpu), (
+        "after load_state and recall, the same update leads elsewhere than without a stop: recall "
+        "must replace the whole memory by the trials it is given, and the agent must learn from no "
+        f"older ones (the newest that together have remembers = {remembers} environment steps) "
+        "and from no context of an old trial"
+    )
+    _restore(agent, before, [])
 
 
 def _check_copies(
@@ -229,9 +294,9 @@ def _check_copies(
             f"the same update leads a copy by {way} elsewhere"
         )
         for one in (twin, agent):
-            one.load_state(*copy.deepcopy(updated))
+            _restore(one, updated, [trial])
         assert same(), f"a copy by {way} acts otherwise after load_state"
-        agent.load_state(*copy.deepcopy(before))
+        _restore(agent, before, [])
 
 
 def _deep_copy(agent: Agent) -> Agent:
@@ -277,6 +342,14 @@ def _tree_equal(a: Any, b: Any, exact: bool = True) -> bool:
 def _copy_state(agent: Agent) -> State:
     tensors, extra = agent.state()
     return {name: x.detach().clone() for name, x in tensors.items()}, copy.deepcopy(extra)
+
+
+def _restore(agent: Agent, state: State, trials: Sequence[Trial]) -> None:
+    """Make ``agent`` what it was, as the trainer does when a run is resumed."""
+    agent.load_state(*copy.deepcopy(state))
+    if remembered_steps(agent):
+        remembered = [trial._replace(context=None, seconds={}) for trial in trials]
+        cast(RememberingAgent, agent).recall(copy.deepcopy(remembered))
 
 
 def _states_equal(

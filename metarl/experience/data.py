@@ -200,6 +200,24 @@ class Trial(NamedTuple):
         )
 
 
+def newest_trials(trials: Sequence[Trial], env_steps: int) -> list[Trial]:
+    """Return the trials that an agent remembers if its ``remembers`` is ``env_steps``.
+
+    Args:
+        trials: any trials, oldest first.
+        env_steps: a number of environment steps.
+
+    Returns:
+        The fewest of the newest trials that together have at least ``env_steps`` steps, oldest
+        first; all trials if they have fewer.
+    """
+    start, steps = len(trials), 0
+    while start and steps < env_steps:
+        start -= 1
+        steps += trials[start].env_steps
+    return list(trials[start:])
+
+
 def next_observations(episodes: Episodes) -> Float[Tensor, "task episode time observation"]:
     """Return the observation after every step; where no step was taken it means nothing."""
     later = torch.roll(episodes.observation, -1, dims=2)

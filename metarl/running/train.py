@@ -22,6 +22,7 @@ from metarl.running.machine import check_device
 from metarl.running.metrics import import_wandb, read_metrics
 from metarl.running.run import Run
 from metarl.running.settings import Settings
+from metarl.running.store import recall_experience
 from metarl.running.training import Callback, meta_train, training_slots
 from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
@@ -168,6 +169,8 @@ def _restore(
     metrics = run.directory / "metrics.jsonl"
     if metrics.exists():
         read_metrics(metrics)  # Refuse damage before anything is written.
+    if start.iteration < iterations:
+        recall_experience(agent, run.directory, start.iteration)
     console.print(f"{run.directory}: goes on after iteration {start.iteration}")
     run.record(settings.train)
     remove_leftovers(run.directory)
@@ -176,11 +179,23 @@ def _restore(
     return start
 
 
+def _finished_iterations(run: Run) -> int:
+    """Return the number of the last iteration whose metrics have been written."""
+    try:
+        return int(read_metrics(run.directory / "metrics.jsonl")[-1]["iteration"])
+    except (UserError, LookupError):
+        return 0
+
+
 def _say_how_to_go_on(run: Run, error: BaseException) -> None:
     """Say what is saved of a run that ``error`` ends, and the command that goes on with it."""
     saved = run.checkpoints.iterations()
     last = saved[-1] if saved else 0
+    finished = _finished_iterations(run)
     lines = [f"iteration {last + 1} was not finished"]
+    if finished > last:  # The state was not copied in between, or could not be written.
+        which = f"s {last + 1} to {finished} were" if finished > last + 1 else f" {finished} was"
+        lines = [f"iteration{which} finished but not saved"]
     if last >= (run.train_config.iterations or 0):
         lines = [
             f"training was finished, evaluation not; {last} is saved: {run.checkpoints.directory}"

@@ -6,11 +6,12 @@ import math
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import psutil
 
@@ -30,6 +31,7 @@ from metarl.experience.sampling import TaskSampler, Uniform
 from metarl.running.checkpoints import Checkpoint, CheckpointStore
 from metarl.running.metrics import MetricsLog
 from metarl.running.settings import RunConfig, TrainConfig
+from metarl.running.store import ExperienceStore
 from metarl.seeding import Component, Phase
 from metarl.stepping.options import Workers
 from metarl.stepping.slots import close_quietly
@@ -38,6 +40,9 @@ from metarl.tasks.distribution import TaskDistribution
 
 Callback: TypeAlias = Callable[[int, Trial, Metrics], bool | None]
 """Gets the number of iterations, the last trial and the metrics logged; False ends training."""
+
+CHEAP_COPY = 0.01
+"""Share of an iteration's time that copying the agent's state after every iteration may take."""
 
 LARGE_OBSERVATION = 100.0
 """Size of an observation from which it is named as the probable cause of a divergence."""
@@ -60,8 +65,14 @@ def meta_train(
 ) -> Checkpoint:
     """Meta-train ``agent`` and return its last checkpoint.
 
+    An error or interruption leaves a checkpoint from which training goes on to the same numbers:
+    the last whole iteration where its state is still there, else the newest copy of a state. An
+    iteration is whole once its metrics have been written. The state is copied with every
+    checkpoint, and after every iteration where that is cheap (:func:`copies_every_iteration`).
+
     Args:
-        agent: changed in place; as it was after ``iteration`` meta-updates.
+        agent: changed in place; as it was after ``iteration`` meta-updates, its old experience
+            recalled if it remembers any.
         tasks: where training and validation tasks come from.
         config: how long (resolved), how often.
         directory: the run's: metrics and checkpoints go there.
@@ -73,7 +84,9 @@ def meta_train(
     """
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     sampler = Uniform(tasks) if sampler is None else sampler
-    last = Checkpoint.of(agent, iteration, env_steps, sampler)
+    at = _Position(iteration, env_steps)
+    copies = _Copies(agent, sampler, at)
+    experience = ExperienceStore.of(agent, directory)
     config = config.resolve(agent, tasks)
     total = config.iterations or 0
     with (
@@ -85,29 +98,29 @@ def meta_train(
             envs = config.workers.make_vec(tasks, training_slots(agent, tasks, config.workers))
             stack.callback(close_quietly, envs)  # what has been trained is worth more
         # Save only now: a run whose environments cannot be made leaves nothing to go on with.
-        saver = _Saver(config.run, directory, log)
-        saver.save(last)
+        saver = _Saver(config.run, directory, log, experience)
+        saver.begin(copies.last)
         mark = time.perf_counter()
-        leapt = False
+        leapt = updating = False
         try:
-            while last.iteration < total:
+            while at.iteration < total:
                 Stopped.refuse()
                 started = time.perf_counter()
-                number = last.iteration
+                number = at.iteration
                 # sample tasks, collect, adapt
                 trial = training_trial(agent, sampler, envs, seed=config.seed, iteration=number)
                 collected = time.perf_counter()
                 # meta-update
                 key = seeding.derive(config.seed, Phase.TRAIN, Component.UPDATE, number)
+                updating = True  # from here on, the state is that of no whole iteration
                 try:
                     with torch_threads(config.torch_threads):
                         own = torch_generator(int(key))
                         metrics = agent.update(trial, own, config.progress(number))
                     finished = time.perf_counter()
                     sampler.update(trial.tasks, trial)
-                    steps = last.env_steps + trial.env_steps
-                    new = Checkpoint.of(agent, number + 1, steps, sampler)
-                    _refuse_divergence(new, metrics)
+                    new = _Position(number + 1, at.env_steps + trial.env_steps)
+                    _refuse_divergence(agent, metrics)
                 except DivergenceError as error:
                     error.cause = large_observations(agent, trial)
                     raise
@@ -126,27 +139,85 @@ def meta_train(
                 }
                 if ended or new.iteration % config.evaluation.validation_interval == 0:
                     validation = _validate(agent, tasks, config, envs, new.iteration)
-                    new = replace(new, score=validation[f"validation/{config.evaluation.best_by}"])
+                    score = validation[f"validation/{config.evaluation.best_by}"]
+                    new = new._replace(score=score)
                     metrics |= validation
                 metrics["time/save_s"], saver.seconds = saver.seconds, 0.0
                 metrics["memory/resident_mib"] = resident_mib(envs)
                 metrics["time/iteration_s"] = time.perf_counter() - mark
                 mark = time.perf_counter()
                 log.write(new.iteration, new.env_steps, metrics)
-                last = new  # an iteration cut off before this is done again
-                if new.score is not None or saver.due(new.iteration):
-                    saver.save(new)
-                progress.advance(note=_note(metrics, last.env_steps))
+                if experience is not None:
+                    experience.add(new.iteration, trial, copied=copies.last.iteration)
+                at = new  # an iteration cut off before this is done again
+                updating = False
+                due = at.score is not None or saver.due(at.iteration)
+                if due or copies_every_iteration(copies.seconds, took):
+                    copies.take(at)
+                if due:
+                    saver.save(copies.last)
+                progress.advance(note=_note(metrics, at.env_steps))
                 if callback is not None and callback(new.iteration, trial, metrics) is False:
                     console.print(f"the callback ends the training after iteration {new.iteration}")
                     break
-            saver.finish(last)
+            saver.finish(copies.take(at))
         except SaveError:
             raise
         except BaseException:  # whatever it was, what has been trained is kept
-            saver.save(last, stopping=True)
+            if not updating:
+                with suppress(Exception):  # a state that cannot be read: the copy before is saved
+                    copies.take(at)
+            saver.save(copies.last, stopping=True)
             raise
-    return last
+    return copies.last
+
+
+def copies_every_iteration(copying: float, iteration: float) -> bool:
+    """Return whether the agent's state is copied after every iteration.
+
+    Otherwise it is copied only for checkpoints that are due, and an update that is cut off costs
+    the iterations since then.
+
+    Args:
+        copying: seconds that a copy takes.
+        iteration: seconds that gathering and updating took in the newest iteration.
+    """
+    return copying <= CHEAP_COPY * iteration
+
+
+class _Position(NamedTuple):
+    """How far a training has come: whole iterations alone count."""
+
+    iteration: int
+    env_steps: int
+    score: float | None = None
+    """The score of this iteration on validation tasks, if it has been validated."""
+
+
+class _Copies:
+    """Copies the state of a training and keeps the newest copy."""
+
+    def __init__(self, agent: Agent, sampler: TaskSampler, at: _Position) -> None:
+        self._agent, self._sampler = agent, sampler
+        self._at: _Position | None = None
+        self._took: deque[float] = deque(maxlen=3)
+        self.take(at)
+
+    def take(self, at: _Position) -> Checkpoint:
+        """Copy the present state, which is that of ``at``, unless the newest copy is of it."""
+        if at != self._at:
+            started = time.perf_counter()
+            copy = Checkpoint.of(self._agent, at.iteration, at.env_steps, self._sampler)
+            self.last = replace(copy, score=at.score)
+            """The newest copy."""
+            self._took.append(time.perf_counter() - started)
+            self._at = at
+        return self.last
+
+    @property
+    def seconds(self) -> float:
+        """What a copy takes: the least of the last three, since a busy machine delays one."""
+        return min(self._took)
 
 
 def resident_mib(envs: SlotVectorEnv) -> float:
@@ -161,14 +232,26 @@ def resident_mib(envs: SlotVectorEnv) -> float:
 class _Saver:
     """Writes metrics and checkpoints to the disk, and does what is configured where it cannot."""
 
-    def __init__(self, config: RunConfig, directory: Path, log: MetricsLog) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: Path,
+        log: MetricsLog,
+        experience: ExperienceStore | None = None,
+    ) -> None:
         self._store = CheckpointStore(directory / "checkpoints", config.keep_checkpoints)
-        self._config, self._log = config, log
+        self._config, self._log, self._experience = config, log, experience
         self._last = -math.inf
         self._saved: int | None = None
         self._took = 0.0
         self.seconds = 0.0
         """What saving has taken since this was last set to 0."""
+
+    def begin(self, checkpoint: Checkpoint) -> None:
+        """Write the first checkpoint of this process; later experience is void from here on."""
+        if self._experience is not None:
+            self._experience.begin(checkpoint.iteration)
+        self.save(checkpoint)
 
     def due(self, iteration: int) -> bool:
         """Return whether ``iteration`` is one to save."""
@@ -188,7 +271,7 @@ class _Saver:
             self.save(checkpoint, needed=True)
 
     def save(self, checkpoint: Checkpoint, *, stopping: bool = False, needed: bool = False) -> None:
-        """Write ``checkpoint``, after the metrics up to it.
+        """Write ``checkpoint``, after the metrics and the experience up to it.
 
         Raises:
             SaveError: where that fails and it is ``needed`` or the run is to stop then, but not
@@ -197,8 +280,12 @@ class _Saver:
         started = time.perf_counter()
         try:
             self._log.flush()
+            if self._experience is not None:
+                self._experience.write(checkpoint.iteration)
             self._store.save(checkpoint)
             self._saved = checkpoint.iteration
+            if self._experience is not None:
+                self._experience.evict(self._store.iterations())
         except Exception as error:
             if not (stopping or isinstance(error, OSError)):
                 raise
@@ -215,11 +302,11 @@ class _Saver:
         self.seconds += self._took
 
 
-def _refuse_divergence(checkpoint: Checkpoint, metrics: Metrics) -> None:
+def _refuse_divergence(agent: Agent, metrics: Metrics) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise DivergenceError(f"update/{name}")
-    for name, tensor in checkpoint.tensors.items():
+    for name, tensor in agent.state()[0].items():
         if not tensor.isfinite().all():
             raise DivergenceError(f"the agent's {name}")
 

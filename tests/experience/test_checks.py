@@ -5,6 +5,7 @@ from fakes import CounterTasks, StubAgent, counter_task
 
 import metarl
 from metarl.experience.checks import check_agent
+from metarl.experience.data import newest_trials
 from metarl.stepping.spaces import ActionCodec
 
 
@@ -207,6 +208,93 @@ class ForgetsItsMomentumInCopies(Sequential):
         return twin
 
 
+class Remembers(Sequential):
+    """Learns from the last three trials or so, the newest first; nothing is wrong with it."""
+
+    remembers = 150
+
+    def __init__(self):
+        super().__init__()
+        self.trials = []
+
+    def update(self, trial, generator, progress):
+        self.remember(trial)
+        for place, old in enumerate(reversed(self.trials)):
+            self.weight = self.weight + self.value(old) / 10 ** (4 + place)
+        return super().update(trial, generator, progress)
+
+    def value(self, trial):
+        return trial.rounds[0].action.sum()
+
+    def remember(self, trial):
+        self.trials = newest_trials([*self.trials, trial], self.remembers)
+
+    def recall(self, trials):
+        self.trials = list(trials)
+
+
+@pytest.mark.parametrize("remembers", [1, 150, 1_000_000])
+def test_an_agent_that_remembers_passes_and_is_left_with_an_empty_memory(remembers):
+    agent = Remembers()
+    agent.remembers = remembers
+    check_agent(agent, CounterTasks())
+    assert not agent.weight.any() and not agent.momentum.any() and not agent.trials
+
+
+class RemembersWithoutRecall(Remembers):
+    r"""remembers 150 environment steps but has no method recall\(trials\)"""
+
+    recall = None
+
+
+class RemembersNoNumber(Remembers):
+    """remembers: got 0.5; accepted: a number of environment steps"""
+
+    remembers = 0.5
+
+
+class RemembersMoreThanItSays(Remembers):
+    """the agent must learn from no older ones .* remembers = 150"""
+
+    def remember(self, trial):
+        self.trials = [*self.trials, trial]
+
+
+class RecallsNothing(Remembers):
+    """recall must replace the whole memory by the trials it is given"""
+
+    def recall(self, trials):
+        self.trials = []
+
+
+class RecallsTheNewestAlone(Remembers):
+    """after load_state and recall, the same update leads elsewhere"""
+
+    def recall(self, trials):
+        self.trials = list(trials[-1:])
+
+
+class RecallsBackwards(Remembers):
+    """after load_state and recall, the same update leads elsewhere"""
+
+    def recall(self, trials):
+        self.trials = list(trials[::-1])
+
+
+class RecallAddsToItsMemory(Remembers):
+    r"""recall\(\[\]\) does not empty the memory"""
+
+    def recall(self, trials):
+        self.trials = [*self.trials, *trials][-3:]
+
+
+class NeedsOldContexts(Remembers):
+    """an update after recall raised AttributeError.*have no context"""
+
+    def value(self, trial):
+        return trial.context.sum()
+
+
 BROKEN_AGENTS = [
     WritesIntoItsContext,
     MovesIdleRows,
@@ -227,6 +315,14 @@ BROKEN_AGENTS = [
     ActsByAMethodOfTheOriginal,
     SharesItsWeight,
     ForgetsItsMomentumInCopies,
+    RemembersWithoutRecall,
+    RemembersNoNumber,
+    RemembersMoreThanItSays,
+    RecallsNothing,
+    RecallsTheNewestAlone,
+    RecallsBackwards,
+    RecallAddsToItsMemory,
+    NeedsOldContexts,
 ]
 
 

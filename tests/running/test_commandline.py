@@ -271,7 +271,7 @@ def test_what_follows_from_the_length_follows_it_again(trained):
     assert trained.train_config.schedule_iterations == 2
     request = parse_train(["rl2", "--config", path, "--iterations", "9", "--seed", "4"])
     assert (request.settings.train.iterations, request.settings.train.seed) == (9, 4)
-    assert request.settings.train.run_dir is None
+    assert request.settings.train.run.directory is None
 
 
 def test_settings_of_no_run_cannot_be_resumed(call):
