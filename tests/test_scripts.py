@@ -149,7 +149,7 @@ def test_train_evaluate_plot_and_record(call, env, more):
     probed = json.loads(Path("run/evaluation/test-tasks-4-greedy-greedy-copy.json").read_text())
     (recorded,) = json.loads(Path("summary.json").read_text())["runs"]
     assert (evaluated["num_tasks"], evaluated["env"]) == (3, registry.make(env).name)
-    assert (probed["num_tasks"], probed["measure"]) == (4, "greedy-copy")
+    assert (probed["num_tasks"], probed["score"]) == (4, "greedy-copy")
     assert recorded["test"] == evaluated
 
 

@@ -13,7 +13,7 @@ from replaying import Replaying, ReplayingConfig
 
 import metarl
 from metarl.errors import UserError
-from metarl.options import with_options
+from metarl.options import option_values, with_options
 from metarl.running.checkpoints import CheckpointStore
 from metarl.running.run import Run
 from metarl.running.settings import Settings, TrainConfig
@@ -168,7 +168,7 @@ def test_a_run_that_is_killed_while_it_stores_ends_where_others_do(whole, tmp_pa
     words = [NAME, "--run-dir", "run", "--no-check", "--evaluation-tasks", "2"]
     names = ("env", "iterations", "checkpoint_interval", "validation_interval", "validation_tasks")
     for name in names:
-        words += [f"--{name.replace('_', '-')}", str(getattr(CONFIG, name))]
+        words += [f"--{name.replace('_', '-')}", str(option_values(CONFIG)[name])]
     run_killed(tmp_path, moment, 8, *words)  # the first files have been evicted
     run = tmp_path / "run"
     first = saved(run)[-1]
@@ -194,7 +194,7 @@ def test_a_damaged_newest_checkpoint_costs_only_time(whole, tmp_path):
     train_in(tmp_path, iterations=20)
     assert saved(tmp_path)[-2:] == [18, 20]
     damage_checkpoint(tmp_path, 20)
-    with pytest.warns(UserWarning, match="iteration 18 is taken instead"):
+    with pytest.warns(UserWarning, match="iteration 18 is loaded instead"):
         last = go_on(tmp_path)
     assert same(last, whole[1])
 
@@ -205,7 +205,7 @@ def test_the_best_checkpoint_is_served_where_it_alone_is_sound(whole, tmp_path):
     for iteration in saved(tmp_path):
         if iteration != best:
             damage_checkpoint(tmp_path, iteration)
-    with pytest.warns(UserWarning, match=f"iteration {best} is taken instead"):
+    with pytest.warns(UserWarning, match=f"iteration {best} is loaded instead"):
         last = go_on(tmp_path)
     assert same(last, whole[1])
 
@@ -222,8 +222,8 @@ def test_experience_of_later_iterations_is_not_used(whole, tmp_path):
 
 def resume(directory, **changes):
     run = Run.open(directory, NAME)
-    config = dataclasses.replace(run.train_config, **changes)
-    return train(Settings(NAME, run.agent_config, config), resume=run)
+    config = with_options(run.train_config, **changes)
+    return train(dataclasses.replace(run.settings, train=config), resume=run)
 
 
 def test_a_run_whose_experience_is_damaged_is_refused_in_one_line(whole, tmp_path, capsys):
