@@ -53,7 +53,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run is recorded, and how often."""
+    """The record of a run: its folder, checkpoints and logs."""
 
     directory: Annotated[Path | None, tyro.conf.arg(name="run-dir")] = None
     """Folder for everything the run writes (default: runs/<env>/<agent>/<seed>-<time>)."""
@@ -119,7 +119,7 @@ class TrainConfig:
     evaluation: ValidationConfig = field(default_factory=ValidationConfig)
     """Evaluations during the training and after it."""
     run: RunConfig = field(default_factory=RunConfig)
-    """Where the run is recorded, and how often."""
+    """The record of the run: its folder, checkpoints and logs."""
     workers: Workers = field(default_factory=Workers)
     """How environments are stepped."""
 
