@@ -1,0 +1,64 @@
+"""What one training makes: an agent, worker processes, and no more of them than it needs."""
+
+import pytest
+
+from metarl.agents.rl2 import RL2, RL2Config
+from metarl.envs.bandit import BernoulliBandit
+from metarl.options import with_options
+from metarl.running.settings import Settings, TrainConfig
+from metarl.running.train import train
+from metarl.stepping import pools
+from metarl.stepping.vector import TaskVectorEnv
+
+AGENT = with_options(RL2Config(), tasks_per_update=4, hidden_size=4, num_minibatches=1)
+
+
+def settings(directory, **options):
+    small = {"iterations": 1, "evaluation_tasks": 5, "validation_tasks": 2}
+    config = with_options(TrainConfig(), **small, run_dir=directory, **options)
+    return Settings("rl2", with_options(AGENT, episodes_per_trial=2), config)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count calls of a function or method."""
+
+    def count(place, name):
+        calls, original = [], getattr(place, name)
+
+        def counting(*args, **options):
+            calls.append((args, options))
+            return original(*args, **options)
+
+        monkeypatch.setattr(place, name, counting)
+        return calls
+
+    return count
+
+
+def test_agent_and_worker_processes_are_made_once(tmp_path, counted):
+    """The check of the tasks, training, validation and both evaluations share them."""
+    agents, processes = counted(RL2, "__init__"), counted(pools, "start_process")
+    env = "half-cheetah/velocity:horizon=3"
+    run = train(settings(tmp_path / "run", env=env, num_workers=1, num_envs=2))
+    assert (len(agents), len(processes)) == (1, 1)
+    assert (run.directory / "evaluation" / "test-untrained.json").exists()
+    resumed = with_options(run.train_config, iterations=2)
+    train(Settings("rl2", run.settings.agent_config, resumed), resume=run)
+    assert (len(agents), len(processes)) == (2, 2)
+
+
+@pytest.mark.parametrize("env", ["bandit/n2-k2", "half-cheetah/velocity:horizon=2"])
+def test_a_run_s_number_of_envs_holds_in_its_evaluations(tmp_path, counted, env):
+    kind = BernoulliBandit if env.startswith("bandit") else TaskVectorEnv
+    made = counted(kind, "make_vec" if kind is BernoulliBandit else "__init__")
+    train(settings(tmp_path / "run", env=env, num_workers=0, num_envs=3, check=False))
+    sizes = [args[-1] for args, _ in made]
+    assert sizes == [3, 3, 3] if kind is BernoulliBandit else [3]
+
+
+def test_limits_of_workers_reach_the_environments(tmp_path, counted):
+    made = counted(TaskVectorEnv, "__init__")
+    limits = {"num_workers": 0, "env_timeout": 7.0, "env_restarts": 2}
+    train(settings(tmp_path / "run", env="half-cheetah/velocity:horizon=2", check=False, **limits))
+    assert [options for _, options in made] == [{"num_workers": 0, "timeout": 7.0, "restarts": 2}]
