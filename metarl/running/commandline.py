@@ -52,6 +52,7 @@ CHANGEABLE = (
     "evaluation_tasks",
     "checkpoint_seconds",
     "on_save_error",
+    "num_envs",
     "num_workers",
     "env_timeout",
     "env_restarts",
