@@ -193,9 +193,8 @@ def _say_how_to_go_on(run: Run, error: BaseException) -> None:
     last = saved[-1] if saved else 0
     finished = _finished_iterations(run)
     lines = [f"iteration {last + 1} was not finished"]
-    if finished > last:  # The state was not copied in between, or could not be written.
-        which = f"s {last + 1} to {finished} were" if finished > last + 1 else f" {finished} was"
-        lines = [f"iteration{which} finished but not saved"]
+    if finished > last + 1:  # The state was not copied in between, or could not be written.
+        lines = [f"iterations {last + 1} to {finished} were finished but not saved"]
     if last >= (run.train_config.iterations or 0):
         lines = [
             f"training was finished, evaluation not; {last} is saved: {run.checkpoints.directory}"

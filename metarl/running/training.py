@@ -42,7 +42,7 @@ Callback: TypeAlias = Callable[[int, Trial, Metrics], bool | None]
 """Gets the number of iterations, the last trial and the metrics logged; False ends training."""
 
 CHEAP_COPY = 0.01
-"""Share of an iteration's time that copying the agent's state after every iteration may take."""
+"""Share of the time that copies of the agent's state beside those for checkpoints may take."""
 
 LARGE_OBSERVATION = 100.0
 """Size of an observation from which it is named as the probable cause of a divergence."""
@@ -67,8 +67,8 @@ def meta_train(
 
     An error or interruption leaves a checkpoint from which training goes on to the same numbers:
     the last whole iteration where its state is still there, else the newest copy of a state. An
-    iteration is whole once its metrics have been written. The state is copied with every
-    checkpoint, and after every iteration where that is cheap (:func:`copies_every_iteration`).
+    iteration is whole once its metrics have been written. The state is copied for every checkpoint
+    and after every iteration where that is cheap (:func:`copy_is_cheap`).
 
     Args:
         agent: changed in place; as it was after ``iteration`` meta-updates, its old experience
@@ -152,7 +152,7 @@ def meta_train(
                 at = new  # an iteration cut off before this is done again
                 updating = False
                 due = at.score is not None or saver.due(at.iteration)
-                if due or copies_every_iteration(copies.seconds, took):
+                if due or copies.are_cheap():
                     copies.take(at)
                 if due:
                     saver.save(copies.last)
@@ -172,17 +172,18 @@ def meta_train(
     return copies.last
 
 
-def copies_every_iteration(copying: float, iteration: float) -> bool:
-    """Return whether the agent's state is copied after every iteration.
+def copy_is_cheap(copying: float, passed: float) -> bool:
+    """Return whether a copy of the agent's state takes 1% at most of the time since the last one.
 
-    Otherwise it is copied only for checkpoints that are due, and an update that is cut off costs
-    the iterations since then.
+    This is so after every iteration of agents whose state is small beside what an iteration takes.
+    The state of others is copied less often, and with every checkpoint that is due; an update that
+    is cut off then costs the iterations since the last copy.
 
     Args:
         copying: seconds that a copy takes.
-        iteration: seconds that gathering and updating took in the newest iteration.
+        passed: seconds since the last copy.
     """
-    return copying <= CHEAP_COPY * iteration
+    return copying <= CHEAP_COPY * passed
 
 
 class _Position(NamedTuple):
@@ -210,14 +211,17 @@ class _Copies:
             copy = Checkpoint.of(self._agent, at.iteration, at.env_steps, self._sampler)
             self.last = replace(copy, score=at.score)
             """The newest copy."""
-            self._took.append(time.perf_counter() - started)
+            self._when = time.perf_counter()
+            self._took.append(self._when - started)
             self._at = at
         return self.last
 
-    @property
-    def seconds(self) -> float:
-        """What a copy takes: the least of the last three, since a busy machine delays one."""
-        return min(self._took)
+    def are_cheap(self) -> bool:
+        """Return whether the next copy is cheap by what the cheapest of the last three took.
+
+        A busy machine may delay any one of them.
+        """
+        return copy_is_cheap(min(self._took), time.perf_counter() - self._when)
 
 
 def resident_mib(envs: SlotVectorEnv) -> float:

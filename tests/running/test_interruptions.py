@@ -1,6 +1,6 @@
 """Trainings that are cut off at any place: is what they leave enough to go on to the same bits?
 
-Copying the agent's state after every iteration is cheap for a small network and dear for a large
+Copying the agent's state after every iteration is cheap for a small agent and dear for a large
 one. A test cannot wait for either, so that here the choice is made for the trainer.
 """
 
@@ -20,7 +20,7 @@ from metarl.running.metrics import MetricsLog, read_metrics
 from metarl.running.settings import Settings, TrainConfig
 from metarl.running.store import ExperienceStore, recall_experience
 from metarl.running.train import train
-from metarl.running.training import copies_every_iteration, meta_train
+from metarl.running.training import copy_is_cheap, meta_train
 
 TASKS = metarl.make("bandit/n2-k2")
 CONFIG = with_options(
@@ -60,7 +60,7 @@ def copying(request, monkeypatch):
 
 
 def choose(monkeypatch, copying):
-    name = "metarl.running.training.copies_every_iteration"
+    name = "metarl.running.training.copy_is_cheap"
     monkeypatch.setattr(name, lambda *seconds: copying == "cheap")
 
 
@@ -130,10 +130,10 @@ def raise_at(monkeypatch, owner, name, call, error, *, after=True):
 # when the state is copied
 
 
-def test_copying_is_cheap_up_to_a_hundredth_of_an_iteration():
-    assert copies_every_iteration(0.001, 0.1)
-    assert copies_every_iteration(0.0, 0.0)
-    assert not copies_every_iteration(0.0011, 0.1)
+def test_copying_is_cheap_up_to_a_hundredth_of_the_time_since_the_last_copy():
+    assert copy_is_cheap(0.001, 0.1)
+    assert copy_is_cheap(0.0, 0.0)
+    assert not copy_is_cheap(0.0011, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -156,25 +156,31 @@ def test_the_state_is_copied_after_every_iteration_only_where_that_is_cheap(
     assert copied == expected
 
 
-def test_the_choice_follows_from_the_times_that_are_measured(tmp_path, monkeypatch):
-    asked = []
-    name = "metarl.running.training.copies_every_iteration"
-    monkeypatch.setattr(name, lambda *seconds: asked.append(seconds) or False)
-    now, of = [0.0], Checkpoint.of
+@pytest.mark.parametrize(
+    ("iteration_seconds", "expected"),
+    [(301, list(range(13))), (299, [0, 2, 4, 6, 8, 10, 12]), (50, [0, 4, 6, 8, 12])],
+)
+def test_the_choice_follows_from_the_times_that_are_measured(
+    tmp_path, monkeypatch, iteration_seconds, expected
+):
+    """A copy takes 3 s here: after 300 s it is cheap."""
+    now, copied, of = [0.0], [], Checkpoint.of
     monkeypatch.setattr("metarl.running.training.time.perf_counter", lambda: now[0])
 
-    def slow_copy(*args):
-        now[0] += 3
-        return of(*args)
+    def slow_copy(agent, iteration, *rest):
+        now[0] += 3 + 5 * (iteration == 4)  # one that a busy machine delays says nothing
+        copied.append(iteration)
+        return of(agent, iteration, *rest)
 
     class Slow(Replaying):
         def update(self, *args):
-            now[0] += 50
+            now[0] += iteration_seconds
             return super().update(*args)
 
     monkeypatch.setattr(Checkpoint, "of", slow_copy)
-    train_in(tmp_path, new_agent(kind=Slow))
-    assert asked and set(asked) == {(3, 50)}
+    config = with_options(CONFIG, checkpoint_seconds=float("inf"))
+    meta_train(new_agent(kind=Slow), TASKS, config, tmp_path)
+    assert copied == expected
 
 
 # cut off
@@ -295,7 +301,7 @@ def test_numbers_that_are_not_finite_are_found_where_nothing_is_copied(
     [
         ("cheap", 8, "iteration 8 was not finished; 7 is saved: "),
         ("dear", 7, "iteration 7 was not finished; 6 is saved: "),
-        ("dear", 8, "iteration 7 was finished but not saved; 6 is saved: "),
+        ("dear", 12, "iterations 9 to 11 were finished but not saved; 8 is saved: "),
         ("dear", 4, "iterations 1 to 3 were finished but not saved; 0 is saved: "),
     ],
 )

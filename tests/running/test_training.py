@@ -234,7 +234,7 @@ def test_resume_equals_never_stopped_bit_for_bit(whole, tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_exception_leaves_the_last_finished_iteration(whole, tmp_path, monkeypatch, error):
-    monkeypatch.setattr("metarl.running.training.copies_every_iteration", lambda *seconds: True)
+    monkeypatch.setattr("metarl.running.training.copy_is_cheap", lambda *seconds: True)
     agent = new_agent(kind=Stumbling)
     agent.error = error
     with pytest.raises(error, match="stumbled"):
