@@ -98,9 +98,10 @@ def evaluate_adaptation(
     started = time.perf_counter()
     workers = workers or Workers()
     slots = workers.slots(tasks, num_tasks)
-    given, lanes = envs, 1 if shape.sequential else shape.episodes_per_round
+    given = envs
     if envs is None:
-        envs = workers.make_vec(tasks, min(slots, num_tasks * lanes))
+        own = evaluation_slots(agent, tasks, num_tasks, workers, num_episodes=num_episodes)
+        envs = workers.make_vec(tasks, own)
     parts: list[_Points] = []
     groups: list[str] = []
     try:
@@ -259,6 +260,20 @@ def evaluation_shape(
     followed = spec is not None and spec.episodes_per_trial == shape.num_episodes
     prescribed = tasks.episodes_per_trial if followed else None
     return shape.for_episodes(prescribed or shape.num_episodes)
+
+
+def evaluation_slots(
+    agent: Adapter,
+    tasks: TaskDistribution,
+    num_tasks: int,
+    workers: Workers,
+    *,
+    num_episodes: int | None = None,
+) -> int:
+    """Return how many environments an evaluation of ``num_tasks`` tasks makes for itself."""
+    shape = evaluation_shape(agent, tasks, num_episodes)
+    lanes = 1 if shape.sequential else shape.episodes_per_round
+    return min(workers.slots(tasks, num_tasks), num_tasks * lanes)
 
 
 def default_tasks(tasks: TaskDistribution, split: Split) -> int:

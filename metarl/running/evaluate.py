@@ -16,6 +16,7 @@ from metarl.evaluation.evaluate import (
     default_tasks,
     evaluate_adaptation,
     evaluation_shape,
+    evaluation_slots,
     evaluation_tasks,
 )
 from metarl.evaluation.metaworld import (
@@ -148,7 +149,7 @@ def evaluate_subject(
         subject: the agent; it is in its saved state before and after.
         tasks: the tasks.
         config: the options.
-        envs: environments of ``tasks`` to use, by default new ones.
+        envs: environments of ``tasks``; they are used if the evaluation would make as many.
 
     Returns:
         The trained agent's adaptation curve.
@@ -175,6 +176,11 @@ def evaluate_subject(
     writing = _Writing(folder)
 
     def measure(name: str, title: str, state: Checkpoint, count: int) -> AdaptationCurve:
+        slots = evaluation_slots(
+            agent, tasks, count, config.workers, num_episodes=config.episodes_per_trial
+        )
+        # In another number of rows, matrix products differ in their last bits.
+        shared = envs if envs is not None and envs.num_envs == slots else None
         with ticker(title, count, unit="tasks") as progress:
             curve = evaluate_adaptation(
                 agent,
@@ -186,7 +192,7 @@ def evaluate_subject(
                 greedy=config.greedy,
                 score=config.score,
                 workers=config.workers,
-                envs=envs,
+                envs=shared,
                 advance=progress.advance,
             )
         curve = dataclasses.replace(

@@ -25,7 +25,6 @@ from metarl.running.settings import Settings
 from metarl.running.store import recall_experience
 from metarl.running.training import Callback, meta_train, training_slots
 from metarl.stepping.slots import close_quietly
-from metarl.stepping.vector import SlotVectorEnv
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
 
@@ -67,8 +66,8 @@ def train(
 ) -> Run:
     """Meta-train in a new run directory, or go on with a run, and evaluate at the end.
 
-    The agent is made once, and so are the worker processes that step its environments: the check
-    of the tasks, training, validation and the final evaluation share them.
+    The agent is made once. The check of the tasks, training and validation share its environments
+    and their worker processes, and so does the final evaluation if it steps as many together.
 
     Args:
         settings: what to train, and on what.
@@ -120,22 +119,13 @@ def train(
                 workers=config.workers,
             )
             subject = Subject(agent, start, initial)
-            evaluate_subject(run, subject, tasks, evaluation, envs=shared_envs(envs, tasks))
+            evaluate_subject(run, subject, tasks, evaluation, envs=envs)
     except BaseException as error:
         failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
         if not failed_at_once:
             _say_how_to_go_on(run, error)
         raise
     return run
-
-
-def shared_envs(envs: SlotVectorEnv, tasks: TaskDistribution) -> SlotVectorEnv | None:
-    """Return the training's environments for an evaluation, None if it had better make its own.
-
-    Making simulators and worker processes takes seconds. Array functions are made at once, and an
-    evaluation can use more of them together than training does.
-    """
-    return None if tasks.array_functions else envs
 
 
 def _restore(

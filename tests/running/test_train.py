@@ -1,7 +1,9 @@
 """What one training makes: an agent, worker processes, and no more of them than it needs."""
 
+import numpy as np
 import pytest
 
+import metarl
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.envs.bandit import BernoulliBandit
 from metarl.options import with_options
@@ -54,11 +56,24 @@ def test_a_run_s_number_of_envs_holds_in_its_evaluations(tmp_path, counted, env)
     made = counted(kind, "make_vec" if kind is BernoulliBandit else "__init__")
     train(settings(tmp_path / "run", env=env, num_workers=0, num_envs=3, check=False))
     sizes = [args[-1] for args, _ in made]
-    assert sizes == [3, 3, 3] if kind is BernoulliBandit else [3]
+    assert sizes == [3]
+
+
+def test_an_evaluation_that_steps_another_number_together_makes_its_own(tmp_path, counted):
+    """Its returns are those of ``metarl evaluate`` bit for bit."""
+    made = counted(TaskVectorEnv, "__init__")
+    run = train(settings(tmp_path / "run", env="half-cheetah/velocity:horizon=2", num_workers=0))
+    assert [args[-1] for args, _ in made] == [4, 5, 5]
+    file = run.directory / "evaluation" / "test.npz"
+    with np.load(file) as arrays:
+        own = arrays["return"]
+    metarl.evaluate(run, num_workers=0)
+    with np.load(file) as arrays:
+        assert np.array_equal(arrays["return"], own)
 
 
 def test_limits_of_workers_reach_the_environments(tmp_path, counted):
     made = counted(TaskVectorEnv, "__init__")
-    limits = {"num_workers": 0, "env_timeout": 7.0, "env_restarts": 2}
+    limits = {"num_envs": 4, "num_workers": 0, "env_timeout": 7.0, "env_restarts": 2}
     train(settings(tmp_path / "run", env="half-cheetah/velocity:horizon=2", check=False, **limits))
     assert [options for _, options in made] == [{"num_workers": 0, "timeout": 7.0, "restarts": 2}]
