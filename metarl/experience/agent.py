@@ -4,6 +4,14 @@ A *trial* is everything an agent lives through with a few tasks: rounds of episo
 adaptation between one round and the next. An :class:`Adapter` can go through a trial, so that it
 can be evaluated, filmed and adapted to an environment. An :class:`Agent` is an adapter that is
 also meta-trained: after every trial its ``update`` improves what it knows beforehand.
+
+What an agent is given, :class:`~metarl.experience.data.Timestep`, ``Episodes``, ``Trial`` and
+``Trial.stream()``, is described field by field in the first half of ``metarl/experience/data.py``.
+An agent is checked before it is trained:
+
+    tasks = metarl.make("bandit/n10-k5")
+    agent = MyAgent(MyAgent.Config(), metarl.TaskSpec.of(tasks), seed=0, device="cpu")
+    metarl.check_agent(agent, tasks)
 """
 
 from __future__ import annotations
@@ -162,12 +170,25 @@ class Adapter(Protocol):
         Actions of a Box are float32 and flat; those of a Discrete space are int64 from 0, without
         a last axis. The record is what ``update`` needs of this step, tensors
         ``[task, lane, …]`` by name. The context given is never written into: the old one stays
-        true. ``generator`` gives the random numbers of this step, ``generator.episode`` those of
-        the whole episode; equal calls return equal numbers.
+        true. A task has one lane if ``shape.sequential``, and one for each of its episodes that
+        run side by side otherwise.
+
+        A memory takes in ``timestep.previous_action`` and ``previous_reward`` first, except where
+        ``trial_start`` is true (they are zeros then, no experience). Rows of the context whose
+        lanes are not ``active`` must stay as they are. The last reward of a trial comes in no
+        timestep; ``update`` sees it.
+
+        ``generator.uniform(k)`` and ``generator.normal(k)`` return NumPy arrays ``[task, lane, k]``
+        for this step, those of ``generator.episode`` for the whole episode. Equal calls return
+        equal numbers, so ask once for all that a step needs. Torch's own random numbers would make
+        the experience depend on the place of a task in the batch.
         """
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
-        """Return what is known after also seeing ``episodes``, the round that has just ended."""
+        """Return what is known after also seeing ``episodes``, the round that has just ended.
+
+        An agent that learns while it acts alone returns ``context``.
+        """
 
 
 @runtime_checkable
@@ -178,7 +199,8 @@ class Agent(Adapter, Protocol):
     ``Class(config, spec, seed=…, device=…)``:
 
     - ``config`` is an instance of ``Class.Config``, a frozen dataclass whose fields become options
-      and whose field docstrings become their help.
+      and whose field docstrings become their help. With a field ``episodes_per_trial: int | None``
+      and :func:`prescribed_episodes`, the length of trials is an option.
     - ``spec`` is the :class:`TaskSpec` of the tasks. An agent keeps it as its attribute ``spec``,
       so that environments with other spaces are refused. Observations arrive flattened;
       :func:`metarl.stepping.spaces.observation_size` and
@@ -199,7 +221,9 @@ class Agent(Adapter, Protocol):
         """Improve what is known beforehand: the meta-update.
 
         ``progress`` goes from 0 at the first update towards 1 at the end of training; schedules
-        such as a learning rate's follow it. The metrics returned are logged as ``update/<name>``.
+        such as a learning rate's follow it. ``trial.stream()`` holds whole trials in a row,
+        ``[task, time, …]``, and its ``valid`` is false for padding. The metrics returned are floats
+        and are logged as ``update/<name>``.
         """
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import pickle
 from collections.abc import Sequence
 from typing import Any, TypeAlias, cast
@@ -27,7 +28,7 @@ from metarl.experience.agent import (
     require_spaces,
     tell_tasks,
 )
-from metarl.experience.data import Timestep, Trial, newest_trials
+from metarl.experience.data import Context, Timestep, Trial, newest_trials
 from metarl.experience.lanes import Lanes, TrialKeys
 from metarl.experience.rollout import collect, run_trial, torch_generator
 from metarl.seeding import LaneGenerator, Phase
@@ -146,10 +147,7 @@ def _check_act(adapter: Adapter, tasks: TaskDistribution) -> None:
         assert isinstance(part, Tensor) and part.ndim and len(part) == NUM_TASKS, (
             "begin(n) must return a tree of tensors with n rows, one per task"
         )
-    saved = copy.deepcopy(context)
     now = _first_step(tasks, NUM_TASKS, lanes)
-    idle = now._replace(active=now.active.clone())
-    idle.active[1] = False
     generator = _lane_generator(3, lanes)
     action, record, after = adapter.act(context, now, generator)
     expected = (NUM_TASKS, lanes) + (() if codec.discrete else (codec.size,))
@@ -164,13 +162,13 @@ def _check_act(adapter: Adapter, tasks: TaskDistribution) -> None:
         assert value.shape[:2] == (NUM_TASKS, lanes), (
             f"record {name!r} has shape {tuple(value.shape)}; accepted: [task, lane, …]"
         )
-    assert _tree_equal(context, saved), "act wrote into the context it was given"
-    if not adapter.shape.sequential:
-        assert _tree_equal(after, context), "the agent is not sequential, yet act changed context"
-    _, _, after_idle = adapter.act(context, idle, generator)
-    assert _tree_equal(_row(after_idle, 1), _row(context, 1)), (
-        "act changed the context of a task whose lanes are not active"
+    # At the start of a trial a memory may have nothing to add, so look at the next step too.
+    started = torch.zeros_like(now.trial_start)
+    later = now._replace(
+        trial_start=started, boundary=started, previous_reward=torch.ones_like(now.previous_reward)
     )
+    _check_context(adapter, context, now, generator)
+    _check_context(adapter, after, later, generator)
     greedy = adapter.act(context, now, generator, greedy=True)[0]
     other = _lane_generator(4, lanes)
     assert torch.equal(greedy, adapter.act(context, now, other, greedy=True)[0]), (
@@ -179,6 +177,23 @@ def _check_act(adapter: Adapter, tasks: TaskDistribution) -> None:
     insight = getattr(adapter, "insight", None)
     for name, value in ({} if insight is None else insight(after)).items():
         assert len(value) == NUM_TASKS, f"insight {name!r} has not one row for each task"
+
+
+def _check_context(
+    adapter: Adapter, context: Context, timestep: Timestep, generator: LaneGenerator
+) -> None:
+    """Check what ``act`` does with a context at one step."""
+    saved = copy.deepcopy(context)
+    _, _, after = adapter.act(context, timestep, generator)
+    assert _tree_equal(context, saved), "act wrote into the context it was given"
+    if not adapter.shape.sequential:
+        assert _tree_equal(after, context), "the agent is not sequential, yet act changed context"
+    idle = timestep._replace(active=timestep.active.clone())
+    idle.active[1] = False
+    _, _, after_idle = adapter.act(context, idle, generator)
+    assert _tree_equal(_row(after_idle, 1), _row(saved, 1)), (
+        "act changed the context of a task whose lanes are not active"
+    )
 
 
 def _check_adapt(
@@ -217,7 +232,10 @@ def _check_adapt(
 def _check_update(agent: Agent, trial: Trial, before: State, learns: bool) -> State:
     """Check the meta-update and the way back; return the state after the update."""
     metrics = agent.update(trial, torch_generator(1), 0.0)
-    assert all(np.isfinite(value) for value in metrics.values()), f"update returned {metrics}"
+    assert isinstance(metrics, dict), f"update returned {metrics!r}; accepted: a dict of numbers"
+    for name, value in metrics.items():
+        number = isinstance(value, int | float | np.number) and math.isfinite(value)
+        assert number, f"update returned the metric {name!r} as {value!r}; accepted: a finite float"
     assert not (learns and _states_equal(before, agent.state())), (
         "update changed nothing (a fixed baseline is checked with learns=False)"
     )
@@ -228,6 +246,17 @@ def _check_update(agent: Agent, trial: Trial, before: State, learns: bool) -> St
     assert _states_equal(updated, agent.state(), exact=False), (
         "after load_state, the same update leads elsewhere: state() leaves something out"
         + (", or recall([]) does not empty the memory" if remembered_steps(agent) else "")
+    )
+    # Again from the state after it: an optimiser whose moments are not saved is found only here.
+    _restore(agent, updated, [])
+    agent.update(trial, torch_generator(2), 0.0)
+    twice = _copy_state(agent)
+    agent.update(trial, torch_generator(3), 0.0)
+    _restore(agent, updated, [])
+    agent.update(trial, torch_generator(2), 0.0)
+    assert _states_equal(twice, agent.state(), exact=False), (
+        "after load_state, a second update leads elsewhere: state() leaves something out, such as "
+        "the moments of an optimiser"
     )
     _restore(agent, before, [])
     return updated

@@ -38,6 +38,20 @@ class WritesIntoItsContext(Sequential):
         return context.copy_(super().carry_on(context, timestep))
 
 
+class AddsRewardsInPlace(Sequential):
+    """act wrote into the context"""
+
+    def carry_on(self, context, timestep):  # Nothing at the first step, where there is no reward.
+        return context.add_(timestep.previous_reward.unsqueeze(-1))
+
+
+class AddsRewardsOfIdleRows(Sequential):
+    """changed the context of a task whose lanes are not active"""
+
+    def carry_on(self, context, timestep):
+        return context + timestep.previous_reward.unsqueeze(-1)
+
+
 class MovesIdleRows(Sequential):
     """changed the context of a task whose lanes are not active"""
 
@@ -99,6 +113,47 @@ class LeavesMomentumOut(Sequential):
 
     def load_state(self, tensors, extra):
         self.weight = tensors["weight"]
+
+
+class LeavesItsOptimiserOut(Sequential):
+    """a second update leads elsewhere.* the moments of an optimiser"""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.zeros(1, requires_grad=True)
+        self.adam = torch.optim.Adam([self.weight], 0.1)
+
+    def update(self, trial, generator, progress):
+        noise = torch.randn((), generator=generator)
+        (self.weight * trial.rounds[0].reward.sum() * noise).sum().backward()
+        self.adam.step()
+        self.adam.zero_grad()
+        return {}
+
+    def act(self, *args, **kwargs):
+        with torch.no_grad():
+            return super().act(*args, **kwargs)
+
+    def state(self):
+        return {"weight": self.weight}, {}
+
+    def load_state(self, tensors, extra):
+        with torch.no_grad():
+            self.weight.copy_(tensors["weight"])
+
+
+class ReturnsNoMetrics(Sequential):
+    """update returned None; accepted: a dict of numbers"""
+
+    def update(self, trial, generator, progress):
+        super().update(trial, generator, progress)
+
+
+class ReturnsATensor(Sequential):
+    r"""update returned the metric 'gradient' as tensor\(.*; accepted: a finite float"""
+
+    def update(self, trial, generator, progress):
+        return {"gradient": torch.tensor(super().update(trial, generator, progress)["gradient"])}
 
 
 class LoadsNothing(Sequential):
@@ -297,6 +352,8 @@ class NeedsOldContexts(Remembers):
 
 BROKEN_AGENTS = [
     WritesIntoItsContext,
+    AddsRewardsInPlace,
+    AddsRewardsOfIdleRows,
     MovesIdleRows,
     GreedyByChance,
     GoesByPlace,
@@ -305,6 +362,9 @@ BROKEN_AGENTS = [
     AdaptGoesByPlace,
     LearnsWhileActing,
     LeavesMomentumOut,
+    LeavesItsOptimiserOut,
+    ReturnsNoMetrics,
+    ReturnsATensor,
     LoadsNothing,
     NeverLearns,
     LosesCount,
