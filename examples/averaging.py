@@ -1,7 +1,4 @@
-"""A policy that sees the mean reward of every action so far, meta-trained with REINFORCE.
-
-cd examples && metarl train averaging:Averager --env bandit/n10-k5 --iterations 150
-"""
+"""A policy that sees the mean reward of every action so far, meta-trained with REINFORCE."""
 
 from dataclasses import dataclass
 
