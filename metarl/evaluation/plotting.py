@@ -36,7 +36,8 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
 
     If all evaluations have the same kind of tasks, actions and measure, the title and the axis
     labels say so. If these or the checkpoints differ, the legend says which a line has, and a
-    reference has the colour of the line before it.
+    reference has the colour of the line before it. The lines of an oracle always say "told the
+    task".
 
     Args:
         lines: the curves, each reference after the line it belongs to.
@@ -59,7 +60,8 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
         if len(x) <= 30:
             style |= {"marker": "o", "markersize": 4}
         label = line.label
-        own = [kind[n] for n in differ if not (line.reference and n == "checkpoint")]
+        shown = [name for name in kind if name in differ or name == "told"]
+        own = [kind[n] for n in shown if not (line.reference and n == "checkpoint")]
         label += f" ({', '.join(filter(None, own))})" if any(own) else ""
         # References of one name look alike, so only the first one is listed in the legend.
         hidden = line.reference and label in named
@@ -77,6 +79,8 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     axes.set_xlabel("episodes of experience with the task")
     common = {name: kinds[0][name] for name in ("actions", "score") if name not in differ}
     said = [common.get("actions", "actions: see the legend"), common.get("score", "")]
+    best = "checkpoint" not in differ and kinds[0]["checkpoint"] != "final checkpoint"
+    said += [kinds[0]["checkpoint"]] if best else []
     axes.set_ylabel(f"{metric} of an episode ({', '.join(filter(None, said))})")
     _finish(axes)
     _save(figure, path, 130)

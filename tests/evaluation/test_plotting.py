@@ -63,10 +63,10 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def axes(monkeypatch):
     """The axes of every figure that is closed."""
-    seen = []
+    seen, close = [], plt.close
     monkeypatch.setattr(plt, "close", lambda figure: seen.append(figure.axes[0]))
     yield seen
-    plt.close("all") if not seen else [a.figure.clear() for a in seen]
+    close("all")
 
 
 def labels(axes):
@@ -163,6 +163,20 @@ def test_lines_of_one_kind_say_it_once(tmp_path, axes):
     plot_adaptation([Line("a", probes), Line("b", probes)], tmp_path / "plot.png")
     assert labels(axes[0]) == ["a", "b"]
     assert axes[0].get_ylabel() == "return of an episode (greedy actions, greedy copies)"
+
+
+def test_an_oracle_is_marked_even_if_all_lines_are_told_the_task(tmp_path, axes):
+    oracle = summary(told_task=True)
+    lines = [Line("a", oracle), Line("untrained", oracle, reference=True)]
+    plot_adaptation(lines, tmp_path / "plot.png")
+    assert labels(axes[0]) == ["a (told the task)", "untrained (told the task)"]
+
+
+def test_a_checkpoint_that_all_lines_share_is_named_unless_it_is_the_final_one(tmp_path, axes):
+    plot_adaptation([Line("a", summary(checkpoint="best"))], tmp_path / "plot.png")
+    assert "best checkpoint" in axes[0].get_ylabel()
+    plot_adaptation([Line("a", summary())], tmp_path / "plot.png")
+    assert "checkpoint" not in axes[1].get_ylabel()
 
 
 def test_lines_of_different_splits_are_told_apart(tmp_path, axes):
