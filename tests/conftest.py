@@ -34,3 +34,11 @@ def quick_python(tmp_path_factory):
         return
     with quick.start(tmp_path_factory.mktemp("quick")) as program:
         yield program
+
+
+@pytest.fixture(scope="module")
+def small_blocks():
+    """Draw fewer tasks than a validation of any size could need: it is quicker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 10)
+        yield

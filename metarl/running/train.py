@@ -10,6 +10,7 @@ from typing import NamedTuple
 from metarl import registry
 from metarl.console import console
 from metarl.errors import DivergenceError, EnvError, UserError, bad_option
+from metarl.evaluation.evaluate import default_tasks, evaluation_slots
 from metarl.experience.agent import Agent, TaskSpec
 from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import TaskSampler, make_sampler
@@ -93,13 +94,22 @@ def train(
     if resume is None:
         seed = config.seed
         console.print(f"{settings.agent} on {tasks.name}, seed {seed}: {run.directory}")
+    evaluation = EvaluateConfig(
+        evaluation_tasks=config.evaluation.evaluation_tasks,
+        device=config.device,
+        workers=config.workers,
+    )
+    num_tasks = evaluation.evaluation_tasks or default_tasks(tasks, evaluation.split)
+    slots = training_slots(agent, tasks, config.workers)
+    shared = slots == evaluation_slots(agent, tasks, num_tasks, config.workers)
     try:
         with ExitStack() as stack:
-            envs = config.workers.make_vec(tasks, training_slots(agent, tasks, config.workers))
-            stack.callback(close_quietly, envs)  # An error while closing must not cost results.
-            if resume is None and config.check:
-                warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
+            envs = None
             if start.iteration < (config.iterations or 0):
+                envs = config.workers.make_vec(tasks, slots)
+                stack.callback(close_quietly, envs)  # An error while closing costs no results.
+                if resume is None and config.check:
+                    warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
                 started = time.perf_counter()
                 start = meta_train(
                     agent,
@@ -113,11 +123,9 @@ def train(
                     envs=envs,
                 )
                 console.print(f"trained in {time.perf_counter() - started:.0f} s")
-            evaluation = EvaluateConfig(
-                evaluation_tasks=config.evaluation.evaluation_tasks,
-                device=config.device,
-                workers=config.workers,
-            )
+            if not shared:
+                stack.close()  # The evaluation makes its own; these would take memory for nothing.
+                envs = None
             subject = Subject(agent, start, initial)
             evaluate_subject(run, subject, tasks, evaluation, envs=envs)
     except BaseException as error:

@@ -22,6 +22,8 @@ from metarl.running.store import ExperienceStore, recall_experience
 from metarl.running.train import train
 from metarl.running.training import copy_is_cheap, meta_train
 
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
 TASKS = metarl.make("bandit/n2-k2")
 CONFIG = with_options(
     TrainConfig(),
@@ -43,14 +45,6 @@ ERRORS = {
     "an environment": EnvError(None, 0, None, "broken"),
     "a divergence": DivergenceError("the loss"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """Draw fewer tasks than a validation of any size could need: it is quicker."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 10)
-        yield
 
 
 @pytest.fixture(params=["cheap", "dear"])
@@ -105,7 +99,7 @@ def metrics_of(directory):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, small_blocks):
     """A run that never stopped: its directory and its last checkpoint."""
     directory = tmp_path_factory.mktemp("whole")
     return directory, train_in(directory)

@@ -21,6 +21,8 @@ from metarl.running.store import ExperienceStore, recall_experience
 from metarl.running.train import train
 from metarl.running.training import meta_train
 
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
 NAME = "replaying:Replaying"
 TASKS = metarl.make("bandit/n2-k2")
 TESTS = Path(__file__).parents[1]
@@ -71,16 +73,8 @@ def stored(directory):
     return sorted(int(path.stem) for path in (directory / "experience").iterdir())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """Draw fewer tasks than a validation of any size could need: it is quicker."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 10)
-        yield
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, small_blocks):
     """A run that never stopped: its directory and its last checkpoint."""
     directory = tmp_path_factory.mktemp("whole")
     return directory, train_in(directory)

@@ -59,17 +59,28 @@ def test_a_run_s_number_of_envs_holds_in_its_evaluations(tmp_path, counted, env)
     assert sizes == [3]
 
 
-def test_an_evaluation_that_steps_another_number_together_makes_its_own(tmp_path, counted):
+def test_an_evaluation_of_another_size_makes_its_own_environments(tmp_path, counted, monkeypatch):
     """Its returns are those of ``metarl evaluate`` bit for bit."""
     made = counted(TaskVectorEnv, "__init__")
+    closed, open_when_made = counted(TaskVectorEnv, "close_extras"), []
+    monkeypatch.setattr(
+        TaskVectorEnv,
+        "worker_pids",
+        lambda envs: open_when_made.append(len(made) - len(closed)) or [],
+    )
     run = train(settings(tmp_path / "run", env="half-cheetah/velocity:horizon=2", num_workers=0))
     assert [args[-1] for args, _ in made] == [4, 5, 5]
+    assert set(open_when_made) == {1}  # never two sets of simulators at once
     file = run.directory / "evaluation" / "test.npz"
     with np.load(file) as arrays:
         own = arrays["return"]
     metarl.evaluate(run, num_workers=0)
     with np.load(file) as arrays:
         assert np.array_equal(arrays["return"], own)
+    made.clear()
+    file.unlink()
+    train(run.settings, resume=run)  # Nothing is left to train: the evaluation alone is done.
+    assert [args[-1] for args, _ in made] == [5, 5]
 
 
 def test_limits_of_workers_reach_the_environments(tmp_path, counted):

@@ -20,6 +20,8 @@ from metarl.running.metrics import read_metrics
 from metarl.running.settings import TrainConfig
 from metarl.running.training import meta_train, resident_mib
 
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
 TASKS = metarl.make("bandit/n2-k2")
 AGENT = with_options(
     RL2Config(), tasks_per_update=6, hidden_size=4, num_minibatches=2, num_epochs=1
@@ -83,16 +85,8 @@ def same(a, b):
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """Draw fewer tasks than a validation of any size could need: it is quicker."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 10)
-        yield
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, small_blocks):
     """A run that never stopped: its directory and its last checkpoint."""
     directory = tmp_path_factory.mktemp("whole")
     return directory, train(directory)
