@@ -78,7 +78,7 @@ def test_an_evaluation_of_another_size_makes_its_own_environments(tmp_path, coun
     with np.load(file) as arrays:
         assert np.array_equal(arrays["return"], own)
     made.clear()
-    file.unlink()
+    file.with_suffix(".json").unlink()
     train(run.settings, resume=run)  # Nothing is left to train: the evaluation alone is done.
     assert [args[-1] for args, _ in made] == [5, 5]
 
