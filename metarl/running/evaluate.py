@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -35,8 +36,7 @@ from metarl.running.checkpoints import Checkpoint, Which
 from metarl.running.folders import evaluation_name
 from metarl.running.machine import check_device
 from metarl.running.run import Run
-from metarl.stepping.options import Workers
-from metarl.stepping.vector import SlotVectorEnv
+from metarl.stepping.options import SharedEnvs, Workers
 from metarl.task import Split
 from metarl.tasks.distribution import TaskDistribution
 
@@ -124,7 +124,8 @@ def evaluate(
     agent = run.make_agent(config.device)
     initial = Checkpoint.of(agent, 0, 0)
     run.restore(agent, saved)
-    return evaluate_subject(run, Subject(agent, saved, initial), tasks, config)
+    with closing(SharedEnvs(config.workers, tasks)) as envs:
+        return evaluate_subject(run, Subject(agent, saved, initial), tasks, config, envs)
 
 
 def _refuse_impossible(run: Run, tasks: TaskDistribution, config: EvaluateConfig) -> None:
@@ -140,7 +141,7 @@ def evaluate_subject(
     subject: Subject,
     tasks: TaskDistribution,
     config: EvaluateConfig,
-    envs: SlotVectorEnv | None = None,
+    envs: SharedEnvs,
 ) -> AdaptationCurve:
     """Evaluate an agent that has been made, as :func:`evaluate` does.
 
@@ -149,7 +150,7 @@ def evaluate_subject(
         subject: the agent; it is in its saved state before and after.
         tasks: the tasks.
         config: the options.
-        envs: environments of ``tasks``; they are used if the evaluation would make as many.
+        envs: environments of ``tasks``.
 
     Returns:
         The trained agent's adaptation curve.
@@ -179,8 +180,6 @@ def evaluate_subject(
         slots = evaluation_slots(
             agent, tasks, count, config.workers, num_episodes=config.episodes_per_trial
         )
-        # In another number of rows, matrix products differ in their last bits.
-        shared = envs if envs is not None and envs.num_envs == slots else None
         with ticker(title, count, unit="tasks") as progress:
             curve = evaluate_adaptation(
                 agent,
@@ -192,7 +191,7 @@ def evaluate_subject(
                 greedy=config.greedy,
                 score=config.score,
                 workers=config.workers,
-                envs=shared,
+                envs=envs.sized(slots),
                 advance=progress.advance,
             )
         curve = dataclasses.replace(
@@ -210,6 +209,7 @@ def evaluate_subject(
     initial.load_into(agent)
     few = min(num_tasks, UNTRAINED_TASKS)
     reference = measure(f"{label}-untrained", "untrained agent", initial, few)
+    envs.close()  # Videos and Meta-World's evaluation make their own.
     saved.load_into(agent)
     trained, untrained = curve.summary(), reference.summary()
     print_adaptation(trained, untrained)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import closing
 from typing import NamedTuple
 
 from metarl import registry
 from metarl.console import console
 from metarl.errors import DivergenceError, EnvError, UserError, bad_option
-from metarl.evaluation.evaluate import default_tasks, evaluation_slots
 from metarl.experience.agent import Agent, TaskSpec
 from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import TaskSampler, make_sampler
@@ -25,7 +24,7 @@ from metarl.running.run import Run
 from metarl.running.settings import Settings
 from metarl.running.store import recall_experience
 from metarl.running.training import Callback, meta_train, training_slots
-from metarl.stepping.slots import close_quietly
+from metarl.stepping.options import SharedEnvs
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
 
@@ -67,8 +66,8 @@ def train(
 ) -> Run:
     """Meta-train in a new run directory, or go on with a run, and evaluate at the end.
 
-    The agent is made once. The check of the tasks, training and validation share its environments
-    and their worker processes, and so does the final evaluation if it steps as many together.
+    The agent is made once. The check of the tasks, training, validation and the final evaluation
+    share their worker processes.
 
     Args:
         settings: what to train, and on what.
@@ -99,15 +98,11 @@ def train(
         device=config.device,
         workers=config.workers,
     )
-    num_tasks = evaluation.evaluation_tasks or default_tasks(tasks, evaluation.split)
     slots = training_slots(agent, tasks, config.workers)
-    shared = slots == evaluation_slots(agent, tasks, num_tasks, config.workers)
     try:
-        with ExitStack() as stack:
-            envs = None
+        with closing(SharedEnvs(config.workers, tasks)) as shared:
             if start.iteration < (config.iterations or 0):
-                envs = config.workers.make_vec(tasks, slots)
-                stack.callback(close_quietly, envs)  # An error while closing costs no results.
+                envs = shared.sized(slots)
                 if resume is None and config.check:
                     warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
                 started = time.perf_counter()
@@ -123,11 +118,7 @@ def train(
                     envs=envs,
                 )
                 console.print(f"trained in {time.perf_counter() - started:.0f} s")
-            if not shared:
-                stack.close()  # The evaluation makes its own; these would take memory for nothing.
-                envs = None
-            subject = Subject(agent, start, initial)
-            evaluate_subject(run, subject, tasks, evaluation, envs=envs)
+            evaluate_subject(run, Subject(agent, start, initial), tasks, evaluation, shared)
     except BaseException as error:
         failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
         if not failed_at_once:

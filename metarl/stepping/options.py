@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 from metarl.constraints import AtLeast, Positive, validate
+from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
 
 
@@ -57,3 +58,31 @@ class Workers:
             timeout=self.env_timeout,
             restarts=self.env_restarts,
         )
+
+
+class SharedEnvs:
+    """The environments that the parts of a run share: one vector environment, resized as needed.
+
+    So worker processes are started once, and simulators are never there twice.
+    """
+
+    def __init__(self, workers: Workers, tasks: MakesVectorEnvs) -> None:
+        self._workers, self._tasks = workers, tasks
+        self._envs: SlotVectorEnv | None = None
+
+    def sized(self, num_envs: int) -> SlotVectorEnv:
+        """Return the environments as ``num_envs`` slots; what was returned before is invalid."""
+        if self._envs is not None and self._envs.num_envs != num_envs:
+            try:
+                self._envs.resize(num_envs)
+            except NotImplementedError:
+                self.close()
+        if self._envs is None:
+            self._envs = self._workers.make_vec(self._tasks, num_envs)
+        return self._envs
+
+    def close(self) -> None:
+        """Close the environments, if there are any; an error while closing is a warning."""
+        if self._envs is not None:
+            close_quietly(self._envs)
+        self._envs = None

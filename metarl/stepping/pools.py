@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections import deque
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import cloudpickle
 import numpy as np
@@ -43,6 +43,7 @@ Command = tuple[str, Any]
 answer that a worker owes to its :class:`Setup`."""
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Slots that are reset and stepped together."""
 
@@ -111,8 +112,6 @@ class _Worker:
 
     def __init__(self, number: int, slots: range, file: int) -> None:
         self.number, self.slots = number, slots
-        self.rows = slice(slots.start, slots.stop, slots.step)
-        """The worker's slots as an index of the shared arrays."""
         self.process, self.connection = start_process(file)
         self._poll = select.poll()
         self._poll.register(self.connection.fileno(), select.POLLIN)
@@ -122,6 +121,11 @@ class _Worker:
         """The worker's count of environment calls when the pool last looked."""
         self.last_progress = time.monotonic()
         """When the pool last saw the count change, or began to wait."""
+
+    @property
+    def rows(self) -> slice:
+        """The worker's slots as an index of the shared arrays."""
+        return slice(self.slots.start, self.slots.stop, self.slots.step)
 
     def answers_within(self, seconds: float) -> bool:
         """Wait for an answer or the process's end; return whether either came in time."""
@@ -159,14 +163,10 @@ class WorkerPool:
     ) -> None:
         self._timeout, self._restarts_left = timeout, restarts
         self._record = restarts > 0
-        self._layout = SharedLayout.of(tasks, num_envs, num_workers)
-        size = self._layout.num_bytes
         folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         # The file has no name, so nothing is left behind even if this process is killed.
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
-        self._file.truncate(size)
-        self.views = self._layout.views(mmap.mmap(self._file.fileno(), size))
-        self._live = self.views["live"]
+        self._distribution = tasks
         self._step_message = pickle.dumps(("step", None))
         try:
             self._pickled_tasks = cloudpickle.dumps(tasks)
@@ -177,15 +177,35 @@ class WorkerPool:
                 "or --num-workers 0"
             ) from error
         self._registered = pickled_registry()
-        self._num_workers, self._num_envs = num_workers, num_envs
+        self._workers: list[_Worker] = []
+        self.resize(num_envs, num_workers)
+
+    def resize(self, num_envs: int, num_workers: int) -> None:
+        """Close all environments and make others, with the worker processes that there are.
+
+        Args:
+            num_envs: slots over all workers.
+            num_workers: processes; those that are missing are started, others end.
+        """
+        self._num_envs, self._num_workers = num_envs, num_workers
+        self._layout = SharedLayout.of(self._distribution, num_envs, num_workers)
+        size = self._layout.num_bytes
+        if size > self._file.seek(0, os.SEEK_END):  # It never shrinks: workers may have it mapped.
+            self._file.truncate(size)
+        self.views = self._layout.views(mmap.mmap(self._file.fileno(), size))
+        self._live = self.views["live"]
+        for array in self.views.values():
+            array[...] = 0  # Of an earlier size there may be numbers left.
         self._task: dict[int, Task] = {}
         self._seed: dict[int, int] = {}
         self._actions: dict[int, list[npt.NDArray[Any]]] = {}
         """Actions of every slot's episode so far, recorded while a worker may be replaced."""
-        self._workers: list[_Worker] = []
         try:
-            for number in range(num_workers):  # Start all processes before any is waited for.
-                self._workers.append(self._new_worker(number))
+            self._end_workers(num_workers)
+            for worker in self._workers:
+                worker.slots, worker.calls = self._slots(worker.number), 0
+            while len(self._workers) < num_workers:  # Start all before any is waited for.
+                self._workers.append(self._new_worker(len(self._workers)))
             for worker in self._workers:
                 self._set_up(worker, [])
             self._wait_for(self._workers)
@@ -223,23 +243,30 @@ class WorkerPool:
 
     def close(self) -> None:
         """End every worker; none outlives this call, which raises nothing."""
-        for worker in self._workers:
+        self._end_workers(0)
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def _end_workers(self, first: int) -> None:
+        """End all workers from the number ``first`` on."""
+        ended, self._workers = self._workers[first:], self._workers[:first]
+        for worker in ended:
             with contextlib.suppress(OSError):
                 worker.connection.close()  # A worker ends when it reads from a closed socket.
         deadline = time.monotonic() + 2.0
-        for worker in self._workers:
+        for worker in ended:
             try:
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
-        self._workers = []
-        with contextlib.suppress(OSError):
-            self._file.close()
+
+    def _slots(self, number: int) -> range:
+        """Return the slots of a worker."""
+        return range(number, self._num_envs, self._num_workers)
 
     def _new_worker(self, number: int) -> _Worker:
-        slots = range(number, self._num_envs, self._num_workers)
-        return _Worker(number, slots, self._file.fileno())
+        return _Worker(number, self._slots(number), self._file.fileno())
 
     def _set_up(self, worker: _Worker, unfinished: list[Unfinished]) -> None:
         """Send a new worker its :class:`Setup`; its first answer says that it is ready."""

@@ -93,6 +93,14 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         """Return the results of the step that :meth:`step_async` began."""
         raise NotImplementedError
 
+    def resize(self, num_envs: int) -> None:
+        """Close all environments and make ``num_envs`` others in the same worker processes.
+
+        Raises:
+            NotImplementedError: if this vector environment cannot; make another one then.
+        """
+        raise NotImplementedError
+
     def slots_for(self, lanes: int) -> slice | npt.NDArray[np.intp]:
         """Return the slots in which ``lanes`` rows of work should run, in the order of the rows."""
         return slice(0, lanes)
@@ -200,23 +208,46 @@ class TaskVectorEnv(SlotVectorEnv):
         timeout: float = 60.0,
         restarts: int = 0,
     ) -> None:
-        super().__init__(tasks, num_envs)
-        workers = default_workers(num_envs) if num_workers is None else num_workers
-        if workers < 0 or timeout <= 0 or restarts < 0:
+        if (num_workers or 0) < 0 or timeout <= 0 or restarts < 0:
             raise ValueError(
                 f"num_workers and restarts must be at least 0 and timeout above 0, "
-                f"got {workers}, {restarts}, {timeout}"
+                f"got {num_workers}, {restarts}, {timeout}"
             )
-        self._pool: Pool
-        if workers == 0:
-            self._pool = LocalPool(tasks, num_envs)
-        else:
-            self._pool = WorkerPool(
-                tasks, num_envs, min(workers, num_envs), timeout=timeout, restarts=restarts
-            )
-        space = self.single_observation_space
-        self._pool.views["observation"][:] = blank_observations(space, num_envs)
+        super().__init__(tasks, num_envs)
+        self._num_workers, self._timeout, self._restarts = num_workers, timeout, restarts
+        self._pool = self._new_pool()
         self._use_shared_arrays()
+
+    def resize(self, num_envs: int) -> None:
+        """Close all environments and make ``num_envs`` others in the same worker processes.
+
+        All slots are without a task then. Processes are started or ended if another number of
+        them should step that many slots.
+        """
+        super().__init__(self.distribution, num_envs)
+        workers = self._workers_for(num_envs)
+        if workers > 0 and isinstance(self._pool, WorkerPool):
+            self._pool.resize(num_envs, workers)
+        else:
+            self._pool.close()
+            self._pool = self._new_pool()
+        self._use_shared_arrays()
+
+    def _workers_for(self, num_envs: int) -> int:
+        given = self._num_workers
+        return default_workers(num_envs) if given is None else min(given, num_envs)
+
+    def _new_pool(self) -> Pool:
+        workers = self._workers_for(self.num_envs)
+        if workers == 0:
+            return LocalPool(self.distribution, self.num_envs)
+        return WorkerPool(
+            self.distribution,
+            self.num_envs,
+            workers,
+            timeout=self._timeout,
+            restarts=self._restarts,
+        )
 
     def worker_pids(self) -> list[int]:
         """Return the process ids of the workers."""
@@ -233,7 +264,8 @@ class TaskVectorEnv(SlotVectorEnv):
 
     def _use_shared_arrays(self) -> None:
         """Read and write the pool's arrays from now on."""
-        views = self._pool.views
+        views, space = self._pool.views, self.single_observation_space
+        views["observation"][:] = blank_observations(space, self.num_envs)
         self._observation, self._action = views["observation"], views["action"]
         self._reward, self._live = views["reward"], views["live"]
         self._terminated, self._truncated = views["terminated"], views["truncated"]

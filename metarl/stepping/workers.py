@@ -7,6 +7,7 @@ by :class:`metarl.stepping.slots.SharedLayout`, of which nothing is left however
 
 1. The pool starts the process and sends a :class:`Setup`. The worker makes the environments of its
    slots, replays unfinished episodes if it replaces a lost worker, and answers.
+   A later ``Setup`` gives the worker other slots: the pool was resized.
 2. For ``("reset", [Start, …])`` and ``("step", None)`` the worker resets or steps its slots, writes
    what they report into the buffer, and answers: a step costs one message each way.
 3. An answer is empty, or holds the arguments of a :class:`SlotError`; then the pool closes.
@@ -59,7 +60,7 @@ _BOOT = (
 
 
 class Setup(NamedTuple):
-    """The first message to a worker: all it needs to make its environments."""
+    """All that a worker needs to make its environments: its first message."""
 
     worker: int
     slots: list[int]
@@ -106,45 +107,56 @@ def work(channel: int, file: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     connection, poll = Connection(channel), select.poll()
     poll.register(channel, select.POLLIN)
-    slots = None
+    _end_with(os.getppid())
+    slots: Slots | None = None
     try:
-        slots = _set_up(connection, file)
-        while slots is not None:
-            _spin_until(poll.poll)
-            kind, argument = pickle.loads(connection.recv_bytes())
+        while True:
+            message = pickle.loads(connection.recv_bytes())
             try:
-                if kind == "step":
-                    slots.step()
-                else:
-                    slots.reset(argument)
+                slots = _carry_out(message, slots, file)
             except SlotError as failure:
                 connection.send_bytes(pickle.dumps(failure.args))
             else:
                 connection.send_bytes(b"")
+            _spin_until(poll.poll)
     except (EOFError, OSError):
         pass  # The parent has closed the socket or is gone.
     if slots is not None:
-        warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
-        slots.close()
+        _close(slots)
 
 
-def _set_up(connection: Connection, file: int) -> Slots | None:
-    """Read the :class:`Setup`, make the slots and answer; return None if that failed."""
-    setup: Setup = pickle.loads(connection.recv_bytes())
+def _carry_out(message: Any, slots: Slots | None, file: int) -> Slots:
+    """Do what a message asks for, and return the slots that the worker has then."""
+    if isinstance(message, Setup):
+        if slots is not None:
+            _close(slots)
+        return _made(message, file)
+    kind, argument = message
+    if slots is None:
+        raise SlotError(NO_SLOT, f"{kind} before the environments were made")
+    if kind == "step":
+        slots.step()
+    else:
+        slots.reset(argument)
+    return slots
+
+
+def _close(slots: Slots) -> None:
+    """Close the environments; what they warn of is printed as one line."""
+    warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
+    slots.close()
+
+
+def _made(setup: Setup, file: int) -> Slots:
+    """Make the slots that a :class:`Setup` describes."""
     views = setup.layout.views(mmap.mmap(file, setup.layout.num_bytes))
-    _end_with(os.getppid())
     _register(setup.registered)
     try:
-        try:
-            tasks = pickle.loads(setup.tasks)
-        except (Exception, SystemExit) as error:
-            raise SlotError(NO_SLOT, described(error)) from error
-        slots = Slots(tasks, views, setup.slots, setup.worker)
-        slots.restore(setup.unfinished)
-    except SlotError as failure:
-        connection.send_bytes(pickle.dumps(failure.args))
-        return None
-    connection.send_bytes(b"")
+        tasks = pickle.loads(setup.tasks)
+    except (Exception, SystemExit) as error:
+        raise SlotError(NO_SLOT, described(error)) from error
+    slots = Slots(tasks, views, setup.slots, setup.worker)
+    slots.restore(setup.unfinished)
     return slots
 
 

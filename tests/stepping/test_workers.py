@@ -72,6 +72,50 @@ def test_experience_does_not_depend_on_the_number_of_workers():
     assert all(same(runs[0], run) for run in runs[1:])
 
 
+@pytest.mark.parametrize("workers", [0, 2, None])
+def test_resized_environments_equal_new_ones(workers):
+    """Larger, smaller, fewer slots than workers; what was there before leaves no trace."""
+    with contextlib.closing(CounterTasks().make_vec(4, num_workers=workers)) as envs:
+        for number in (4, 9, 1, 3, 40, 2):
+            first = envs.worker_pids()
+            if number != envs.num_envs:
+                envs.resize(number)
+            kept = min(len(first), len(envs.worker_pids()))
+            assert first[:kept] == envs.worker_pids()[:kept]
+            slots = [counter_task(1 + i % 4, 2) for i in range(number)]
+            with pytest.raises(ValueError, match="task"):
+                envs.reset(seed=0)  # no slot has a task yet
+            with contextlib.closing(CounterTasks().make_vec(number, num_workers=0)) as new:
+                assert same(play(envs, slots, 12), play(new, slots, 12))
+
+
+def test_resized_environments_close_those_before(tmp_path):
+    class NotesClosing(gym.Wrapper):
+        def close(self):
+            (tmp_path / str(id(self))).touch()
+
+    class Closing(CounterTasks):
+        def make(self, task=None):
+            return NotesClosing(super().make(task))
+
+    with contextlib.closing(Closing().make_vec(3, num_workers=1)) as envs:
+        envs.resize(2)
+        assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) >= 4  # ids may come again
+
+
+def test_a_worker_lost_after_resizing_is_replaced(tmp_path):
+    slots = [fragile()] * 4
+    with contextlib.closing(Fragile().make_vec(4, num_workers=0)) as whole:
+        expected = play(whole, slots)
+    slots[1] = fragile("kill", tmp_path / "marker")
+    with contextlib.closing(Fragile().make_vec(2, num_workers=2, restarts=1)) as envs:
+        play(envs, slots[2:])
+        envs.resize(4)
+        assert same(play(envs, slots), expected)
+    assert (tmp_path / "marker").exists()
+
+
 def test_neighbouring_rows_share_a_worker_and_every_worker_has_its_share():
     with contextlib.closing(CounterTasks().make_vec(7, num_workers=3)) as envs:
         for rows in range(1, 8):
