@@ -25,7 +25,7 @@ from metarl.learning.losses import PolicyBatch, TaskLosses, accumulate_gradient
 from metarl.learning.networks import Params, initial_params, mlp_policy
 from metarl.learning.normalization import ObservationNormalizer
 from metarl.learning.ppo import descend
-from metarl.learning.state import Saved, renamed
+from metarl.learning.state import Saved
 from metarl.learning.update_rules import SGD, UpdateRule, inner_step
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import ActionCodec, observation_size
@@ -34,9 +34,6 @@ Rates: TypeAlias = Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty
 Policy: TypeAlias = Callable[[Params, Tensor], Distribution]
 """A function from each task's parameters and observations to action distributions."""
 Rounds: TypeAlias = Sequence[PolicyBatch]
-
-FIRST_EDITION = {"params.": "head.", "scaler.": "normalizer."}
-"""Prefixes of tensor names in checkpoints of the first edition -> the present prefixes."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,7 @@ class MAMLPPOConfig:
     episodes_per_adaptation: Annotated[int, AtLeast(1)] = 20
     """Number of episodes per task that an inner step learns from (20 in the MAML paper)."""
     num_adaptations: Annotated[int, AtLeast(0)] = 2
-    """Number of inner steps in training. A policy trained with one step overshoots far goals if it
-    takes a second one at test time."""
+    """Number of inner steps in training; after training with one, a second step overshoots."""
     inner_learning_rate: Rates = (0.1, 0.05, 0.025, 0.0125)
     """Learning rate of each inner step (alpha in MAML's eq. 1); further steps use the last one.
     Normalised advantages make all steps equally long, so that a constant rate overshoots."""
@@ -81,8 +77,7 @@ class MAMLPPOConfig:
     max_gradient_norm: Annotated[float, Positive] = 10.0
     """Largest norm of the meta-gradient; a longer one is scaled down to it."""
     tasks_per_chunk: Annotated[int, AtLeast(1)] | None = None
-    """Number of tasks whose meta-gradient is computed at once (default: all on a GPU, fewer on
-    a CPU)."""
+    """Number of tasks in one pass of the meta-gradient (default: all on a GPU, fewer on a CPU)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
@@ -132,8 +127,8 @@ class MAMLPPO:
         self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
     ) -> tuple[Tensor, Record, Context]:
         """Act with each task's own parameters."""
-        observation = self.normalizer(timestep.observation.to(self.device))
-        distribution = self.policy(context.params, observation)
+        observation = timestep.observation.to(self.device)
+        distribution = self.policy(context.params, self.normalizer(observation))
         return choose(distribution, generator, greedy), distribution._asdict(), context
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
@@ -148,9 +143,8 @@ class MAMLPPO:
     def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
         """Take ``num_epochs`` meta-gradient steps on the initial parameters."""
         config, trial = self.config, trial.to(self.device)
-        query, known = trial.rounds[-1], trial.context.values[: len(trial.rounds) - 1]
-        pairs = [self.batch(*pair) for pair in zip_longest(trial.rounds, known)]
-        rounds, value = [batch for batch, _ in pairs], pairs[-1][1]
+        pairs = [self.batch(*pair) for pair in zip_longest(trial.rounds, trial.context.values)]
+        rounds, value, query = [batch for batch, _ in pairs], pairs[-1][1], trial.rounds[-1]
         loss = partial(meta_loss, self.params, policy=self.policy, rule=self.rule, config=config)
         step = partial(accumulate_gradient, loss, rounds, trial.tasks, config.tasks_per_chunk)
         metrics = descend(step, self.optimizer, config.num_epochs, config.max_gradient_norm)
@@ -167,16 +161,14 @@ class MAMLPPO:
     def batch(self, episodes: Episodes, value: Tensor | None = None) -> tuple[PolicyBatch, Tensor]:
         """Return a round as the losses take it, and the values of a baseline fitted to it.
 
-        Args:
-            episodes: the round.
-            value: the baseline's values if they are known; they are not computed again then.
+        If ``value`` holds these values already, they are not computed again.
         """
         observation, reward, valid = episodes.observation, episodes.reward, episodes.valid
-        discount, gae_lambda = self.config.discount, self.config.gae_lambda
+        config = self.config
         if value is None:
-            value = returns.linear_values(observation, reward, valid, discount)
+            value = returns.linear_values(observation, reward, valid, config.discount)
         # The baseline knows the time left, so that the value at the horizon is known to be 0.
-        advantage = returns.advantages(reward, value, valid, discount, gae_lambda)
+        advantage = returns.advantages(reward, value, valid, config.discount, config.gae_lambda)
         seen, record = self.normalizer(observation), episodes.record
         return PolicyBatch.of(seen, episodes.action, record, advantage, valid), value
 
@@ -186,7 +178,7 @@ class MAMLPPO:
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Restore what :meth:`state` returned."""
-        self.saved.load(renamed(tensors, FIRST_EDITION))
+        self.saved.load(tensors)
 
 
 def inner_loss(
@@ -211,10 +203,9 @@ def meta_loss(
     so that the gradient flows back through them.
     """
     *supports, query = rounds
-    num_tasks = len(query.valid)
-    own = {name: x.expand(num_tasks, *x.shape) for name, x in params.items()}
-    steps = torch.zeros(num_tasks, dtype=torch.int64, device=query.valid.device)
-    penalty, surrogates = torch.zeros(num_tasks, device=steps.device), []
+    steps = torch.zeros(len(query.valid), dtype=torch.int64, device=query.valid.device)
+    own = {name: x.expand(len(steps), *x.shape) for name, x in params.items()}
+    penalty, surrogates = torch.zeros(len(steps), device=steps.device), []
     for k, support in enumerate(supports):
         loss = partial(inner_loss, support=support, policy=policy)
         own, before = inner_step(loss, own, rule, steps + k, create_graph=not config.first_order)

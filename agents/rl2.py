@@ -25,19 +25,9 @@ from metarl.learning.losses import require_finite
 from metarl.learning.normalization import ObservationNormalizer, ValueNormalizer
 from metarl.learning.ppo import Batch, PPOConfig, optimize
 from metarl.learning.returns import advantages, explained_variance, linear_values, normalize
-from metarl.learning.state import Saved, renamed
+from metarl.learning.state import Saved
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import ActionCodec, observation_size
-
-FIRST_EDITION = {
-    "network.encoder.": "core.encoder.",
-    "network.gru.": "core.gru.",
-    "network.memory.": "core.",
-    "network.": "head.",
-    "target_": "targets.",
-    "scaler.": "normalizer.",
-}
-"""Prefixes of tensor names in checkpoints of the first edition -> the present prefixes."""
 
 
 @dataclass(frozen=True)
@@ -180,5 +170,5 @@ class RL2:
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Restore what :meth:`state` returned."""
-        self.saved.load(renamed(tensors, FIRST_EDITION))
+        self.saved.load(tensors)
         self.targets.num_updates = int(extra["num_updates"])

@@ -120,7 +120,7 @@ def evaluate(
     check_device(config.device)
     tasks = tasks or run.make_tasks()
     _refuse_impossible(run, tasks, config)
-    saved = run.checkpoints.load(config.checkpoint)
+    saved = run.checkpoint(config.checkpoint)
     agent = run.make_agent(config.device)
     initial = Checkpoint.of(agent, 0, 0)
     run.restore(agent, saved)

@@ -15,6 +15,18 @@ from metarl.options import nested_values
 FORMAT = 1
 """The format of the first edition's ``config.json``."""
 
+PREFIXES = {
+    "rl2": {
+        "network.encoder.": "core.encoder.",
+        "network.gru.": "core.gru.",
+        "network.memory.": "core.",
+        "network.": "head.",
+        "target_": "targets.",
+        "scaler.": "normalizer.",
+    },
+    "maml-ppo": {"params.": "head.", "scaler.": "normalizer."},
+}
+"""By agent, prefixes of tensor names in checkpoints -> the present prefixes."""
 
 RENAMED_IN_TRAINING = {
     "num_slots": "num_envs",

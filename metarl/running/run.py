@@ -18,7 +18,9 @@ from metarl.errors import UserError, bad_option
 from metarl.evaluation.curve import read_summary
 from metarl.experience.agent import Agent, TaskSpec, require_spaces
 from metarl.files import create_json, remove_leftovers, write_json
+from metarl.learning.state import renamed
 from metarl.options import with_options
+from metarl.running import first_edition
 from metarl.running.checkpoints import Checkpoint, CheckpointStore, Which
 from metarl.running.folders import NewFolder, default_directory, used
 from metarl.running.machine import commit, device_name
@@ -152,6 +154,14 @@ class Run:
         keep = self.train_config.run.keep_checkpoints
         return CheckpointStore(self.directory / "checkpoints", keep)
 
+    def checkpoint(self, which: Which = "final") -> Checkpoint:
+        """Return a saved state of the agent, with the present names of its tensors."""
+        checkpoint = self.checkpoints.load(which)
+        if self.content["format"] != first_edition.FORMAT:
+            return checkpoint
+        prefixes = first_edition.PREFIXES.get(self.agent_name, {})
+        return dataclasses.replace(checkpoint, tensors=renamed(checkpoint.tensors, prefixes))
+
     @property
     def spec(self) -> TaskSpec:
         """What the tasks of the training have in common."""
@@ -180,7 +190,7 @@ class Run:
 
     def load_agent(self, which: Which = "final", device: str = "cpu") -> tuple[Agent, Checkpoint]:
         """Make the agent as it was saved."""
-        checkpoint = self.checkpoints.load(which)
+        checkpoint = self.checkpoint(which)
         agent = self.make_agent(device)
         self.restore(agent, checkpoint)
         return agent, checkpoint

@@ -146,7 +146,7 @@ def _restore(
     run.require_spaces(tasks)
     start = Checkpoint.of(agent, 0, 0)
     if run.checkpoints.iterations():  # Otherwise it was stopped before its first checkpoint.
-        start = run.checkpoints.load()
+        start = run.checkpoint()
         run.restore(agent, start)
         sampler.load_state(start.sampler)
     iterations = settings.train.iterations or 0

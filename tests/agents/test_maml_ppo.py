@@ -18,6 +18,7 @@ from metarl.learning import distributions, returns
 from metarl.learning.losses import accumulate_gradient
 from metarl.learning.state import renamed
 from metarl.learning.update_rules import inner_step
+from metarl.running.first_edition import PREFIXES
 from metarl.seeding import Phase
 from metarl.task import Task
 
@@ -413,7 +414,7 @@ def test_checkpoints_of_the_first_edition_load_by_the_names_they_had():
         *("params.weight.0", "params.bias.0", "params.weight.1", "params.bias.1"),
         *("params.log_std", "scaler.count", "scaler.mean", "scaler.square"),
     }
-    other.load_state(old, extra)
+    other.load_state(renamed(old, PREFIXES["maml-ppo"]), extra)
     assert all(x.equal(other.state()[0][name]) for name, x in tensors.items())
 
 

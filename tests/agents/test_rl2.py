@@ -19,6 +19,7 @@ from metarl.learning.cores import CORES
 from metarl.learning.returns import discounted_returns, linear_values, normalize
 from metarl.learning.state import renamed
 from metarl.options import with_options
+from metarl.running.first_edition import PREFIXES
 from metarl.seeding import LaneGenerator, Phase
 
 BANDIT = metarl.make("bandit/n5-k3")
@@ -409,7 +410,7 @@ def test_checkpoints_of_the_first_edition_load_by_the_names_they_had(core):
     moments = {name for name in tensors if name.startswith("optimizer.")}
     assert set(renamed_back) - moments == set(names)
     other, _ = first_edition_names(core)
-    other.load_state(renamed_back, extra)
+    other.load_state(renamed(renamed_back, PREFIXES["rl2"]), extra)
     assert same_state(agent, other)
 
 
