@@ -38,7 +38,10 @@ class _Ant(TaskDistribution):
 
 
 class AntDirection(_Ant):
-    """Run along an angle: reward v·(cos, sin) + 1 - 0.5·|action|² - contacts; a fall ends it."""
+    """Run along an angle: reward v·(cos, sin) + 1 - 0.5·|action|² - contacts.
+
+    An episode ends when the ant falls.
+    """
 
     def __init__(self, horizon: int = 200) -> None:
         super().__init__("ant/direction", horizon, 27)

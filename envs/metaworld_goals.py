@@ -91,9 +91,8 @@ def _placement_drawer(
     """Return a function that draws a placement vector of class ``cls``: its object and goal."""
     bare = type("Bounds", (CLASSES[cls], _WithoutSimulator), {})()
     low, high = bare._random_reset_space.low, bare._random_reset_space.high
-    fixed = (
-        bare.goal[:2] if cls == "sweep-into-v3" else None
-    )  # The goal of this class does not move.
+    # The goal of this class does not move.
+    fixed = bare.goal[:2] if cls == "sweep-into-v3" else None
 
     def too_close(drawn: npt.NDArray[np.float64]) -> bool:
         goal = drawn[3:5] if fixed is None else fixed

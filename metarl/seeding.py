@@ -16,7 +16,6 @@ from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 KeyArray = npt.NDArray[np.uint64]
 
@@ -91,6 +90,9 @@ def uniform(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
 
 def normal(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
     """Draw ``num`` standard normal values for every key: ``[*keys, num]``."""
+    # Import here: this takes half the start of a worker process, which draws no normal values.
+    from scipy.special import ndtri
+
     return np.asarray(ndtri(uniform(keys, num)), np.float64)
 
 

@@ -1,5 +1,6 @@
-"""Small tensors are slower with more threads, and sums depend on how many there are."""
+"""Fixtures of all tests; torch has one thread, on whose number speed and last bits depend."""
 
+import os
 import sys
 
 import pytest
@@ -7,6 +8,14 @@ import quick
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Let ``os.fsync`` only check its file: it takes milliseconds, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: os.fstat(file) and None)
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What can happen to a file of the experience store."""
+"""Ways in which a file of the experience store can be damaged."""
 
 
 def flip(path, place):

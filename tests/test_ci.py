@@ -1,4 +1,4 @@
-"""Does CI print how long each tier takes, and does it fail where they take too long together?"""
+"""CI: does it print how long each tier takes, and fail if all of them take too long?"""
 
 import os
 import shutil

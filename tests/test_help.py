@@ -113,6 +113,13 @@ def test_help_says_what_a_preset_or_a_run_has_set():
     assert "(default: the whole trial). --" not in said
 
 
+def test_help_names_the_agents_of_other_packages_too(monkeypatch):
+    other = {"dreamer": registry.Entry("dreams:Dreamer"), **registry.AGENTS}
+    monkeypatch.setattr(registry, "agents", lambda: other)
+    said = " ".join(help_of(run_train).split())
+    assert "where AGENT is dreamer, maml-ppo, rl2, or package.module:Name" in said
+
+
 def test_help_has_the_lines_of_the_terminal_not_those_of_the_source():
     said = " ".join(help_of(run_train).replace("│", " ").split())
     assert field_docs(metarl.TrainConfig)["task_sampler"] in said

@@ -1,4 +1,4 @@
-"""What users bring: functions, modules, packages with entry points, third-party environments."""
+"""Users' own code: functions, modules, packages with entry points, third-party environments."""
 
 import json
 import os
@@ -201,7 +201,7 @@ def test_an_agent_named_by_a_file_is_not_imported(own, own_run):
         lambda: evaluate(Run.open(own_run), evaluation_tasks=2),
         lambda: commandline.parse_train(["--resume", str(own_run)]),
     ):
-        with pytest.raises(UserError, match=rf"its agent is {own}:Mine, which is not imported"):
+        with pytest.raises(UserError, match=rf"its agent is {own}:Mine, which a file alone cannot"):
             use()
     assert own not in sys.modules
 

@@ -1,4 +1,4 @@
-"""The Python that starts at once: is a process of it like one of the real Python?"""
+"""The Python that starts at once: does it behave like the real Python?"""
 
 import os
 import signal

@@ -16,10 +16,12 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
     kind = SPLIT_NAMES[summary["split"]]
     shared = ", the same tasks as in training" if summary["shared_split"] else ""
     told = " (told the task)" if summary.get("told_task") else ""
+    tasks, reference = summary["num_tasks"], untrained["num_tasks"]
+    fewer = "" if reference == tasks else f"; the untrained agent on the first {reference:,}"
     console.print(
-        f"{summary['agent']}{told} on {summary['num_tasks']:,} {kind} tasks of "
+        f"{summary['agent']}{told} on {tasks:,} {kind} tasks of "
         f"{summary['env']}{shared} ({summary['actions']} actions, {summary['checkpoint']} "
-        f"checkpoint, iteration {summary['iteration']})"
+        f"checkpoint, iteration {summary['iteration']}){fewer}"
     )
     for metric in metric_names(summary):
         _print_points(metric, summary, untrained)

@@ -1,4 +1,4 @@
-"""Adapting to one environment that somebody has, and acting in it."""
+"""Adapt an agent to one given environment, and act in it."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from metarl.tasks.distribution import TaskDistribution, TaskEnv, time_limit
 
 
 class PolicyState(NamedTuple):
-    """What :meth:`AdaptedPolicy.predict` hands on from one step to the next."""
+    """The state that :meth:`AdaptedPolicy.predict` passes from one step to the next."""
 
     context: Context
-    """What the agent knows: a row per environment if acting carries knowledge on, else one row."""
+    """The agent's knowledge: a row per environment if the agent is sequential, else one row."""
     lanes: Lanes
-    """Where every environment is, before its last action is counted."""
+    """Bookkeeping of every environment, before its last action is counted."""
     taken: npt.NDArray[Any] | None
     """The last actions, in policy units; None before the first."""
     episode_keys: seeding.KeyArray
-    """The random keys of every environment's present episode."""
+    """The random keys of every environment's current episode."""
 
 
 class AdaptedPolicy:
     """An agent that has adapted to one environment, ready to act in it.
 
     :meth:`act` serves one environment and remembers what it has seen there, rewards included.
-    :meth:`predict` is what Stable-Baselines3 calls: it leaves what the policy knows as it is.
+    :meth:`predict` has the interface of Stable-Baselines3; it does not change the knowledge.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class AdaptedPolicy:
         """Return an action for the environment, and remember the step.
 
         Args:
-            observation: the environment's, as it comes.
-            reward: of the action before, taken as 0 where it is not given; agents that learn
-                while they act (RL²) want it.
+            observation: the observation that the environment returned.
+            reward: the reward of the previous action (default: 0); agents that learn while they
+                act (RL²) need it.
             boundary: True at the first step of an episode.
-            greedy: take the most likely action.
+            greedy: True for the most likely action.
 
         Raises:
-            UserError: for an observation that does not have the environment's shape.
+            UserError: if the observation does not have the environment's shape.
         """
         flat, batched = _flat(self._space, observation)
         if batched:
@@ -108,24 +108,24 @@ class AdaptedPolicy:
     ) -> tuple[Any, PolicyState]:
         """Act as Stable-Baselines3's models do, in one environment or in several at once.
 
-        What the policy knows stays what adaptation has taught it; what a step adds is in the
-        state that is returned. Rewards do not reach the agent, which sees 0 instead. One that
-        learns while it acts (RL²) would take wrong knowledge along from episode to episode, so
-        that every episode starts from what adaptation left; :meth:`act` goes on learning.
+        The policy keeps the knowledge from its adaptation; what a step adds is in the returned
+        state. The agent gets no rewards and sees 0 instead. An agent that learns while it acts
+        (RL²) would learn wrongly from these zeros, so every episode starts from the knowledge
+        after adaptation; :meth:`act` continues to learn.
 
         Args:
-            observation: one, or those of n environments, ``[n, *shape]`` (each part of a Dict
-                or Tuple); the shape tells which.
-            state: what the last call returned for the same environments; without it, every
-                one of them is at the start of an episode.
+            observation: one observation, or those of n environments, ``[n, *shape]`` (each part
+                of a Dict or Tuple); the shape tells which.
+            state: the state that the last call returned for the same environments; without it,
+                all of them are at the start of an episode.
             episode_start: True where an episode begins, one boolean or ``[n]``.
-            deterministic: take the most likely actions; otherwise every call draws new ones.
+            deterministic: True for the most likely actions; otherwise every call draws new ones.
 
         Returns:
             The action, or ``[n, *shape]`` actions, in the environment's units; and the state.
 
         Raises:
-            UserError: for a shape or a state that does not fit.
+            UserError: if a shape or the state does not fit.
         """
         flat, batched = _flat(self._space, observation)
         n = len(flat)
@@ -147,8 +147,9 @@ class AdaptedPolicy:
         return (actions if batched else actions[0]), after
 
     def _beginning(self, n: int) -> PolicyState:
-        """Return what adaptation left, for each of ``n`` environments."""
-        rows = (n, 1) if self._sequential else (1, n)  # one task each, or lanes of one task
+        """Return the state after adaptation, for each of ``n`` environments."""
+        # Each environment is a task of its own, or all of them are lanes of one task.
+        rows = (n, 1) if self._sequential else (1, n)
         context, carried = self._context, self._timestep
         if self._sequential:
             context = pytree.tree_map(lambda x: x.repeat_interleave(n, 0), context)
@@ -160,7 +161,7 @@ class AdaptedPolicy:
     def _counted(
         self, state: PolicyState, reward: npt.NDArray[np.float32], ended: npt.NDArray[np.bool_]
     ) -> PolicyState:
-        """Return the state after the rewards for its last actions have come."""
+        """Return the state after its last actions and their rewards are counted."""
         if state.taken is None:
             return state
         lanes = state.lanes.copy()
@@ -170,7 +171,7 @@ class AdaptedPolicy:
     def _restarted(
         self, start: npt.NDArray[np.bool_], beginning: PolicyState, state: PolicyState
     ) -> PolicyState:
-        """Return ``state`` one step on, but in the rows that ``start`` the ``beginning``."""
+        """Return the next step of ``state``, or the ``beginning`` in the rows of ``start``."""
         nothing = np.zeros(len(start), np.float32), np.zeros(len(start), np.bool_)
         state = self._counted(state, *nothing)
         context, lanes = state.context, state.lanes.copy()
@@ -205,17 +206,17 @@ class AdaptedPolicy:
 
 
 def _flat(space: gym.Space[Any], observation: Any) -> tuple[npt.NDArray[np.float32], bool]:
-    """Return ``[n, size]`` of one observation or n of them, and whether there are n."""
+    """Return one or n observations as ``[n, size]``, and whether they are a batch."""
     rows, batched = _rows(space, observation, "observation")
     flat = np.stack([flatten_observation(space, row) for row in rows])
     return flatten_observations(reported_space(space), flat), batched
 
 
 def _rows(space: gym.Space[Any], observation: Any, name: str) -> tuple[list[Any], bool]:
-    """Return the observations that ``observation`` is made of, and whether it is a batch.
+    """Return a list of the single observations, and whether ``observation`` is a batch.
 
     Raises:
-        UserError: where it is neither one observation nor ``[n, *shape]``.
+        UserError: if it is neither one observation nor ``[n, *shape]``.
     """
     if isinstance(space, gym.spaces.Dict):
         if not isinstance(observation, Mapping) or observation.keys() != space.keys():
@@ -248,11 +249,11 @@ def _rows(space: gym.Space[Any], observation: Any, name: str) -> tuple[list[Any]
 
 
 def _joined(parts: list[tuple[list[Any], bool]], name: str) -> tuple[list[tuple[Any, ...]], bool]:
-    """Return the rows of a composed observation, which every part must have as many of."""
+    """Return the rows of a Dict or Tuple observation, whose parts must have equally many."""
     counts = list(dict.fromkeys(len(rows) if batched else "one" for rows, batched in parts))
     if len(counts) > 1:
         got = " and ".join(map(str, counts))
-        raise UserError(f"{name}: got parts of {got} environments; accepted: as many in each part")
+        raise UserError(f"{name}: got parts of {got} environments; accepted: equally many")
     return list(zip(*(rows for rows, _ in parts), strict=True)), parts[0][1]
 
 
@@ -269,18 +270,19 @@ def adapt(
     """Let ``agent`` adapt to one ordinary Gymnasium environment for some episodes.
 
     Args:
-        agent: it is not changed.
-        env: with the spaces the agent was trained for.
-        episodes: of experience; an agent that adapts in rounds needs a multiple of its round.
-        max_steps: an episode is cut off after so many steps; by default after as many as in the
-            agent's training (``metarl.load`` remembers them), else the environment's own limit.
-        seed: of episodes and actions.
+        agent: the agent, which is not changed.
+        env: an environment with the spaces that the agent was trained for.
+        episodes: the number of episodes of experience; an agent that adapts in rounds needs a
+            multiple of its round.
+        max_steps: the number of steps after which an episode is cut off (default: as in the
+            agent's training, which ``metarl.load`` remembers, else the environment's own limit).
+        seed: the seed of episodes and actions.
 
     Returns:
         A policy that knows what the agent has learned: ``policy.act(observation)``.
 
     Raises:
-        UserError: for an environment that does not fit, or whose episodes nothing would end.
+        UserError: if the environment does not fit, or if nothing would end its episodes.
     """
     if not isinstance(env, gym.Env):
         raise bad_option("env", type(env).__name__, "a gymnasium.Env (one, not a vector of them)")
@@ -300,7 +302,8 @@ def adapt(
         raise bad_option("max_steps", horizon, "an integer, 1 or more")
     tasks = _OneEnv(env, int(horizon or 1))
     envs = tasks.make_vec(1, num_workers=0)
-    shape = replace(agent.shape, episodes_per_round=each)  # the policy returned acts in the last
+    # The returned policy acts in the last round, which is not collected here.
+    shape = replace(agent.shape, episodes_per_round=each)
     keys = TrialKeys(seed, Phase.USE, 0, 1)
     batch = [Task(tasks.name)]
     context: Context = agent.begin(1)
@@ -323,7 +326,7 @@ def adapt(
 
 
 class _OneEnv(TaskDistribution):
-    """An environment somebody made, as a distribution with that one task."""
+    """A distribution whose only task is a given environment."""
 
     def __init__(self, env: Env, horizon: int) -> None:
         self.name = "given environment"
@@ -339,7 +342,7 @@ class _OneEnv(TaskDistribution):
 
 
 class _Given(TaskEnv):
-    """Ends episodes at the horizon, and keeps the task from an environment that has its own."""
+    """Ends episodes at the horizon; the given environment itself gets no task."""
 
     def apply_task(self, task: Task) -> None:
         """Leave the environment as it was given."""

@@ -1,6 +1,6 @@
-"""The conformance test for people who write agents.
+"""Conformance tests for authors of agents.
 
-It raises an ``AssertionError`` that says what to mend, or returns nothing.
+They raise an ``AssertionError`` that says what to correct, or return nothing.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ State: TypeAlias = tuple[dict[str, Tensor], dict[str, Any]]
 
 NUM_TASKS = 4
 MOST_TRIALS = 6
-"""How many trials are gathered at most to see what an agent remembers."""
+"""Largest number of trials that are collected to test what an agent remembers."""
 
 ORDER = [2, 0, 3, 1]
-"""Another order of the tasks, which must change nothing about any of them."""
+"""Another order of the tasks, which must not change the results of any task."""
 
 
 def check_adapter(adapter: object, tasks: TaskDistribution) -> None:
     """Check that ``adapter`` keeps the contract of :class:`metarl.Adapter`, acting in ``tasks``.
 
-    Actions have the right shape and type; rows of inactive lanes are left alone; contexts are
-    never written into, and ``act`` of an adapter that is not sequential leaves them as they
-    are; greedy actions do not depend on the generator; tasks in another order get the same
-    answers; ``insight``, where it is defined, has a row for every task.
+    The check covers: actions have the right shape and type; rows of inactive lanes do not change;
+    contexts are never modified in place, and ``act`` changes none unless the adapter is sequential;
+    greedy actions do not depend on the generator; tasks in another order give the same results;
+    ``insight``, if it is defined, has a row for every task.
 
     Args:
-        adapter: made for the spaces of ``tasks``; it is left as it was.
+        adapter: an adapter made for the spaces of ``tasks``; it is not changed.
         tasks: the tasks it acts in.
 
     Raises:
-        AssertionError: if a point of the contract is broken; the message says what to mend.
+        AssertionError: if the contract is broken; the message says what to correct.
     """
     assert isinstance(adapter, Adapter), _lacks(adapter, Adapter)
     assert isinstance(adapter.shape, TrialShape), (
@@ -76,19 +76,19 @@ def check_adapter(adapter: object, tasks: TaskDistribution) -> None:
 def check_agent(agent: object, tasks: TaskDistribution, *, learns: bool = True) -> None:
     """Check that ``agent`` keeps the contract of :class:`metarl.Agent`, acting in ``tasks``.
 
-    All that :func:`check_adapter` checks; acting and adapting change nothing of the agent;
-    ``state`` brings back the same agent, after an update too; copies by ``copy.deepcopy`` and
-    ``pickle`` act, learn and load by themselves; an agent that remembers old experience goes on
-    the same from its state and what ``recall`` gives back as if it had never been stopped.
+    The check covers all of :func:`check_adapter`, and: acting and adapting do not change the agent;
+    ``load_state`` restores the agent, also after an update; copies by ``copy.deepcopy`` and
+    ``pickle`` act, learn and load independently; an agent that remembers old experience continues
+    from its state and the trials given to ``recall`` as if it had never been stopped.
 
     Args:
-        agent: made for the spaces of ``tasks``; it is left as it was, but with an empty memory if
-            it remembers experience.
+        agent: an agent made for the spaces of ``tasks``; it is not changed, but its memory is empty
+            afterwards if it remembers experience.
         tasks: the tasks it acts in.
         learns: False for a fixed baseline, whose ``update`` need not change anything.
 
     Raises:
-        AssertionError: if a point of the contract is broken; the message says what to mend.
+        AssertionError: if the contract is broken; the message says what to correct.
     """
     assert isinstance(agent, Agent), _lacks(agent, Agent)
     try:
@@ -139,7 +139,7 @@ def _lane_generator(key: int, lanes: int) -> LaneGenerator:
 
 
 def _check_act(adapter: Adapter, tasks: TaskDistribution) -> None:
-    """Check one step, by hand."""
+    """Check two calls of ``act`` at made-up observations."""
     lanes = 1 if adapter.shape.sequential else 2
     codec = ActionCodec(tasks.action_space)
     context = adapter.begin(NUM_TASKS)
@@ -176,7 +176,7 @@ def _check_act(adapter: Adapter, tasks: TaskDistribution) -> None:
     )
     insight = getattr(adapter, "insight", None)
     for name, value in ({} if insight is None else insight(after)).items():
-        assert len(value) == NUM_TASKS, f"insight {name!r} has not one row for each task"
+        assert len(value) == NUM_TASKS, f"insight {name!r} must have one row for each task"
 
 
 def _check_context(
@@ -199,7 +199,7 @@ def _check_context(
 def _check_adapt(
     adapter: Adapter, envs: SlotVectorEnv, trial: Trial, batch: Sequence[Task]
 ) -> None:
-    """Check a trial against the same with the tasks in another order."""
+    """Check that the order of the tasks changes nothing, and that ``adapt`` modifies nothing."""
     shape = adapter.shape
     shuffled = TrialKeys(0, Phase.USE, 0, np.array(ORDER))
     reordered = run_trial(adapter, envs, [batch[i] for i in ORDER], shape=shape, keys=shuffled)
@@ -225,12 +225,12 @@ def _check_adapt(
     assert _tree_equal(context, kept), "adapt wrote into the context it was given"
     turned = adapter.adapt(_row(context, ORDER), _row(episodes, ORDER), torch_generator(0))
     assert _tree_equal(_row(after, ORDER), turned, exact=False), (
-        "what adapt makes of a task depends on the place of the task in the batch"
+        "the result of adapt for a task depends on the place of the task in the batch"
     )
 
 
 def _check_update(agent: Agent, trial: Trial, before: State, learns: bool) -> State:
-    """Check the meta-update and the way back; return the state after the update."""
+    """Check ``update`` and ``load_state``; return the state after one update."""
     metrics = agent.update(trial, torch_generator(1), 0.0)
     assert isinstance(metrics, dict), f"update returned {metrics!r}; accepted: a dict of numbers"
     for name, value in metrics.items():
@@ -244,10 +244,10 @@ def _check_update(agent: Agent, trial: Trial, before: State, learns: bool) -> St
     assert _states_equal(before, agent.state()), "load_state does not bring back state()"
     agent.update(trial, torch_generator(1), 0.0)
     assert _states_equal(updated, agent.state(), exact=False), (
-        "after load_state, the same update leads elsewhere: state() leaves something out"
+        "after load_state, the same update gives another state: state() leaves something out"
         + (", or recall([]) does not empty the memory" if remembered_steps(agent) else "")
     )
-    # Again from the state after it: an optimiser whose moments are not saved is found only here.
+    # Repeat this after an update: only then does an optimiser whose moments are lost differ.
     _restore(agent, updated, [])
     agent.update(trial, torch_generator(2), 0.0)
     twice = _copy_state(agent)
@@ -255,8 +255,8 @@ def _check_update(agent: Agent, trial: Trial, before: State, learns: bool) -> St
     _restore(agent, updated, [])
     agent.update(trial, torch_generator(2), 0.0)
     assert _states_equal(twice, agent.state(), exact=False), (
-        "after load_state, a second update leads elsewhere: state() leaves something out, such as "
-        "the moments of an optimiser"
+        "after load_state, a second update gives another state: state() leaves something out, "
+        "such as the moments of an optimiser"
     )
     _restore(agent, before, [])
     return updated
@@ -265,11 +265,11 @@ def _check_update(agent: Agent, trial: Trial, before: State, learns: bool) -> St
 def _trials_to_remember(
     agent: Agent, envs: SlotVectorEnv, tasks: TaskDistribution, remembers: int
 ) -> list[Trial]:
-    """Return trials of several updates, more than are remembered if few are enough for that."""
+    """Return trials of several updates: more than are remembered, if a few are enough for that."""
     trials: list[Trial] = []
     while remembers and len(trials) < MOST_TRIALS:
         trials.append(_trial(agent, envs, tasks, len(trials) + 1))
-        # The first and the last are not among those that the agent is given back.
+        # The agent is not given the first and the last trial back.
         if len(trials) > 2 and sum(trial.env_steps for trial in trials[1:-1]) >= remembers:
             break
     return trials
@@ -294,9 +294,9 @@ def _check_memory(agent: Agent, trials: list[Trial], before: State, remembers: i
         ) from error
     on_cpu = all(x.device.type == "cpu" for x in whole[0].values())
     assert _states_equal(whole, agent.state(), exact=on_cpu), (
-        "after load_state and recall, the same update leads elsewhere than without a stop: recall "
-        "must replace the whole memory by the trials it is given, and the agent must learn from no "
-        f"older ones (the newest that together have remembers = {remembers} environment steps) "
+        "after load_state and recall, the same update gives another state than without a stop: "
+        "recall must replace the whole memory by the trials it is given, and the agent must learn "
+        f"only from them (the newest that together have remembers = {remembers} environment steps) "
         "and from no context of an old trial"
     )
     _restore(agent, before, [])
@@ -316,15 +316,15 @@ def _check_copies(
             a, b = (one.act(context, now, generator)[:2] for one in (agent, twin))
             return _tree_equal(a, b)
 
-        assert same(), f"a copy by {way} acts otherwise"
+        assert same(), f"a copy by {way} acts differently"
         twin.update(trial, torch_generator(1), 0.0)
         assert _states_equal(before, agent.state()), f"updating a copy by {way} changed the agent"
         assert _states_equal(updated, twin.state(), exact=False), (
-            f"the same update leads a copy by {way} elsewhere"
+            f"the same update gives a copy by {way} another state"
         )
         for one in (twin, agent):
             _restore(one, updated, [trial])
-        assert same(), f"a copy by {way} acts otherwise after load_state"
+        assert same(), f"a copy by {way} acts differently after load_state"
         _restore(agent, before, [])
 
 
@@ -374,7 +374,7 @@ def _copy_state(agent: Agent) -> State:
 
 
 def _restore(agent: Agent, state: State, trials: Sequence[Trial]) -> None:
-    """Make ``agent`` what it was, as the trainer does when a run is resumed."""
+    """Restore ``agent`` as the trainer does when a run is resumed."""
     agent.load_state(*copy.deepcopy(state))
     if remembered_steps(agent):
         remembered = [trial._replace(context=None, seconds={}) for trial in trials]

@@ -1,8 +1,8 @@
-"""What every lane is doing and what its agent sees next; a log of the steps; the random keys.
+"""Lanes: their bookkeeping, the log of their steps, and their random keys.
 
-A lane is a slot that works for a task. :class:`Lanes` alone knows what an agent sees next:
-gathering experience, :func:`metarl.adapt`, Meta-World's own evaluation and the conformance checks
-all go through it.
+A lane is a slot that runs episodes of one task. :class:`Lanes` alone knows what an agent sees next:
+collecting experience, :func:`metarl.adapt`, Meta-World's own evaluation and the conformance checks
+all use it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from metarl.seeding import Component, Phase
 from metarl.stepping.spaces import ActionCodec
 
 ENDLESS = 2**31
-"""The number of episodes of lanes that go on for ever."""
+"""The number of episodes of lanes without a limit."""
 
 
 class Log:
-    """Steps of all lanes as they come, scattered into ``[task, episode, time]`` at the end."""
+    """Collects the steps of all lanes, and returns them as ``[task, episode, time]``."""
 
     def __init__(self) -> None:
         self._episode: list[npt.NDArray[np.int64]] = []
@@ -42,9 +42,9 @@ class Log:
         """Append one step of the active lanes.
 
         Args:
-            lanes: as they were in this step.
-            arrays: of the environments, ``[task · lane, …]``; kept as they are, not copied.
-            tensors: of the agent, ``[task, lane, …]``.
+            lanes: the lanes as they were in this step.
+            arrays: the environments' values, ``[task · lane, …]``; they are not copied.
+            tensors: the agent's values, ``[task, lane, …]``.
         """
         place, now = lanes.row * lanes.num_episodes + lanes.episode, lanes.time.copy()
         every = bool(lanes.active.all())
@@ -59,9 +59,9 @@ class Log:
             self._tensors.setdefault(name, []).append(kept)
 
     def scatter(self, num_tasks: int, num_episodes: int) -> dict[str, Tensor]:
-        """Return every field as ``[task, episode, time, …]``, zero where nothing came.
+        """Return every field as ``[task, episode, time, …]``, with zeros after an episode's end.
 
-        ``valid`` is one of them.
+        The field ``valid`` is True wherever a step was taken.
         """
         time = np.concatenate(self._time)
         length = int(time.max()) + 1
@@ -86,11 +86,11 @@ class Lanes:
     Args:
         num_tasks: the number of tasks.
         lanes: the number of lanes of each task; sequential agents have one.
-        num_episodes: the number of episodes of each task; None goes on for ever.
-        codec: the action space's.
-        carried: the timestep that the round before returned, for sequential agents; None at the
+        num_episodes: the number of episodes of each task; None sets no limit.
+        codec: the codec of the action space.
+        carried: the timestep that the previous round returned, for sequential agents; None at the
             start of a trial.
-        sequential: whether the agent is shown across episodes what happened before.
+        sequential: whether the agent sees its last action and reward across episodes.
     """
 
     def __init__(
@@ -157,12 +157,12 @@ class Lanes:
         return ended & self.active
 
     def restart(self, rows: npt.NDArray[np.bool_], beginning: Lanes) -> None:
-        """Take these rows back to where ``beginning``, as many lanes, has them."""
+        """Set these rows to those of ``beginning``, which has equally many lanes."""
         for name in _BY_LANE:
             getattr(self, name)[rows] = getattr(beginning, name)[rows]
 
     def copy(self) -> Lanes:
-        """Return lanes that go on from here independently."""
+        """Return an independent copy of these lanes."""
         twin = copy.copy(self)
         for name in _BY_LANE:
             setattr(twin, name, getattr(self, name).copy())
@@ -176,36 +176,36 @@ _BY_LANE = (
 
 
 class Keys(NamedTuple):
-    """Where the random numbers of one round come from: one key for each task."""
+    """The random keys of one round, one for each task."""
 
     environment: seeding.KeyArray
     action: seeding.KeyArray
     adaptation: int
     first_episode: int = 0
-    """The number in the trial of the round's first episode, for sequential agents."""
+    """Number of the round's first episode in the trial, for sequential agents; otherwise 0."""
 
     def rows(self, index: slice) -> Keys:
         """Return the keys of some of the tasks."""
         return self._replace(environment=self.environment[index], action=self.action[index])
 
     def environment_seeds(self, lanes: Lanes) -> seeding.KeyArray:
-        """Return the seed of every lane's present episode."""
+        """Return the seed of every lane's current episode."""
         return seeding.fold(self.environment[lanes.row], self.first_episode + lanes.episode)
 
     def action_keys(self, lanes: Lanes) -> seeding.KeyArray:
-        """Return the key of every lane's present episode, from which actions are drawn."""
+        """Return the key of every lane's current episode, from which actions are drawn."""
         return seeding.fold(self.action[lanes.row], self.first_episode + lanes.episode)
 
 
 @dataclass(frozen=True)
 class TrialKeys:
-    """Where the random numbers of a trial come from.
+    """The origin of all random numbers of a trial.
 
     Args:
-        seed: the run's, or the evaluation's.
+        seed: the seed of the run or the evaluation.
         phase: the purpose of the trial; phases never share a random number.
         iteration: the number of the meta-update, 0 outside of training.
-        tasks: the numbers that the tasks go by, or how many there are.
+        tasks: the numbers of the tasks, or how many tasks there are.
     """
 
     seed: int
@@ -216,8 +216,8 @@ class TrialKeys:
     def round(self, number: int, shape: TrialShape) -> Keys:
         """Return the keys of a round.
 
-        A sequential agent's depend on the episode's number in the trial alone, so that a trial
-        that is cut into more rounds has the same random numbers.
+        The keys of a sequential agent depend only on the episode's number in the trial, so that a
+        trial that is divided into more rounds has the same random numbers.
         """
         if not shape.sequential:
             return self.at(number)
@@ -225,7 +225,7 @@ class TrialKeys:
         return keys._replace(adaptation=self.at(number).adaptation) if number else keys
 
     def at(self, adaptation: int) -> Keys:
-        """Return the keys after so many adaptations, whatever the trial's shape."""
+        """Return the keys after ``adaptation`` adaptations, for trials of any shape."""
         numbers = np.arange(self.tasks) if isinstance(self.tasks, int) else self.tasks
 
         def key(component: Component) -> np.uint64:

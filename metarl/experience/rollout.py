@@ -1,4 +1,4 @@
-"""The one loop that gathers experience for every agent, in training and evaluation."""
+"""The one loop that collects experience for every agent, in training and evaluation."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from metarl.stepping.vector import SlotVectorEnv
 from metarl.task import Task
 
 Wave: TypeAlias = tuple[Episodes, Timestep | None, Context]
-"""The experience with some tasks, what the next round takes as ``timestep``, and the context."""
+"""The experience with some tasks, the ``timestep`` for the next round, and the context."""
 
 Seconds: TypeAlias = dict[str, float]
-"""Time that has been spent: ``step`` in environments, ``act`` in the agent."""
+"""Time that has been spent, in seconds: ``step`` in environments, ``act`` in the agent."""
 
 
 def run_trial(
@@ -47,12 +47,12 @@ def run_trial(
     keys: TrialKeys,
     greedy: bool = False,
 ) -> Trial:
-    """Meet ``tasks`` with prior knowledge only, then adapt between one round and the next.
+    """Run a trial: the agent begins with prior knowledge only, and adapts between rounds.
 
     Args:
-        agent: it acts and adapts; it is not changed.
-        envs: any number of slots.
-        tasks: the tasks to meet.
+        agent: the agent that acts and adapts; it is not changed.
+        envs: environments of the tasks, in any number of slots.
+        tasks: the tasks of the trial.
         shape: the episodes of the trial, and how they are divided into rounds.
         keys: the origin of all random numbers.
         greedy: whether the most likely actions are taken.
@@ -87,7 +87,7 @@ def run_trial(
 def adapted(
     agent: Adapter, context: Context, episodes: Episodes, keys: Keys, tasks: Sequence[Task]
 ) -> Context:
-    """Return what ``agent`` knows after a round.
+    """Return the agent's context after it has adapted to the episodes of a round.
 
     Raises:
         DivergenceError: if the context is no longer finite.
@@ -110,23 +110,23 @@ def collect(
     greedy: bool = False,
     seconds: Seconds | None = None,
 ) -> Wave:
-    """Gather one round: ``num_episodes`` of every task, in waves if there are fewer slots.
+    """Collect one round: ``num_episodes`` of every task, in waves if there are fewer slots.
 
     Args:
-        agent: it acts; it is not changed.
-        envs: any number of slots; the experience does not depend on it.
-        tasks: one for each row of ``context``.
+        agent: the agent that acts; it is not changed.
+        envs: environments of the tasks; the experience does not depend on the number of slots.
+        tasks: one task for each row of ``context``.
         context: what the agent knows, one row per task.
-        timestep: what the round before returned, None at the start of a trial; through it the
-            last action and reward reach a sequential agent across rounds.
+        timestep: the timestep that the previous round returned, or None at the start of a trial;
+            it carries a sequential agent's last action and reward into this round.
         num_episodes: the number of episodes of every task.
         sequential: whether a task's episodes run one after another in one lane.
         keys: the origin of this round's random numbers.
         greedy: whether the most likely actions are taken.
-        seconds: the time spent is added to it.
+        seconds: the time spent so far, to which this round's is added.
 
     Returns:
-        The experience, what the next round takes as ``timestep``, and the context after it.
+        The experience, the ``timestep`` for the next round, and the context after this one.
 
     Raises:
         DivergenceError: if an observation, a reward, an action or the context is not finite.
@@ -181,7 +181,7 @@ def _collect_wave(
     greedy: bool,
     seconds: Seconds,
 ) -> Wave:
-    """Run ``num_episodes`` of every task, all of which have their slots at once."""
+    """Run ``num_episodes`` of every task; there are enough slots for all tasks at once."""
     codec = ActionCodec(envs.single_action_space)
     space = envs.single_observation_space
     carried = timestep if sequential else None
@@ -220,7 +220,7 @@ def _collect_wave(
         action, record, context = agent.act(context, now, generator, greedy)
         chosen = action.flatten(0, 1).cpu().numpy()
         if not codec.discrete and not np.isfinite(chosen.sum()):
-            idle = ~now.active.unsqueeze(-1)  # idle lanes may hold anything
+            idle = ~now.active.unsqueeze(-1)  # Idle lanes may hold anything.
             require_finite("an observation", now.observation.masked_fill(idle, 0.0), tasks)
             ignored = action.masked_fill(idle.to(action.device), 0.0)
             require_finite("the agent's action", ignored, tasks)

@@ -1,4 +1,4 @@
-"""Which tasks a training meets: samplers that stand between a distribution and the trainer."""
+"""Task samplers, which choose the training tasks that a distribution provides."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from metarl.tasks.distribution import TaskDistribution
 
 @runtime_checkable
 class TaskSampler(Protocol):
-    """Chooses the training tasks of every iteration, and may learn from how they went.
+    """Chooses the training tasks of every iteration, and may learn from the trials.
 
-    A class of samplers is made as ``Class(tasks)``. All random numbers come from the generator
-    that ``sample`` gets, so that a training is repeated exactly.
+    A sampler is made as ``Class(tasks)``. All its random numbers come from the generator that
+    ``sample`` gets, so that a training can be repeated exactly.
     """
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
         """Return ``n`` training tasks."""
 
     def update(self, tasks: list[Task], trial: Trial) -> None:
-        """See how the tasks of an iteration went."""
+        """Learn from an iteration's tasks and its trial."""
 
     def state(self) -> dict[str, Any]:
-        """Return all that :meth:`update` has changed, as JSON takes it."""
+        """Return everything that :meth:`update` has changed, as JSON data."""
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
 
 
 class Uniform:
@@ -49,21 +49,21 @@ class Uniform:
         """Learn nothing."""
 
     def state(self) -> dict[str, Any]:
-        """Return nothing."""
+        """Return an empty state."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take nothing back."""
+        """Restore nothing."""
 
 
 class Hardest:
-    """Meets tasks again that went badly: half of a meta-batch is drawn from the worst tail.
+    """Repeats tasks with low returns: half of a meta-batch is drawn from the worst tail.
 
-    The tail is the worst tenth of the last 1000 tasks by the return of their trial, the tasks over
-    which the conditional value at risk (CVaR) of the return is the mean. Training on more of them
-    makes an agent robust to hard tasks (Greenberg et al., 2023, "Train hard, fight easy", arXiv
-    2301.11147, whose tail is re-weighted instead). The other half is drawn anew, so that the
-    memory goes on changing.
+    The tail is the worst tenth of the last 1000 tasks by the return of their trial; the mean return
+    over it is the conditional value at risk (CVaR). Training on more such tasks makes an agent
+    robust to hard tasks (Greenberg et al., 2023, "Train hard, fight easy", arXiv 2301.11147, which
+    re-weights the tail instead). The other half is drawn anew, so that the remembered tasks keep
+    changing.
     """
 
     SHARE, TAIL, MEMORY = 0.5, 0.1, 1000
@@ -85,7 +85,7 @@ class Hardest:
         return [task for task, _ in ordered[: int(np.ceil(self.TAIL * len(ordered)))]]
 
     def update(self, tasks: list[Task], trial: Trial) -> None:
-        """Remember the return of each task's trial, the newest of every task."""
+        """Remember the newest return of each task's trial."""
         total = sum(episodes.metrics["return"].sum(1) for episodes in trial.rounds)
         met = {task: value for task, value in self._met}
         for task, value in zip(tasks, total.tolist(), strict=True):  # type: ignore[union-attr]
@@ -98,7 +98,7 @@ class Hardest:
         return {"met": [[task.to_json(), value] for task, value in self._met]}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
         self._met = [(Task.from_json(task), float(value)) for task, value in state.get("met", [])]
 
 

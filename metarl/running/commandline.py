@@ -1,4 +1,4 @@
-"""The command ``metarl train``: from its words to settings, and what is done with them."""
+"""The command ``metarl train``: parses its words into settings, and trains with them."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ from metarl.running.train import prepare, train
 
 DEFAULT_AGENT = "rl2"
 
-_TRAIN_HELP = f"""\
+_TRAIN_HELP = """\
 Meta-train an agent, then evaluate how it adapts to held-out tasks.
 
-usage: metarl train [AGENT] [options], where AGENT is {" or ".join(registry.agents())}
+usage: metarl train [AGENT] [options], where AGENT is {agents}
 
 These options decide which others there are:
-  --list           print the names of environments, agents and presets, and leave
+  --list           print the names of environments, agents and presets, and exit
   --preset NAME    start from named settings
   --config FILE    start from a run's config.json, or from what --print-config printed
-  --resume RUN     go on with a run where it stopped; only options that do not change the agent
+  --resume RUN     continue a run where it stopped; only options that do not change the agent
                    may differ (iterations, checkpoints, evaluation, workers, logging)
   --seeds N N …    train once with each seed, as many side by side as there are cores, and
                    evaluate them together; --run-dir is then the folder of their runs
-  --print-config   print all settings as JSON, and leave"""
+  --print-config   print all settings as JSON, and exit
 
+The options below are those of {agent}."""
 
 CHANGEABLE = (
     "iterations",
@@ -71,17 +72,17 @@ class Request:
     """What a command line of ``metarl train`` asks for."""
 
     settings: Settings
-    """What to train, and on what."""
+    """The settings to train with."""
     resume: Run | None = None
-    """The run to go on with."""
+    """The run to resume, if any."""
     seeds: tuple[int, ...] = ()
-    """The seeds of several runs, which replace that of the settings."""
+    """The seeds of several runs, which replace the seed of the settings."""
     print_config: bool = False
-    """True if the settings are to be printed instead."""
+    """True if the settings are only printed."""
 
 
 def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse what decides which options there are, and return the rest."""
+    """Parse the options that decide which other options exist, and return the remaining words."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--list", action="store_true")
     first.add_argument("--preset")
@@ -122,8 +123,8 @@ def parse_train(arguments: Sequence[str]) -> Request:
         name = named or DEFAULT_AGENT
         before = Settings(name, registry.agent_class(name).Config())
     if named is not None and named != before.agent:
-        registry.agent_class(named)  # An unknown name is the first thing to say.
-        accepted = f"{before.agent}, which the preset, settings or run is for"
+        registry.agent_class(named)  # Report an unknown name before a mismatch.
+        accepted = f"{before.agent}, the agent of the preset, settings or run"
         raise bad_option("agent", named, accepted)
     settings = _with_options(before, rest, open_iterations="--env-steps" in typed)
     if where is not None:
@@ -153,27 +154,28 @@ def _with_options(before: Settings, words: Sequence[str], open_iterations: bool)
     options = dataclasses.make_dataclass(
         "Options", [("training", TrainConfig), ("agent", type(before.agent_config))], frozen=True
     )
-    description = f"{_TRAIN_HELP}\n\nThe options below are those of {before.agent}."
+    agents = ", ".join([*sorted(registry.agents()), "or package.module:Name"])
+    description = _TRAIN_HELP.format(agents=agents, agent=before.agent)
     default = options(train, before.agent_config)
     parsed = parse(options, description, "train", words, default)
     return dataclasses.replace(before, train=parsed.training, agent_config=parsed.agent)
 
 
 def _refuse_unnamed_modules(config: TrainConfig, typed: set[str], where: Path) -> None:
-    """Refuse modules of the user's that a file, not the user, has named."""
+    """Refuse modules of the user's that only a file has named."""
     if registry.is_import(config.env) and "--env" not in typed:
         trusted_tasks(config.env, where)
     words = config.own_modules()
     for flag, value in zip(words[::2], words[1::2], strict=True):
         if flag not in typed:
             raise UserError(
-                f"{where}: has {flag} {value}, which is not imported because a file says so: name "
-                f"it again with {flag} {value}"
+                f"{where}: has {flag} {value}, which a file alone cannot make the program import: "
+                f"name it again with {flag} {value}"
             )
 
 
 def run_train(arguments: Sequence[str]) -> None:
-    """Do what a command line of ``metarl train`` asks for."""
+    """Run the command ``metarl train``."""
     early, rest = _early(arguments)
     if early.resume is not None and members(early.resume) != [early.resume]:
         resume_seeds(early.resume, _group_options(early, rest))
@@ -190,7 +192,7 @@ def run_train(arguments: Sequence[str]) -> None:
 
 
 def _group_options(early: argparse.Namespace, rest: Sequence[str]) -> list[str]:
-    """Return what is to be changed in every run of a group that goes on."""
+    """Return the options that change in every run of a resumed group."""
     for name in ("list", "preset", "config", "seeds", "print_config"):
         if getattr(early, name):
             raise bad_option(
@@ -210,7 +212,7 @@ def _group_options(early: argparse.Namespace, rest: Sequence[str]) -> list[str]:
 
 
 def _refuse_changes(before: Settings, after: Settings) -> None:
-    """Refuse options beside ``--resume`` that would make it another run."""
+    """Refuse options beside ``--resume`` that would turn the run into another one."""
     for old, new in ((before.train, after.train), (before.agent_config, after.agent_config)):
         present = option_values(new)
         for name, value in option_values(old).items():
@@ -218,7 +220,7 @@ def _refuse_changes(before: Settings, after: Settings) -> None:
                 raise bad_option(
                     f"--{name.replace('_', '-')}",
                     present[name],
-                    f"{value!r} on --resume, where only "
+                    f"{value!r} with --resume, where only "
                     f"{', '.join('--' + n.replace('_', '-') for n in CHANGEABLE)} may change",
                 )
 
@@ -241,12 +243,12 @@ def _print_names() -> None:
 
 
 def child() -> None:
-    """Be ``train.py`` for a parent, and stop when it has gone."""
+    """Run ``metarl train`` for a parent process, and stop when the parent has ended."""
 
     def watch() -> None:
         sys.stdin.read()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    arguments, sys.argv[0] = sys.argv[1:], "train.py"
+    arguments, sys.argv[0] = sys.argv[1:], "metarl"
     threading.Thread(target=watch, daemon=True).start()
     exits(lambda: run_train(arguments))()

@@ -90,7 +90,7 @@ def run_benchmark(arguments: Sequence[str]) -> None:
     elif arguments and arguments[0][0] != "-":
         raise UserError(
             f"metarl benchmark: got {arguments[0]!r}; accepted: summarize (the measuring programs "
-            "are only in the source tree: python scripts/benchmark.py)"
+            "are only in the source tree)"
         )
     options = parse(kinds, run_benchmark.__doc__ or "", "benchmark", arguments)
     if isinstance(options, Summarize):

@@ -113,8 +113,8 @@ def evaluate(
         The trained agent's adaptation curve.
 
     Raises:
-        UserError: for anything that cannot work, before any work is done.
-        OSError: if the files cannot be written; the table is printed all the same.
+        UserError: if the options cannot work; this is checked before any evaluation.
+        OSError: if the files cannot be written; the table is printed nevertheless.
     """
     config = config or EvaluateConfig()
     check_device(config.device)
@@ -143,11 +143,11 @@ def evaluate_subject(
     config: EvaluateConfig,
     envs: SharedEnvs,
 ) -> AdaptationCurve:
-    """Evaluate an agent that has been made, as :func:`evaluate` does.
+    """Evaluate an agent that exists already, as :func:`evaluate` does.
 
     Args:
-        run: the run that the agent is of.
-        subject: the agent; it is in its saved state before and after.
+        run: the run of the agent.
+        subject: the agent, which is in its saved state before and after.
         tasks: the tasks.
         config: the options.
         envs: environments of ``tasks``.
@@ -235,7 +235,7 @@ def evaluate_subject(
 
 
 class _Writing:
-    """Lets an evaluation go on to its table where its files cannot be written."""
+    """Postpones errors of writing files, so that an evaluation still prints its table."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -253,11 +253,11 @@ class _Writing:
         return True
 
     def check(self) -> None:
-        """Raise an OSError, which says what to do, where anything could not be written."""
+        """Raise an OSError that says what to do, if a file could not be written."""
         if self._error is not None:
             raise OSError(
                 f"{self._folder}: the evaluation cannot be written there ({self._error}); "
-                "--output FOLDER takes another place"
+                "--output FOLDER chooses another place"
             ) from self._error
 
 
@@ -268,7 +268,7 @@ def _evaluate_officially(
     seed: int,
     summary: Mapping[str, Any],
 ) -> OfficialResult:
-    """Run Meta-World's own evaluation, and say how its figures differ from the ones above."""
+    """Run Meta-World's own evaluation, and print how its numbers differ from the table's."""
     steps = official_steps(tasks, split)
     console.print(f"official evaluation: up to {steps:,} steps of the official environments")
     with ticker("official evaluation", steps, unit="steps") as progress:
@@ -276,7 +276,7 @@ def _evaluate_officially(
     success = summary["success"]["mean"]
     console.print(
         f"per-goal: success {success[0]:.3f} before and {success[-1]:.3f} after "
-        f"{summary['episodes'][-1]} episodes: every goal counts alike, success at any step\n"
+        f"{summary['episodes'][-1]} episodes: every goal counts equally, and success at any step\n"
         f"official: success {result.success:.3f}: metaworld.evaluation stops episodes at success "
         "and counts those that end first among the slots of a class, so that quick successes "
         "count more than once\nofficial, by class: "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import shutil
 import sys
 import types
 from collections.abc import Sequence
@@ -59,9 +61,17 @@ def parse(
 
 
 def program(command: str) -> str:
-    """Return the words that a command was started by: ``metarl train`` or ``train.py``."""
+    """Return the words that started a command: ``metarl train`` or ``train.py``."""
     started = Path(sys.argv[0]).name
     return started if started == f"{command}.py" else f"metarl {command}"
+
+
+def command_line(*words: str) -> str:
+    """Return the command that runs the program with ``words``, as a user types it in a shell.
+
+    It begins with ``metarl`` if that is on the PATH, and with ``python -m metarl`` otherwise.
+    """
+    return f"{'metarl' if shutil.which('metarl') else 'python -m metarl'} {shlex.join(words)}"
 
 
 def plain_flags(arguments: Sequence[str], *kinds: Any) -> list[str]:
@@ -150,18 +160,18 @@ def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def _said(default: str) -> str:
-    """Return what is added to help that says itself what the default is: another value, if any."""
+    """Return the end of a help text that already names the default: a value set elsewhere."""
     return "" if default == "None" else f"(set to {default})"
 
 
 def _automatic(default: str) -> str:
-    """Return what is added to the help of an option: its default value."""
+    """Return the end of any other help text: the default value."""
     return f"(default: {'automatic' if default == 'None' else default or 'none'})"
 
 
 @_REGISTRY.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Show an option of one value that may be None as that value; ``None`` is read too."""
+    """Show an option that may be None by its other type alone; ``None`` is still accepted."""
     members = get_args(info.type) if get_origin(info.type) in (Union, types.UnionType) else ()
     others = [member for member in members if member is not type(None)]
     if len(others) != 1 or len(members) != 2:

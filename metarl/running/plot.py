@@ -17,9 +17,7 @@ from metarl.evaluation.plotting import Line, Paths, plot_adaptation, plot_learni
 from metarl.experience.agent import require_spaces
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial
-from metarl.running.folders import (
-    claim_file,
-)
+from metarl.running.folders import claim_file
 from metarl.running.metrics import read_metrics
 from metarl.running.run import Run
 from metarl.running.settings import members

@@ -28,7 +28,7 @@ class Summarize:
     """JSON file to write the record to."""
     evaluation: str = "test"
     """Name of the evaluation to record, without .json: `test` for the evaluation after training,
-    or the name of one that evaluate.py wrote."""
+    or the name of one that `metarl evaluate` wrote."""
 
 
 def summarize_runs(

@@ -1,4 +1,4 @@
-"""A run directory: what was asked for, on what machine, and where the results are."""
+"""A run directory: the settings of a run, its machine, and its results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import json
 import platform
 import secrets
-import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from metarl.running import first_edition
 from metarl.running.checkpoints import Checkpoint, CheckpointStore, Which
 from metarl.running.folders import NewFolder, default_directory, used
 from metarl.running.machine import commit, device_name
+from metarl.running.parsing import command_line
 from metarl.running.settings import Settings, TrainConfig, read_settings, train_config_of
 from metarl.tasks.distribution import TaskDistribution
 
@@ -37,19 +37,19 @@ class Run:
     directory: Path
     """The folder."""
     content: dict[str, Any]
-    """What ``config.json`` holds: the settings, and what they were run on."""
+    """Content of ``config.json``: the settings, and the machine and packages that were used."""
     named_agent: str | None = None
-    """An agent's ``package.module:Name`` that the user, not the file, has given."""
+    """The agent's ``package.module:Name``, if the user and not only the file has named it."""
     folder: NewFolder | None = None
-    """What this process has made on the disk, if it has begun the run."""
+    """The folders that this process has created, if it has begun the run."""
 
     @staticmethod
     def create(settings: Settings, tasks: TaskDistribution) -> Run:
         """Begin a run: make its directory and write ``config.json``.
 
         Raises:
-            UserError: if the directory that was named is not empty, cannot be written, or if
-                another process begins a run there at the same time.
+            UserError: if the named directory is not empty or cannot be written, or if another
+                process begins a run there at the same time.
         """
         given = settings.train.run.directory
         default = default_directory(settings.train, settings.agent, str(settings.train.seed))
@@ -77,10 +77,10 @@ class Run:
         return Run(folder.path, content, settings.agent, folder)
 
     def remove_unless_begun(self) -> bool:
-        """Remove everything of a run that this process made and that has saved nothing.
+        """Remove a run that this process has begun, unless it has saved anything.
 
         Returns:
-            True if there is nothing to go on with.
+            True if nothing has been saved.
         """
         metrics = self.directory / "metrics.jsonl"
         if self.checkpoints.iterations() or (metrics.exists() and metrics.stat().st_size):
@@ -98,7 +98,7 @@ class Run:
             agent: the agent's ``package.module:Name``, if it is a module of the user's.
 
         Raises:
-            UserError: if ``directory`` is not that of a run.
+            UserError: if ``directory`` is not a run directory.
         """
         path = directory / "config.json"
         if not path.is_file():
@@ -108,10 +108,10 @@ class Run:
             members = ", ".join(str(directory / str(seed)) for seed in content["seeds"])
             raise UserError(f"{directory}: holds the runs of several seeds; name one: {members}")
         if not {"spec", "command"} <= content.keys():
-            raise UserError(f"{path}: holds settings of no run (metarl train --config takes them)")
+            raise UserError(f"{path}: has settings but no run (metarl train --config uses them)")
         run = Run(directory, content, agent)
         if agent is not None and agent != run.agent_name:
-            raise bad_option("agent", agent, f"{run.agent_name}, which {directory} is of")
+            raise bad_option("agent", agent, f"{run.agent_name}, the agent of {directory}")
         return run
 
     def record(self, config: TrainConfig) -> None:
@@ -210,13 +210,13 @@ class Run:
             ) from error
 
     def evaluated(self, iteration: int) -> bool:
-        """Return whether the evaluation after training, of ``iteration``, has been written whole.
+        """Return whether the final evaluation of ``iteration`` has been written completely.
 
-        It has not if another number of tasks is asked for now.
+        It counts as missing if another number of tasks is wanted now.
         """
         folder = self.directory / "evaluation"
         try:
-            read_summary(folder / "test-untrained.json")  # the later of the two
+            read_summary(folder / "test-untrained.json")  # It is written last.
             written = read_summary(folder / "test.json")
         except UserError:
             return False
@@ -225,17 +225,14 @@ class Run:
         return bool(written.get("iteration") == iteration and as_asked)
 
     def resume_command(self) -> str:
-        """Return the command that goes on with this run; it names the user's own modules."""
-        words = ["train.py", "--resume", str(self.directory)]
-        if registry.is_import(self.agent_name):
-            words.insert(1, self.agent_name)
-        if registry.is_import(self.env):
-            words += ["--env", self.env]
-        words += self.train_config.own_modules()
-        return "python scripts/" + shlex.join(words)
+        """Return the command that resumes this run; it names the user's own modules."""
+        agent = [self.agent_name] if registry.is_import(self.agent_name) else []
+        env = ["--env", self.env] if registry.is_import(self.env) else []
+        own = self.train_config.own_modules()
+        return command_line("train", *agent, "--resume", str(self.directory), *env, *own)
 
     def make_tasks(self) -> TaskDistribution:
-        """Make the task distribution by its name; a module of the user's is not imported so."""
+        """Make the task distribution by its name, without importing a module of the user's."""
         return trusted_tasks(self.env, self.directory)
 
 
@@ -252,8 +249,8 @@ def named_class(name: str, named: str | None, where: Path) -> Any:
     """
     if registry.is_import(name) and named != name:
         raise UserError(
-            f"{where}: its agent is {name}, which is not imported because a file says so: name it "
-            f"again ({name} after train.py, --agent elsewhere, agent= in Python)"
+            f"{where}: its agent is {name}, which a file alone cannot make the program import: "
+            f"name it again ({name} after metarl train, --agent elsewhere, agent= in Python)"
         )
     return registry.agent_class(name)
 
@@ -266,8 +263,8 @@ def trusted_tasks(name: str, where: Path) -> TaskDistribution:
     """
     if registry.is_import(name):
         raise UserError(
-            f"{where}: was trained on {name}, which is not imported because a file says so: name "
-            f"it again with --env {name}"
+            f"{where}: was trained on {name}, which a file alone cannot make the program import: "
+            f"name it again with --env {name}"
         )
     return registry.make(name)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import subprocess
 import sys
 import threading
@@ -31,6 +30,7 @@ from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.evaluation.report import print_adaptation
 from metarl.files import create_json, write_json
 from metarl.running.folders import NewFolder, default_directory, refuse_used, used
+from metarl.running.parsing import command_line
 from metarl.running.run import Run
 from metarl.running.settings import Settings, read_settings, train_config_of
 from metarl.running.train import CHECK_SECONDS, prepare
@@ -72,7 +72,7 @@ def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
     settings, tasks, _ = prepare(settings)
     label = "seeds-" + "-".join(map(str, seeds))
     if given is not None:
-        refuse_used(given)  # Check first what takes no time.
+        refuse_used(given)  # This check comes first, since it takes no time.
     if settings.train.check:
         workers = settings.train.workers
         one = dataclasses.replace(workers, num_workers=1 if workers.num_workers != 0 else 0)
@@ -163,9 +163,8 @@ def resume_seeds(
 
 
 def _print_how_to_resume(folder: Path, named: Sequence[str], options: Sequence[str]) -> None:
-    words = ["train.py", *named, "--resume", str(folder), *options]
-    command = f"python scripts/{shlex.join(words)}"
-    print(f"resume all of them with: {command}", file=sys.stderr, flush=True)
+    command = command_line("train", *named, "--resume", str(folder), *options)
+    print(f"resume with: {command}", file=sys.stderr, flush=True)
 
 
 def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dict[str, Any]:

@@ -25,20 +25,20 @@ FORMAT = 2
 """The format of ``config.json``."""
 
 DEFAULT_ITERATIONS = 400
-"""The number of updates of a training whose length nobody has given."""
+"""The number of updates if no option determines it."""
 
 BestBy: TypeAlias = Literal["return_after", "success_after", "trial_return"]
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """When the agent is evaluated, and on how many tasks it has not been trained on."""
+    """Evaluations on tasks that the agent is not trained on: when, and on how many."""
 
     validation_interval: Annotated[int, AtLeast(1)] = 50
     """Number of updates between evaluations on validation tasks, which choose the best
     checkpoint."""
     validation_tasks: Annotated[int, AtLeast(1)] = 200
-    """Number of tasks in such an evaluation; they are neither training nor test tasks."""
+    """Number of validation tasks, which are neither training nor test tasks."""
     best_by: BestBy = "return_after"
     """Score on validation tasks that makes a checkpoint the best: the return or the success rate
     after adaptation, or the sum of the returns of all points of the adaptation curve."""
@@ -58,8 +58,8 @@ class RunConfig:
     directory: Annotated[Path | None, tyro.conf.arg(name="run-dir")] = None
     """Folder for everything the run writes (default: runs/<env>/<agent>/<seed>-<time>)."""
     checkpoint_seconds: Annotated[float, Above(0)] = 60.0
-    """Seconds between checkpoints; they are written less often if that takes more than 1% of the
-    time."""
+    """Seconds between checkpoints; they are written less often if writing takes more than 1% of
+    the time."""
     checkpoint_interval: Annotated[int, AtLeast(1)] | None = None
     """Number of updates after which a checkpoint is written in any case (default: only the time
     counts)."""
@@ -131,10 +131,10 @@ class TrainConfig:
             raise bad_option("--env-steps", self.env_steps, "no --iterations beside it")
 
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
-        """Return the same with the number of updates filled in.
+        """Return this config with the number of updates filled in.
 
         Raises:
-            UserError: if the best checkpoint is to be chosen by a success that is not reported.
+            UserError: if success should choose the best checkpoint but the tasks report none.
         """
         best_by = self.evaluation.best_by
         if best_by == "success_after" and "success" not in tasks.reported_keys:
@@ -168,10 +168,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Settings:
-    """All that makes a run the run it is.
+    """The settings of a run, which repeat it exactly.
 
-    A preset is one, a run's ``config.json`` and the file that ``--config`` reads hold one, and
-    runs of several seeds share one.
+    A preset has settings, ``config.json`` and the file that ``--config`` reads contain them, and
+    runs of several seeds share them.
     """
 
     agent: str
@@ -185,16 +185,16 @@ class Settings:
     derives them again."""
 
     def with_train(self, **options: Any) -> Settings:
-        """Return the same with other options of ``train``."""
+        """Return these settings with other options of ``train``."""
         return dataclasses.replace(self, train=with_options(self.train, **options))
 
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> Settings:
-        """Return the same with nothing left open."""
+        """Return these settings with every option resolved."""
         derived = () if self.train.schedule_iterations else ("schedule_iterations",)
         return dataclasses.replace(self, train=self.train.resolve(agent, tasks), derived=derived)
 
     def for_another_run(self) -> Settings:
-        """Return settings for a new run: no directory, and derived options open again."""
+        """Return settings for a new run: without a directory and without derived options."""
         return self.with_train(run_dir=None, **dict.fromkeys(self.derived))
 
     def to_json(self) -> dict[str, Any]:
@@ -238,29 +238,29 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read a run's ``config.json``, or what ``metarl train --print-config`` printed.
 
     Raises:
-        UserError: if it cannot be one.
+        UserError: if the file has no such content.
     """
     content = read_object(path, first_edition.FORMAT, FORMAT)
     for name, kind in (("agent", str), ("agent_config", dict), ("train_config", dict)):
         if not isinstance(content.get(name), kind):
-            raise UserError(f"{path}: {name!r} is missing or no {kind.__name__}")
+            raise UserError(f"{path}: {name!r} is missing or not a {kind.__name__}")
     if not isinstance(content["train_config"].get("env"), str):
         raise UserError(f"{path}: 'train_config' names no 'env'")
     for name in ("derived", "seeds"):
         if not isinstance(content.get(name, []), list):
-            raise UserError(f"{path}: {name!r} is no list")
+            raise UserError(f"{path}: {name!r} is not a list")
     if not all(type(seed) is int for seed in content.get("seeds", [])):
-        raise UserError(f"{path}: 'seeds' holds {content['seeds']!r}, not whole numbers alone")
+        raise UserError(f"{path}: 'seeds': got {content['seeds']!r}; accepted: whole numbers")
     if content["format"] != FORMAT:
         content = first_edition.modern(content, TrainConfig)
     unknown = [name for name in content.get("derived", []) if name not in option_paths(TrainConfig)]
     if unknown:
-        raise UserError(f"{path}: 'derived' holds {unknown[0]!r}, which is no option of a training")
+        raise UserError(f"{path}: 'derived' has {unknown[0]!r}, which is not an option of training")
     return content
 
 
 def dataclass_of(kind: type, values: dict[str, Any], path: Path) -> Any:
-    """Return the dataclass with values as read from JSON: lists are tuples there, dicts configs."""
+    """Return a dataclass from values read from JSON; lists become tuples, and dicts dataclasses."""
     hints = field_types(kind)
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in values.items():
@@ -276,7 +276,7 @@ def dataclass_of(kind: type, values: dict[str, Any], path: Path) -> Any:
 
 
 def members(directory: Path) -> Sequence[Path]:
-    """Return the run directories in one of several seeds; any other is its own only member."""
+    """Return the run directories in a folder of several seeds, or else the directory itself."""
     path = directory / "config.json"
     seeds = read_settings(path).get("seeds") if path.is_file() else None
     return [directory] if seeds is None else [directory / str(seed) for seed in seeds]

@@ -1,10 +1,10 @@
-"""The experience store: the trials of a run that its agent learns from again.
+"""The experience store: files with the past trials that an agent learns from again.
 
 Only agents with ``remembers`` have one (:class:`metarl.experience.agent.RememberingAgent`).
 ``experience/<iteration>.safetensors`` is written before the checkpoint of that iteration and holds
-the trials since the file before, at most 1000: more are several files. A file is there whole or not
-at all: tensors, and JSON with a checksum of everything in its header. It is removed as soon as no
-checkpoint that is still there needs any of its trials.
+the trials since the file before; more than 1000 trials become several files. A file exists
+completely or not at all. Its header contains JSON with a checksum of everything. It is removed as
+soon as no remaining checkpoint needs any of its trials.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FORMAT = 1
 """The format of the files that this version writes."""
 
 MOST_TRIALS = 1000
-"""How many trials a file holds at most; readers of safetensors refuse headers over 100 MB."""
+"""Largest number of trials in a file; readers of safetensors refuse headers over 100 MB."""
 
 _SUFFIX = ".safetensors"
 _HEADER = "experience"
@@ -53,7 +53,7 @@ _TYPES = {
     torch.float32: "F32",
     torch.float64: "F64",
 }
-"""The names that safetensors has for the types of tensors."""
+"""Names of tensor types in the safetensors format."""
 
 _BY_NAME = ("record", "metrics", "info")
 """The fields of ``Episodes`` that are dictionaries of tensors."""
@@ -63,14 +63,14 @@ _Steps: TypeAlias = dict[int, int]
 
 
 def recall_experience(agent: Any, run_directory: Path, iteration: int) -> None:
-    """Hand the trials that it remembers back to an agent of a run that is resumed.
+    """Give the agent of a resumed run the trials that it remembers.
 
-    Nothing happens to agents that remember nothing.
+    Agents that remember nothing are left as they are.
 
     Args:
-        agent: as ``load_state`` has made it after ``iteration`` meta-updates.
-        run_directory: the run's folder.
-        iteration: the number of meta-updates after which the run goes on.
+        agent: the agent, in its state after ``iteration`` meta-updates.
+        run_directory: the run directory.
+        iteration: the number of meta-updates after which the run is resumed.
 
     Raises:
         UserError: if a trial that the agent needs is missing, or its file is damaged.
@@ -82,11 +82,11 @@ def recall_experience(agent: Any, run_directory: Path, iteration: int) -> None:
         trials = store.read(iteration)
     except UserError as error:
         checkpoints = CheckpointStore(run_directory / "checkpoints")
-        message = f"{error}; without it the run cannot go on after iteration {iteration}"
+        message = f"{error}; without it the run cannot be resumed after iteration {iteration}"
         older = [number for number in checkpoints.iterations() if number < iteration]
         if older:
             message += (
-                f" (it may go on after iteration {older[-1]} once "
+                f" (it can be resumed after iteration {older[-1]} once "
                 f"{checkpoints.directory / f'{iteration:07d}'} is removed)"
             )
         raise UserError(message) from error
@@ -96,8 +96,8 @@ def recall_experience(agent: Any, run_directory: Path, iteration: int) -> None:
 class ExperienceStore:
     """The folder ``experience`` of a run, and the trials that will be written into it next.
 
-    Trials wait in memory for the next checkpoint. They are kept as they are, not copied, without
-    their contexts; those that no checkpoint will need any more are dropped.
+    Trials wait in memory for the next checkpoint. They are kept without their contexts and are not
+    copied. Trials that no later checkpoint will need are dropped.
     """
 
     def __init__(self, directory: Path, remembers: int) -> None:
@@ -105,7 +105,8 @@ class ExperienceStore:
         self.remembers = remembers
         self._stored: dict[int, _Steps] = {}
         self._waiting: dict[int, Trial] = {}
-        self._steps: _Steps = {}  # of the trials that wait
+        self._steps: _Steps = {}
+        """Environment steps of the waiting trials."""
 
     @staticmethod
     def of(agent: object, run_directory: Path) -> ExperienceStore | None:
@@ -120,7 +121,7 @@ class ExperienceStore:
     def begin(self, iteration: int) -> None:
         """Prepare for training after ``iteration`` meta-updates.
 
-        Files of later iterations and what a killed process was writing are removed.
+        Files of later iterations and leftovers of a killed process are removed.
         """
         if not self.directory.is_dir():
             return
@@ -133,11 +134,11 @@ class ExperienceStore:
                 continue
             try:
                 self._stored[number] = _read_header(self._path(number))[1]
-            except UserError:  # It serves no checkpoint: the next one removes it.
+            except UserError:  # A damaged file serves no checkpoint; evict() will remove it.
                 self._stored[number] = {}
 
     def iterations(self) -> list[int]:
-        """Return the iterations that files are named by, in ascending order."""
+        """Return the iterations in the names of the files, in ascending order."""
         if not self.directory.is_dir():
             return []
         files = self.directory.glob(f"*{_SUFFIX}")
@@ -147,9 +148,9 @@ class ExperienceStore:
         """Keep the trial of an iteration for the next file.
 
         Args:
-            iteration: the number of meta-updates with that of this trial.
-            trial: what the update learned from.
-            copied: the iteration of the newest copy of the agent's state, which may be saved yet.
+            iteration: the number of meta-updates, including the one that used this trial.
+            trial: the trial that the update learned from.
+            copied: the iteration of the newest copy of the agent's state, which may still be saved.
         """
         self._waiting[iteration] = trial._replace(context=None, seconds={})
         self._steps[iteration] = trial.env_steps
@@ -162,10 +163,10 @@ class ExperienceStore:
             del self._waiting[number], self._steps[number]
 
     def write(self, iteration: int) -> None:
-        """Write the trials up to ``iteration`` that are on no disk yet, and wait for the disk.
+        """Write the waiting trials up to ``iteration``, and wait until they are on the disk.
 
         Raises:
-            OSError: if they cannot be written; they are tried again with the next checkpoint.
+            OSError: if they cannot be written; the next checkpoint tries again.
         """
         trials = {n: trial for n, trial in self._waiting.items() if n <= iteration}
         if not trials:
@@ -194,7 +195,7 @@ class ExperienceStore:
                 number -= 1
         for file, held in sorted(self._stored.items()):
             if needed.isdisjoint(held):
-                with suppress(OSError):  # It is tried again with the next checkpoint.
+                with suppress(OSError):  # The next checkpoint tries again.
                     self._path(file).unlink(missing_ok=True)
                     del self._stored[file]
 
@@ -253,15 +254,15 @@ def _write(path: Path, trials: Mapping[int, Trial], steps: _Steps) -> None:
 def _write_tensors(
     file: BinaryIO, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
 ) -> None:
-    """Write tensors and JSON in the format of safetensors, from where the tensors are.
+    """Write tensors and JSON in the format of safetensors, without copying the tensors.
 
-    The library's own function takes 50 us a tensor, most of the time of saving small trials, and
-    makes a temporary file of its own that a killed process would leave.
+    The library's own function takes 50 us per tensor, most of the time of saving small trials, and
+    makes a temporary file of its own that a killed process would leave behind.
     """
-    # A header is JSON: for each tensor its type, its shape and where its bytes begin and end. It is
-    # put together as text: tens of thousands of dictionaries would set off garbage collections.
+    # The header is JSON with the type, the shape and the place of each tensor. It is put together
+    # as text, because tens of thousands of dictionaries would cause garbage collections.
     entries, end = [], 0
-    # The largest numbers come first, so that all are aligned.
+    # Tensors with the largest elements come first, so that all tensors are aligned.
     names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     for name in names:
         x = tensors[name]
@@ -286,13 +287,13 @@ def _read(path: Path) -> dict[int, Trial]:
     content, _ = _read_header(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            # Copies are aligned as new tensors are, on which the last bits of sums may depend.
+            # Clones are aligned as new tensors are; the last bits of sums may depend on that.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # The library's own errors have no common class.
         raise _unreadable(path, error) from error
     said = content.pop("sha256", None)
     if said != _digest(content, tensors):
-        raise UserError(f"{path}: is not what was saved (checksum)")
+        raise UserError(f"{path}: is damaged (its checksum differs)")
     trials = {}
     for entry in content["trials"]:
         number = entry["iteration"]
@@ -306,7 +307,7 @@ def _read(path: Path) -> dict[int, Trial]:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], _Steps]:
-    """Read what a file says of itself, without its tensors, and the steps of its trials."""
+    """Read the JSON in the header of a file, and the environment steps of its trials."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
@@ -323,7 +324,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def _named(episodes: Episodes) -> dict[str, Tensor]:
-    """Return all tensors of a round by the field's name and, in dictionaries, the key's."""
+    """Return all tensors of a round by name; those in dictionaries are called ``field.key``."""
     named: dict[str, Tensor] = {}
     for field, value in episodes._asdict().items():
         if field in _BY_NAME:
@@ -346,14 +347,14 @@ def _episodes(named: Mapping[str, Tensor]) -> Episodes:
 
 
 def _described(x: Tensor) -> str:
-    """Return what the header of a file says of a tensor beside its place."""
+    """Return the type and the shape of a tensor, as the header of a file has them."""
     if x.dtype not in _TYPES:
         raise UserError(f"experience: tensors of type {x.dtype} cannot be stored")
     return f'"dtype": "{_TYPES[x.dtype]}", "shape": {list(x.shape)}'
 
 
 def _digest(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Return the checksum of a file: of its JSON and of every tensor's name, type and content."""
+    """Return the checksum of a file's JSON and of every tensor's name, type and content."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name}: {_described(tensors[name])}".encode())

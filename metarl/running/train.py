@@ -1,4 +1,4 @@
-"""Train: what one command does, from its settings to the final evaluation."""
+"""Train a run: from its settings to the final evaluation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from metarl.running.checkpoints import Checkpoint
 from metarl.running.evaluate import EvaluateConfig, Subject, evaluate_subject
 from metarl.running.machine import check_device
 from metarl.running.metrics import import_wandb, read_metrics
+from metarl.running.parsing import command_line
 from metarl.running.run import Run
 from metarl.running.settings import Settings
 from metarl.running.store import recall_experience
@@ -29,14 +30,14 @@ from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
 
 CHECK_SECONDS = 3.0
-"""Time that a new run spends on stepping environments to see whether its tasks differ."""
+"""Longest time in seconds that a new run steps environments to check whether its tasks differ."""
 
 
 class Prepared(NamedTuple):
-    """Settings that can be trained with, and what they describe."""
+    """Complete settings, with the tasks and the agent that they describe."""
 
     settings: Settings
-    """The settings, with nothing left open."""
+    """The settings, with every option resolved."""
     tasks: TaskDistribution
     """The task distribution."""
     agent: Agent
@@ -47,7 +48,7 @@ def prepare(settings: Settings) -> Prepared:
     """Make the tasks and the agent of settings; nothing is written to the disk.
 
     Raises:
-        UserError: for anything that cannot work.
+        UserError: if the settings cannot work.
     """
     config = settings.train
     check_device(config.device)
@@ -64,19 +65,19 @@ def prepare(settings: Settings) -> Prepared:
 def train(
     settings: Settings, *, resume: Run | None = None, callback: Callback | None = None
 ) -> Run:
-    """Meta-train in a new run directory, or go on with a run, and evaluate at the end.
+    """Meta-train in a new run directory, or resume a run, and evaluate at the end.
 
     The agent is made once. The check of the tasks, training, validation and the final evaluation
     share their worker processes.
 
     Args:
-        settings: what to train, and on what.
-        resume: the run to go on with.
+        settings: the settings of the run.
+        resume: the run to resume, if any.
         callback: called after every update with its number, the trial and the metrics;
             training ends early when it returns False. It replaces the callback of the settings.
 
     Raises:
-        UserError: for anything that cannot work, before any work is done.
+        UserError: if the settings cannot work; this is checked before any training.
     """
     settings, tasks, agent = prepare(settings)
     config = settings.train
@@ -122,7 +123,7 @@ def train(
     except BaseException as error:
         failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
         if not failed_at_once:
-            _say_how_to_go_on(run, error)
+            _print_how_to_resume(run, error)
         raise
     return run
 
@@ -130,18 +131,18 @@ def train(
 def _restore(
     run: Run, settings: Settings, tasks: TaskDistribution, agent: Agent, sampler: TaskSampler
 ) -> Checkpoint:
-    """Make a run ready to go on, and its agent and task sampler what they were.
+    """Prepare a run to be resumed, and restore its agent and task sampler.
 
     Returns:
-        The checkpoint that the training goes on from.
+        The checkpoint that the training continues from.
 
     Raises:
-        UserError: if it cannot go on; nothing has been written then.
+        UserError: if the run cannot be resumed; nothing has been written then.
     """
     if run.content["format"] == first_edition.FORMAT:
         raise UserError(
-            f"{run.directory}: was begun by the first edition: it can be evaluated and its "
-            f"settings used again (--config), not resumed"
+            f"{run.directory}: was begun by the first edition; it can be evaluated and its "
+            f"settings can be used again (--config), but it cannot be resumed"
         )
     run.require_spaces(tasks)
     start = Checkpoint.of(agent, 0, 0)
@@ -151,16 +152,14 @@ def _restore(
         sampler.load_state(start.sampler)
     iterations = settings.train.iterations or 0
     if start.iteration > iterations:
-        accepted = (
-            f"at least {start.iteration}, which are behind this run (their sum, not more of them)"
-        )
+        accepted = f"at least {start.iteration}, which the run has made already (they count too)"
         raise bad_option("--iterations", settings.train.iterations, accepted)
     metrics = run.directory / "metrics.jsonl"
     if metrics.exists():
         read_metrics(metrics)  # Refuse damage before anything is written.
     if start.iteration < iterations:
         recall_experience(agent, run.directory, start.iteration)
-    console.print(f"{run.directory}: goes on after iteration {start.iteration}")
+    console.print(f"{run.directory}: resumed after iteration {start.iteration}")
     run.record(settings.train)
     remove_leftovers(run.directory)
     if start.iteration == iterations:
@@ -176,23 +175,27 @@ def _finished_iterations(run: Run) -> int:
         return 0
 
 
-def _say_how_to_go_on(run: Run, error: BaseException) -> None:
-    """Say what is saved of a run that ``error`` ends, and the command that goes on with it."""
+def _print_how_to_resume(run: Run, error: BaseException) -> None:
+    """Print what is saved of a run that ``error`` ended, and the command that resumes it."""
     saved = run.checkpoints.iterations()
     last = saved[-1] if saved else 0
     finished = _finished_iterations(run)
     lines = [f"iteration {last + 1} was not finished"]
-    if finished > last + 1:  # The state was not copied in between, or could not be written.
-        lines = [f"iterations {last + 1} to {finished} were finished but not saved"]
+    if finished > last:  # The state was not copied in between, or could not be written.
+        lost = f"iterations {last + 1} to {finished} were"
+        if finished == last + 1:
+            lost = f"iteration {finished} was"
+        lines = [f"{lost} finished but not saved"]
     if last >= (run.train_config.iterations or 0):
         lines = [
-            f"training was finished, evaluation not; {last} is saved: {run.checkpoints.directory}"
+            f"the training was finished but not the evaluation; {last} is saved: "
+            f"{run.checkpoints.directory}"
         ]
     elif saved:
         lines[0] += f"; {last} is saved: {run.checkpoints.directory / f'{last:07d}'}"
     if isinstance(error, DivergenceError):
         lines.append("the same seed diverges there again; another setting may not:")
-        lines.append(f"python scripts/train.py --config {run.directory / 'config.json'} …")
+        lines.append(command_line("train", "--config", str(run.directory / "config.json")) + " …")
     else:
-        lines.append(f"go on with: {run.resume_command()}")
+        lines.append(f"resume with: {run.resume_command()}")
     print("\n".join(lines), file=sys.stderr, flush=True)

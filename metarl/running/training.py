@@ -39,16 +39,16 @@ from metarl.stepping.vector import SlotVectorEnv
 from metarl.tasks.distribution import TaskDistribution
 
 Callback: TypeAlias = Callable[[int, Trial, Metrics], bool | None]
-"""Gets the number of iterations, the last trial and the metrics logged; False ends training."""
+"""Gets the number of iterations, the last trial and its metrics; returns False to end training."""
 
 CHEAP_COPY = 0.01
-"""Share of the time that copies of the agent's state beside those for checkpoints may take."""
+"""Largest share of the time spent on copies of the agent's state that no checkpoint needs."""
 
 LARGE_OBSERVATION = 100.0
-"""Size of an observation from which it is named as the probable cause of a divergence."""
+"""Absolute value above which an observation is named as the probable cause of a divergence."""
 
 LARGE_KL = 10.0
-"""KL(old ‖ new) of one update, in nats, from which it is warned of; a few hundredths are usual."""
+"""KL(old ‖ new) of one update, in nats, that causes a warning; a few hundredths are usual."""
 
 
 def meta_train(
@@ -65,20 +65,22 @@ def meta_train(
 ) -> Checkpoint:
     """Meta-train ``agent`` and return its last checkpoint.
 
-    An error or interruption leaves a checkpoint from which training goes on to the same numbers:
-    the last whole iteration where its state is still there, else the newest copy of a state. An
-    iteration is whole once its metrics have been written. The state is copied for every checkpoint
-    and after every iteration where that is cheap (:func:`copy_is_cheap`).
+    An error or interruption leaves a checkpoint from which training continues to the same numbers.
+    It holds the state after the last finished iteration if the agent still has that state, and
+    otherwise the newest copy. An iteration is finished once its metrics have been written. The
+    state is copied for every checkpoint, and after every iteration if that is cheap
+    (:func:`copy_is_cheap`).
 
     Args:
-        agent: changed in place; as it was after ``iteration`` meta-updates, its old experience
-            recalled if it remembers any.
-        tasks: where training and validation tasks come from.
-        config: how long (resolved), how often.
-        directory: the run's: metrics and checkpoints go there.
-        iteration: meta-updates behind it.
-        env_steps: environment steps behind it.
-        sampler: chooses the tasks; as it was after ``iteration`` meta-updates.
+        agent: the agent to train, which is changed in place. It has the state after ``iteration``
+            meta-updates and has recalled its old experience, if it remembers any.
+        tasks: the distribution that training and validation tasks come from.
+        config: the options of the training.
+        directory: the run directory, which metrics and checkpoints are written to.
+        iteration: the number of meta-updates so far.
+        env_steps: the number of environment steps so far.
+        sampler: the sampler of the tasks, in its state after ``iteration`` meta-updates (default:
+            a new uniform one).
         callback: called after every iteration; the training ends when it returns False.
         envs: environments of ``tasks`` to use, which are left open; by default new ones.
     """
@@ -96,8 +98,8 @@ def meta_train(
     ):
         if envs is None:
             envs = config.workers.make_vec(tasks, training_slots(agent, tasks, config.workers))
-            stack.callback(close_quietly, envs)  # what has been trained is worth more
-        # Save only now: a run whose environments cannot be made leaves nothing to go on with.
+            stack.callback(close_quietly, envs)  # An error while closing must not end the run.
+        # Save only now: a run whose environments cannot be made must leave no checkpoint.
         saver = _Saver(config.run, directory, log, experience)
         saver.begin(copies.last)
         mark = time.perf_counter()
@@ -112,7 +114,7 @@ def meta_train(
                 collected = time.perf_counter()
                 # meta-update
                 key = seeding.derive(config.seed, Phase.TRAIN, Component.UPDATE, number)
-                updating = True  # from here on, the state is that of no whole iteration
+                updating = True  # From here on, the state lies between two iterations.
                 try:
                     with torch_threads(config.torch_threads):
                         own = torch_generator(int(key))
@@ -125,7 +127,7 @@ def meta_train(
                     error.cause = large_observations(agent, trial)
                     raise
                 if not leapt and metrics.get("kl", 0.0) > LARGE_KL:
-                    leapt = True  # the metrics tell of further ones
+                    leapt = True  # Warn once; the metrics show later leaps.
                     _warn_of_leap(new.iteration, metrics["kl"], agent, trial)
                 ended = new.iteration == total
                 metrics = {f"update/{name}": value for name, value in metrics.items()}
@@ -149,7 +151,7 @@ def meta_train(
                 log.write(new.iteration, new.env_steps, metrics)
                 if experience is not None:
                     experience.add(new.iteration, trial, copied=copies.last.iteration)
-                at = new  # an iteration cut off before this is done again
+                at = new  # From here on the iteration counts: a resumed run starts after it.
                 updating = False
                 due = at.score is not None or saver.due(at.iteration)
                 if due or copies.are_cheap():
@@ -163,9 +165,9 @@ def meta_train(
             saver.finish(copies.take(at))
         except SaveError:
             raise
-        except BaseException:  # whatever it was, what has been trained is kept
+        except BaseException:  # Save what has been trained, whatever the error.
             if not updating:
-                with suppress(Exception):  # a state that cannot be read: the copy before is saved
+                with suppress(Exception):  # If the state cannot be read, save the last copy.
                     copies.take(at)
             saver.save(copies.last, stopping=True)
             raise
@@ -173,11 +175,10 @@ def meta_train(
 
 
 def copy_is_cheap(copying: float, passed: float) -> bool:
-    """Return whether a copy of the agent's state takes 1% at most of the time since the last one.
+    """Return whether a copy of the agent's state takes at most 1% of the time since the last one.
 
-    This is so after every iteration of agents whose state is small beside what an iteration takes.
-    The state of others is copied less often, and with every checkpoint that is due; an update that
-    is cut off then costs the iterations since the last copy.
+    A small state is copied after every iteration. A large one is copied less often, and for every
+    checkpoint that is due; an interrupted update then costs the iterations since the last copy.
 
     Args:
         copying: seconds that a copy takes.
@@ -187,7 +188,7 @@ def copy_is_cheap(copying: float, passed: float) -> bool:
 
 
 class _Position(NamedTuple):
-    """How far a training has come: whole iterations alone count."""
+    """The progress of a training, counted in finished iterations."""
 
     iteration: int
     env_steps: int
@@ -205,7 +206,7 @@ class _Copies:
         self.take(at)
 
     def take(self, at: _Position) -> Checkpoint:
-        """Copy the present state, which is that of ``at``, unless the newest copy is of it."""
+        """Return a copy of the present state, that of ``at``; make one only if it is missing."""
         if at != self._at:
             started = time.perf_counter()
             copy = Checkpoint.of(self._agent, at.iteration, at.env_steps, self._sampler)
@@ -217,24 +218,24 @@ class _Copies:
         return self.last
 
     def are_cheap(self) -> bool:
-        """Return whether the next copy is cheap by what the cheapest of the last three took.
+        """Return whether another copy is cheap, judged by the fastest of the last three.
 
-        A busy machine may delay any one of them.
+        A busy machine may delay any single copy.
         """
         return copy_is_cheap(min(self._took), time.perf_counter() - self._when)
 
 
 def resident_mib(envs: SlotVectorEnv) -> float:
-    """Return what this process and ``envs``' workers hold, in MiB; shared pages count in each."""
+    """Return the memory of this process and the workers in MiB; each counts shared pages."""
     total = 0
     for pid in (os.getpid(), *envs.worker_pids()):
-        with suppress(psutil.NoSuchProcess):  # that a worker has died is found elsewhere
+        with suppress(psutil.NoSuchProcess):  # The next step reports a dead worker.
             total += psutil.Process(pid).memory_info().rss
     return total / 2**20
 
 
 class _Saver:
-    """Writes metrics and checkpoints to the disk, and does what is configured where it cannot."""
+    """Writes metrics and checkpoints to the disk, and handles errors as configured."""
 
     def __init__(
         self,
@@ -249,16 +250,16 @@ class _Saver:
         self._saved: int | None = None
         self._took = 0.0
         self.seconds = 0.0
-        """What saving has taken since this was last set to 0."""
+        """Time spent on saving since this was last set to 0."""
 
     def begin(self, checkpoint: Checkpoint) -> None:
-        """Write the first checkpoint of this process; later experience is void from here on."""
+        """Write the first checkpoint of this process, and remove experience of later iterations."""
         if self._experience is not None:
             self._experience.begin(checkpoint.iteration)
         self.save(checkpoint)
 
     def due(self, iteration: int) -> bool:
-        """Return whether ``iteration`` is one to save."""
+        """Return whether a checkpoint of ``iteration`` should be written."""
         interval = self._config.checkpoint_interval
         if interval is not None and iteration % interval == 0:
             return True
@@ -266,10 +267,10 @@ class _Saver:
         return passed >= max(self._config.checkpoint_seconds, 100 * self._took)
 
     def finish(self, checkpoint: Checkpoint) -> None:
-        """Write the last checkpoint if that has not worked yet.
+        """Write the last checkpoint, unless it has been written already.
 
         Raises:
-            SaveError: where it still does not.
+            SaveError: if it cannot be written.
         """
         if self._saved != checkpoint.iteration:
             self.save(checkpoint, needed=True)
@@ -278,8 +279,8 @@ class _Saver:
         """Write ``checkpoint``, after the metrics and the experience up to it.
 
         Raises:
-            SaveError: where that fails and it is ``needed`` or the run is to stop then, but not
-                while it is ``stopping`` for another reason.
+            SaveError: if that fails and either the checkpoint is ``needed`` or the run must stop
+                on such errors and is not already ``stopping`` because of another one.
         """
         started = time.perf_counter()
         try:
@@ -296,7 +297,7 @@ class _Saver:
             kept = self._store.iterations()
             message = (
                 f"iteration {checkpoint.iteration} could not be saved in {self._store.directory}: "
-                f"{error}; {f'iteration {kept[-1]} is' if kept else 'nothing'} there"
+                f"{error}; {f'iteration {kept[-1]}' if kept else 'no checkpoint'} is there"
             )
             if needed or (self._config.on_save_error == "stop" and not stopping):
                 raise SaveError(message) from error
@@ -316,7 +317,7 @@ def _refuse_divergence(agent: Agent, metrics: Metrics) -> None:
 
 
 def large_observations(agent: Agent, trial: Trial) -> str:
-    """Say that observations are large and what to do about it; nothing where they are not.
+    """Return advice about large observations, or an empty text if they are not large.
 
     A network's first layer is initialised for inputs of about 1. Raw pixels (0 to 255) make its
     outputs so large that one update moves the policy out of all proportion.
@@ -332,11 +333,11 @@ def large_observations(agent: Agent, trial: Trial) -> str:
 
 
 def _warn_of_leap(iteration: int, divergence: float, agent: Agent, trial: Trial) -> None:
-    """Warn that one update has moved the policy further than any that learns would."""
+    """Warn that one update has changed the policy far more than an update that learns does."""
     cause = large_observations(agent, trial) or "a smaller learning rate may help"
     warnings.warn(
-        f"iteration {iteration}: update/kl is {divergence:.3g}, so that the policy is another one "
-        f"after this update; {cause}",
+        f"iteration {iteration}: update/kl is {divergence:.3g}, so this one update has changed the "
+        f"policy completely; {cause}",
         stacklevel=2,
     )
 

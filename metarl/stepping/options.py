@@ -1,4 +1,4 @@
-"""How environments are stepped: options that change the speed of a run and none of its results."""
+"""Options of stepping environments, which change the speed of a run but not its results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MakesVectorEnvs(Protocol):
 
 @dataclass(frozen=True)
 class Workers:
-    """How environments are stepped; no result depends on it."""
+    """Options of stepping environments; no result depends on them."""
 
     num_envs: Annotated[int, AtLeast(1)] | None = None
     """Number of environments stepped together (default: as many as the agent and the task
@@ -63,7 +63,7 @@ class Workers:
 class SharedEnvs:
     """The environments that the parts of a run share: one vector environment, resized as needed.
 
-    So worker processes are started once, and simulators are never there twice.
+    Worker processes are thus started only once, and there are never two sets of simulators.
     """
 
     def __init__(self, workers: Workers, tasks: MakesVectorEnvs) -> None:
@@ -71,7 +71,7 @@ class SharedEnvs:
         self._envs: SlotVectorEnv | None = None
 
     def sized(self, num_envs: int) -> SlotVectorEnv:
-        """Return the environments as ``num_envs`` slots; what was returned before is invalid."""
+        """Return the environments as ``num_envs`` slots; earlier results become invalid."""
         if self._envs is not None and self._envs.num_envs != num_envs:
             try:
                 self._envs.resize(num_envs)

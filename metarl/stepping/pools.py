@@ -185,7 +185,7 @@ class WorkerPool:
 
         Args:
             num_envs: slots over all workers.
-            num_workers: processes; those that are missing are started, others end.
+            num_workers: processes; missing ones are started and surplus ones ended.
         """
         self._num_envs, self._num_workers = num_envs, num_workers
         self._layout = SharedLayout.of(self._distribution, num_envs, num_workers)
@@ -195,7 +195,7 @@ class WorkerPool:
         self.views = self._layout.views(mmap.mmap(self._file.fileno(), size))
         self._live = self.views["live"]
         for array in self.views.values():
-            array[...] = 0  # Of an earlier size there may be numbers left.
+            array[...] = 0  # Clear the numbers of an earlier size.
         self._task: dict[int, Task] = {}
         self._seed: dict[int, int] = {}
         self._actions: dict[int, list[npt.NDArray[Any]]] = {}
@@ -299,7 +299,7 @@ class WorkerPool:
                     self._check_progress(worker)
 
     def _check_progress(self, worker: _Worker) -> None:
-        """Take a worker for hung if its environment has not returned for too long."""
+        """Treat a worker as hung if its environment has not returned for too long."""
         now = time.monotonic()
         calls = int(self.views["progress"][worker.number, CALLS])
         if calls != worker.calls:

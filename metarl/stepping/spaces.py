@@ -258,7 +258,7 @@ def _is_flat(space: gym.Space[Any]) -> bool:
         return False
     try:
         return space.is_np_flattenable
-    except NotImplementedError:  # the user's own kind of space
+    except NotImplementedError:  # It is a user's own kind of space.
         return False
 
 
@@ -349,7 +349,7 @@ class ActionCodec:
         if self.discrete:
             return np.asarray(action, self.dtype) - self._start
         flat = np.asarray(action, np.float64).reshape(len(action), self.size)
-        scale = np.where(self._scale > 0, self._scale, 1.0)  # 0 if both bounds are equal
+        scale = np.where(self._scale > 0, self._scale, 1.0)  # It is 0 if the bounds are equal.
         return np.asarray((flat - self._center) / scale, self.dtype)
 
     def to_env(self, taken: npt.NDArray[Any]) -> npt.NDArray[Any]:

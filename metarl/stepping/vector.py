@@ -167,9 +167,8 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         if isinstance(seeds, np.ndarray):
             self._seed[index] = seeds[index].astype(np.uint64)
         else:
-            fresh = seeding.fold(
-                self._seed[index], 2**63
-            )  # No episode has this many steps, so no step has this key.
+            # No episode has this many steps, so no step has this key.
+            fresh = seeding.fold(self._seed[index], 2**63)
             given = [seeds[i] for i in index.tolist()]
             self._seed[index] = np.array(
                 [f if s is None else s for f, s in zip(fresh, given, strict=True)], np.uint64
@@ -221,8 +220,8 @@ class TaskVectorEnv(SlotVectorEnv):
     def resize(self, num_envs: int) -> None:
         """Close all environments and make ``num_envs`` others in the same worker processes.
 
-        All slots are without a task then. Processes are started or ended if another number of
-        them should step that many slots.
+        No slot has a task afterwards. Processes are started or ended if the new size needs
+        another number of them.
         """
         super().__init__(self.distribution, num_envs)
         workers = self._workers_for(num_envs)

@@ -90,7 +90,7 @@ def start_process(file: int) -> tuple[subprocess.Popen[bytes], Connection]:
         env=os.environ | single,
         stdin=subprocess.DEVNULL,
         pass_fds=keep,
-        process_group=0,  # otherwise Ctrl-C could end the process before work() ignores it
+        process_group=0,  # Otherwise Ctrl-C could end the process before work() ignores it.
     )
     there.close()
     return process, Connection(here.detach())
@@ -142,7 +142,7 @@ def _carry_out(message: Any, slots: Slots | None, file: int) -> Slots:
 
 
 def _close(slots: Slots) -> None:
-    """Close the environments; what they warn of is printed as one line."""
+    """Close the environments; each of their warnings is printed as one line."""
     warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
     slots.close()
 

@@ -14,10 +14,7 @@ import numpy.typing as npt
 
 from metarl import seeding
 from metarl.errors import EnvError, described
-from metarl.stepping.spaces import (
-    fit,
-    indices_inside,
-)
+from metarl.stepping.spaces import fit, indices_inside
 from metarl.stepping.vector import Seed, SlotVectorEnv, Step
 from metarl.task import Env, Task, require_task
 from metarl.tasks.distribution import TaskDistribution
@@ -246,7 +243,7 @@ class ArrayVectorEnv(SlotVectorEnv):
 
 @contextlib.contextmanager
 def _family_exits() -> Iterator[None]:
-    """Turn a family's ``sys.exit()`` into an error, lest the program end as if it were done."""
+    """Turn a family's ``sys.exit()`` into an error; otherwise the program would end silently."""
     try:
         yield
     except SystemExit as error:
@@ -260,9 +257,8 @@ def _write(
     for name, values in rows.items():
         values = np.asarray(values)
         if len(index) == size:  # All slots, in order.
-            target[name] = (
-                values.copy()
-            )  # The array may be read-only, or the same under several names.
+            # Copy: the array may be read-only, or the same under several names.
+            target[name] = values.copy()
             continue
         if name not in target:
             target[name] = np.zeros((size, *values.shape[1:]), values.dtype)

@@ -196,21 +196,23 @@ def test_mdp_statistics():
 
 
 def test_mdp_pays_and_moves_as_its_task_says():
-    tasks, slots = metarl.make("mdp/n10"), 20_000
+    tasks, slots, episodes = metarl.make("mdp/n10"), 1000, 20
     task = tasks.sample(np.random.default_rng(0), 1, "test")[0]
     law = tasks.stack([task])
     envs = tasks.make_vec(slots)
-    observation, _ = envs.reset(seed=0, options={"tasks": [task] * slots})
-    assert (observation == 0).all()
-    later, reward, *_ = envs.step(np.full(slots, 3))
+    steps = []
+    for i in range(episodes):
+        tasks_once = {"tasks": [task] * slots} if i == 0 else None
+        assert (envs.reset(seed=i * slots, options=tasks_once)[0] == 0).all()
+        steps.append([*envs.step(np.full(slots, 3))[:2], envs.step(np.full(slots, 1))[1]])
+    later, reward, reward_after = map(np.concatenate, zip(*steps, strict=True))
     assert abs(reward.mean() - law["mean"][0, 0, 3]) < 0.036 and abs(reward.std() - 1) < 0.03
     expected = np.diff(law["cumulated"][0, 0, 3], prepend=0.0)
-    got = np.bincount(later, minlength=10) / slots
+    got = np.bincount(later, minlength=10) / (slots * episodes)
     np.testing.assert_allclose(got, expected, atol=0.018)
-    _, reward, *_ = envs.step(np.full(slots, 1))
     for s in (later[0], later[1]):
         at = later == s
-        assert abs(reward[at].mean() - law["mean"][0, s, 1]) < 5 / np.sqrt(at.sum())
+        assert abs(reward_after[at].mean() - law["mean"][0, s, 1]) < 5 / np.sqrt(at.sum())
 
 
 def test_mdp_random_policy_earns_what_the_paper_says():

@@ -384,7 +384,7 @@ def test_files_have_the_fields_of_the_design(tmp_path, tasks, score):
 
 @pytest.mark.parametrize("score", ["adapting-episodes", "greedy-copy"])
 @pytest.mark.parametrize("adapts_every", [None, 3])
-def test_what_an_environment_reports_is_shown_as_its_success_is(tmp_path, score, adapts_every):
+def test_reported_values_are_shown_like_success(tmp_path, score, adapts_every):
     curve = evaluate(Counter(adapts_every), Reports(), score=score, num_episodes=9)
     curve.save(tmp_path, "test")
     points = len(curve.episodes)
@@ -479,7 +479,7 @@ def echo_env():
 
 
 @pytest.mark.parametrize("episodes", [0, 1, 3])
-def test_a_policy_has_as_many_episodes_behind_it_as_asked_for(episodes):
+def test_a_policy_has_adapted_for_the_episodes_asked_for(episodes):
     policy = adapt(Counter(), echo_env(), episodes=episodes)
     assert policy.act([0.25], boundary=True) == [episodes]
 

@@ -1,4 +1,4 @@
-"""Meta-World's own evaluation: what its loop does to a number, and what our agents see in it."""
+"""Meta-World's own evaluation: how its loop biases success, and what our agents see in it."""
 
 import gymnasium as gym
 import numpy as np
@@ -116,7 +116,7 @@ class Watching:
 
 
 @pytest.mark.parametrize("agent", [rl2(), maml()], ids=["rl2", "maml-ppo"])
-def test_per_goal_tells_the_truth_and_the_official_one_what_it_is_known_to(agent):
+def test_per_goal_success_is_exact_and_official_success_has_its_known_bias(agent):
     alone = Workers(num_workers=0)  # worker processes would import this module, and with it torch
     curve = evaluate_adaptation(agent, TASKS, num_tasks=4, num_episodes=4, workers=alone)
     assert curve.success.mean(1) == pytest.approx([0.25] * len(curve.episodes))

@@ -142,7 +142,7 @@ def test_labels_tell_runs_of_one_seed_apart(trained, tmp_path, axes, pair):
 
 
 def test_lines_of_different_kinds_say_which_they_are(tmp_path, axes):
-    """What the first line is was said of all of them."""
+    """The title once described all lines by the first one."""
     greedy, best = summary(actions="greedy"), summary(checkpoint="best")
     lines = [Line("a", greedy), Line("untrained", greedy, reference=True)]
     lines += [Line("b", best), Line("untrained", best, reference=True)]

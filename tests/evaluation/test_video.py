@@ -88,7 +88,7 @@ def test_environments_without_a_simulator_cannot_be_filmed(written, tmp_path):
         )
 
 
-def test_a_missing_gl_library_is_said_before_anything_is_computed(monkeypatch):
+def test_a_missing_gl_library_is_reported_before_any_computation(monkeypatch):
     def fail(*args):
         raise AttributeError("'NoneType' object has no attribute 'glGetError'")
 
@@ -98,7 +98,7 @@ def test_a_missing_gl_library_is_said_before_anything_is_computed(monkeypatch):
         video.check_can_record()
 
 
-def test_a_missing_encoder_is_said_with_how_to_get_it(monkeypatch):
+def test_a_missing_encoder_is_reported_with_the_way_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(UserError, match=r"pip install .*\[video\]"):
         video.check_can_record()

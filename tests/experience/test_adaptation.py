@@ -1,4 +1,4 @@
-"""Adapting to an environment of somebody's: when it ends, what fits it, what acts afterwards."""
+"""Adapting to a given environment: its length, the spaces it accepts, and the policy it returns."""
 
 import copy
 import dataclasses
@@ -158,7 +158,7 @@ def test_largest_seed_works():
     adapt(Recorder(), Drift(0), episodes=1, max_steps=2, seed=2**63 - 1)
 
 
-def test_a_vector_of_environments_is_not_one():
+def test_a_vector_environment_is_refused():
     envs = DummyVecEnv([lambda: TimeLimit(Drift(0), 5)])
     with pytest.raises(UserError, match=r"env: got 'DummyVecEnv'; accepted: a gymnasium\.Env"):
         inspect.unwrap(adapt)(Recorder(), envs, episodes=1)  # tests check types before
@@ -435,7 +435,7 @@ def test_a_state_holds_what_a_step_leaves_and_episode_start_marks_boundaries():
     assert third.observation.tolist() == [[[1, 0, 1, 2]], [[0, 1, 3, 4]]]  # the odd one-hot first
 
 
-def test_rewards_that_stable_baselines3_keeps_to_itself_do_not_count_as_zeros():
+def test_rewards_that_stable_baselines3_does_not_pass_on_are_not_learned_as_zeros():
     """An arm that pays is pulled again until it does not: RL² as it is at its simplest."""
 
     class PullsWhatPaid(Recorder):

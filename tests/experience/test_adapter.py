@@ -68,7 +68,7 @@ def test_thompson_sampling_adapts_and_an_oracle_need_not(capsys):
     assert "Oracle (told the task) on 2,000 held-out tasks" in capsys.readouterr().out
 
 
-def test_what_lacks_a_method_is_no_adapter():
+def test_an_object_without_a_method_is_no_adapter():
     class Lacks:
         shape = metarl.TrialShape(2)
 
@@ -81,7 +81,7 @@ def test_insight_needs_a_row_for_every_task():
         def insight(self, context):
             return {"best": context.mean(0)}
 
-    with pytest.raises(AssertionError, match="insight 'best' has not one row for each task"):
+    with pytest.raises(AssertionError, match="insight 'best' must have one row for each task"):
         metarl.check_adapter(Sees(metarl.TaskSpec.of(BANDIT)), BANDIT)
 
 
@@ -91,7 +91,7 @@ OUTCOME = ("reward", "terminated", "truncated")
 
 
 class Watcher:
-    """Acts by what it sees, and keeps that."""
+    """Acts by what it sees, and records it."""
 
     def __init__(self, sequential, episodes=3):
         self.shape = metarl.TrialShape(episodes, 0, sequential)
@@ -111,8 +111,8 @@ class Watcher:
 
 
 @pytest.mark.parametrize("sequential", [True, False])
-def test_everyone_shows_an_agent_the_same_step_by_step(sequential):
-    """Gathering, an adapted policy, and Meta-World's protocol on one task with equal starts."""
+def test_all_loops_show_an_agent_the_same_steps(sequential):
+    """Collecting, an adapted policy and Meta-World's protocol run one task with equal seeds."""
     from metarl.evaluation.metaworld import OfficialAgent, _Watched
     from metarl.experience.lanes import TrialKeys
     from metarl.experience.rollout import run_trial

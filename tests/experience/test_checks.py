@@ -91,7 +91,7 @@ class AdaptWritesIntoItsContext(Parallel):
 
 
 class AdaptGoesByPlace(Parallel):
-    """what adapt makes of a task depends on the place"""
+    """the result of adapt for a task depends on the place"""
 
     def adapt(self, context, episodes, generator):
         return context + torch.arange(len(context)).reshape(-1, 1, 1)
@@ -116,7 +116,7 @@ class LeavesMomentumOut(Sequential):
 
 
 class LeavesItsOptimiserOut(Sequential):
-    """a second update leads elsewhere.* the moments of an optimiser"""
+    """a second update gives another state.* the moments of an optimiser"""
 
     def __init__(self):
         super().__init__()
@@ -210,7 +210,7 @@ class HoldsAGenerator(Sequential):
 
 
 class ActsByAMethodOfTheOriginal(Sequential):
-    """a copy by copy.deepcopy acts otherwise after load_state"""
+    """a copy by copy.deepcopy acts differently after load_state"""
 
     def __init__(self):
         super().__init__()
@@ -251,7 +251,7 @@ class SharesItsWeight(Sequential):
 
 
 class ForgetsItsMomentumInCopies(Sequential):
-    """the same update leads a copy by copy.deepcopy elsewhere"""
+    """the same update gives a copy by copy.deepcopy another state"""
 
     def __init__(self):
         super().__init__()
@@ -323,14 +323,14 @@ class RecallsNothing(Remembers):
 
 
 class RecallsTheNewestAlone(Remembers):
-    """after load_state and recall, the same update leads elsewhere"""
+    """after load_state and recall, the same update gives another state"""
 
     def recall(self, trials):
         self.trials = list(trials[-1:])
 
 
 class RecallsBackwards(Remembers):
-    """after load_state and recall, the same update leads elsewhere"""
+    """after load_state and recall, the same update gives another state"""
 
     def recall(self, trials):
         self.trials = list(trials[::-1])

@@ -1,4 +1,4 @@
-"""Cores: are acting and training the same, and is what is remembered what was written?"""
+"""Cores: do acting and training agree, and does memory return what was written?"""
 
 import gymnasium as gym
 import pytest

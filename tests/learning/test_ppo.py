@@ -1,4 +1,4 @@
-"""PPO: is a step the gradient of the loss, and do epochs, schedules and stops do as they say?"""
+"""PPO: is a step the gradient of the loss, and do epochs, schedules and KL stops work?"""
 
 import copy
 

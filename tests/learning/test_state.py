@@ -1,4 +1,4 @@
-"""State: does what was saved come back, under the names of today and of the first edition?"""
+"""State: are saved tensors restored, under present names and those of the first edition?"""
 
 import copy
 

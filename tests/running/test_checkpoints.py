@@ -1,4 +1,4 @@
-"""Checkpoints: is what was saved what is loaded, whole, and nothing but data?"""
+"""Checkpoints: do they load exactly what was saved, and nothing but data?"""
 
 import errno
 import json
@@ -56,7 +56,7 @@ def test_a_better_one_replaces_the_best(store):
     assert store.iterations() == [2, 3, 4]
 
 
-def test_of_equals_the_first_is_the_best(store):
+def test_of_equal_scores_the_first_is_the_best(store):
     for iteration in (1, 2, 3, 4):
         store.save(checkpoint(iteration, score=2.0))
     assert store.load("best").iteration == 1
@@ -141,7 +141,7 @@ def test_a_damaged_newest_falls_back_with_a_warning(store):
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_what_a_run_has_fallen_back_from_is_no_longer_kept(store, keep):
+def test_checkpoints_after_a_fallback_are_no_longer_kept(store, keep):
     store.keep = keep
     for iteration, score in ((50, 9.0), (100, 1.0)):
         store.save(checkpoint(iteration, score=score))
@@ -159,14 +159,14 @@ def test_a_damaged_best_falls_back_too(store):
         assert store.load("best").iteration == 3
 
 
-def test_what_a_kill_has_left_is_removed(store):
+def test_leftovers_of_a_killed_process_are_removed(store):
     store.save(checkpoint(1))
     (store.directory / ".0000002.partial").mkdir()
     store.save(checkpoint(3))
     assert sorted(path.name for path in store.directory.iterdir()) == ["0000001", "0000003"]
 
 
-def test_where_all_are_damaged_the_newest_is_named(store):
+def test_if_all_checkpoints_are_damaged_the_newest_is_named(store):
     for iteration in (1, 2):
         store.save(checkpoint(iteration))
         damage(store, iteration)
@@ -264,7 +264,7 @@ def test_other_spaces_are_refused():
         space_from_json({"type": "MultiBinary"})
 
 
-def test_what_a_killed_replacement_left_is_in_nobody_s_way(tmp_path):
+def test_leftovers_of_a_killed_replacement_do_not_block_the_next(tmp_path):
     """Killed after the old checkpoint was set aside: the next replacement still succeeds."""
     store = CheckpointStore(tmp_path / "checkpoints", 2)
     store.save(Checkpoint(1, 5, {"x": torch.zeros(1)}, {}, None))

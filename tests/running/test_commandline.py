@@ -15,7 +15,7 @@ from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.options import option_values, with_options
 from metarl.running.commandline import parse_train
-from metarl.running.parsing import plain_flags
+from metarl.running.parsing import command_line, plain_flags
 from metarl.running.presets import presets
 from metarl.running.run import Run
 from metarl.running.settings import Settings, TrainConfig
@@ -172,7 +172,7 @@ DAMAGED = [
     ("no agent", _edit(CONFIG, lambda c: c.pop("agent")), "'agent' is missing"),
     ("no settings", _edit(CONFIG, lambda c: c.update(agent_config=[])), "'agent_config'"),
     ("no env", _edit(CONFIG, lambda c: c["train_config"].pop("env")), "no 'env'"),
-    ("no specification", _edit(CONFIG, lambda c: c.pop("spec")), "of no run"),
+    ("no specification", _edit(CONFIG, lambda c: c.pop("spec")), "but no run"),
     (
         "a number that is none",
         _edit(CONFIG, lambda c: c["agent_config"]["core"].update(hidden_size="many")),
@@ -198,7 +198,11 @@ DAMAGED = [
         _edit(CONFIG, lambda c: c["spec"].update(action={"type": "Box", "low": 3})),
         "space: got",
     ),
-    ("derived from nothing", _edit(CONFIG, lambda c: c.update(derived=5)), "'derived' is no list"),
+    (
+        "derived from nothing",
+        _edit(CONFIG, lambda c: c.update(derived=5)),
+        "'derived' is not a list",
+    ),
     ("metrics cut in two", _write("metrics.jsonl", b"{\n{}\n"), "metrics.jsonl, line 1"),
     ("checkpoints cut off", _all_checkpoints(TENSORS, b"cut"), "checksum"),
     ("checkpoints empty", _all_checkpoints("checkpoint.json", b""), "cannot be read"),
@@ -265,7 +269,7 @@ def test_printed_settings_are_those_of_the_run_they_start(call, tmp_path):
         assert all(x.equal(tensors[n]) for n, x in runs[0].checkpoints.load().tensors.items())
 
 
-def test_what_follows_from_the_length_follows_it_again(trained):
+def test_derived_options_are_derived_again_for_another_length(trained):
     path = str(trained.directory / "config.json")
     assert parse_train(["--config", path]).settings.train.schedule_iterations is None
     assert trained.train_config.schedule_iterations == 2
@@ -280,7 +284,7 @@ def test_settings_of_no_run_cannot_be_resumed(call):
     Path("folder/config.json").write_text(text)
     code, _, error = call("train", "--resume", "folder")
     assert code == 2
-    assert "metarl train --config takes them" in error
+    assert "metarl train --config uses them" in error
 
 
 @pytest.mark.parametrize(
@@ -297,7 +301,7 @@ def test_settings_of_no_run_cannot_be_resumed(call):
         ("plot", "RUN --kind pie", "--kind"),
     ],
 )
-def test_what_the_parser_refuses_has_exit_code_two_too(call, script, arguments, said):
+def test_words_that_the_parser_refuses_give_exit_code_two(call, script, arguments, said):
     code, out, error = call(script, *arguments.split())
     assert code == 2
     assert said.lower() in (out + error).lower()
@@ -317,6 +321,13 @@ def test_a_process_exits_with_two_and_no_traceback(tmp_path, quick_python):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --env: unknown environment 'bandt/n10-k5'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_that_is_printed_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command_line("train", "--resume", "my run") == "python -m metarl train --resume 'my run'"
+    (tmp_path / "metarl").touch(0o755)
+    assert command_line("train", "--resume", "my run") == "metarl train --resume 'my run'"
 
 
 def test_list_names_environments_agents_and_presets(call):
@@ -346,13 +357,13 @@ def test_resuming_with_the_same_options_is_accepted(trained):
     assert request.settings.agent_config == trained.settings.agent_config
 
 
-def test_resuming_may_go_on_for_longer_and_look_on_differently(call, trained, tmp_path):
+def test_a_resumed_run_may_train_longer_and_with_other_checks(call, trained, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(trained.directory, copy)
     options = "--iterations 3 --validation-interval 1 --evaluation-tasks 2 --keep-checkpoints 1"
     code, out, _ = call("train", "--resume", str(copy), *options.split())
     assert code == 0
-    assert "goes on after iteration 2" in out
+    assert "resumed after iteration 2" in out
     assert Run.open(copy).checkpoints.load().iteration == 3
 
 
@@ -427,7 +438,7 @@ def test_no_agent_s_option_hides_a_common_one():
         assert not own & common
 
 
-def test_an_unknown_name_beside_a_preset_is_the_first_thing_said():
+def test_an_unknown_agent_beside_a_preset_is_reported_first():
     (name, *_) = presets()
     with pytest.raises(UserError, match="unknown agent 'maml'"):
         parse_train(["maml", "--preset", name])

@@ -1,7 +1,7 @@
-"""Trainings that are cut off at any place: is what they leave enough to go on to the same bits?
+"""Trainings that are interrupted at any place: can they be resumed to the same bits?
 
 Copying the agent's state after every iteration is cheap for a small agent and dear for a large
-one. A test cannot wait for either, so that here the choice is made for the trainer.
+one. Both would take time, so these tests tell the trainer which of the two it is.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ CONFIG = with_options(
     check=False,
 )
 AGENT = ReplayingConfig(memory=30)
-"""Its memory is three trials: fewer than lie between checkpoints."""
+"""The agent remembers three trials, fewer than there are between two checkpoints."""
 ERRORS = {
     "an exception": RuntimeError("broken"),
     "Ctrl-C": KeyboardInterrupt(),
@@ -137,7 +137,7 @@ def test_copying_is_cheap_up_to_a_hundredth_of_the_time_since_the_last_copy():
 def test_the_state_is_copied_after_every_iteration_only_where_that_is_cheap(
     tmp_path, monkeypatch, costs, expected
 ):
-    """Else for checkpoints alone: the first, every fourth iteration, validations, the last."""
+    """Otherwise it is copied for checkpoints: the first, every fourth, at validations, the last."""
     choose(monkeypatch, costs)
     copied, of = [], Checkpoint.of
 
@@ -295,11 +295,14 @@ def test_numbers_that_are_not_finite_are_found_where_nothing_is_copied(
     [
         ("cheap", 8, "iteration 8 was not finished; 7 is saved: "),
         ("dear", 7, "iteration 7 was not finished; 6 is saved: "),
+        ("dear", 6, "iteration 5 was finished but not saved; 4 is saved: "),
         ("dear", 12, "iterations 9 to 11 were finished but not saved; 8 is saved: "),
         ("dear", 4, "iterations 1 to 3 were finished but not saved; 0 is saved: "),
     ],
 )
-def test_what_is_really_saved_is_said(tmp_path, monkeypatch, capsys, copying, fails, said):
+def test_the_message_says_what_has_really_been_saved(
+    tmp_path, monkeypatch, capsys, copying, fails, said
+):
     choose(monkeypatch, copying)
     raise_at(monkeypatch, Replaying, "remember", fails, RuntimeError("broken"))
     config = with_options(CONFIG, run_dir=tmp_path / "run")

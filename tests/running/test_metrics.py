@@ -68,9 +68,7 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, line, said):
     assert path.read_bytes() == before
 
 
-def test_tensorboard_has_what_a_resumed_run_left_standing_by_environment_steps(
-    tmp_path, monkeypatch
-):
+def test_tensorboard_shows_a_resumed_run_once_by_environment_steps(tmp_path, monkeypatch):
     write(tmp_path, [1, 2, 3])
     # TensorBoard reads its files in the order of their names, which hold whole seconds.
     later = types.SimpleNamespace(time=lambda: time.time() + 2)
@@ -185,13 +183,13 @@ def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
     assert rest == [("*", "env_steps"), line, 1]
 
 
-def test_weights_and_biases_that_is_not_installed_is_said_to_be(tmp_path, monkeypatch):
+def test_missing_weights_and_biases_is_reported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"--wandb-project: .*pip install wandb"):
         MetricsLog(tmp_path, config=RunConfig(wandb_project="mine"))
 
 
-def test_weights_and_biases_that_refuses_is_said_to(tmp_path, monkeypatch):
+def test_an_error_of_weights_and_biases_is_reported(tmp_path, monkeypatch):
     def init(**options):
         raise RuntimeError("no login")
 
@@ -250,6 +248,14 @@ def test_table_says_which_tasks_and_shows_the_untrained_agent(capsys, split, sha
     for number in ("0.750", "0.700 to 0.900", "0.800", "0.222"):
         assert number in row
     assert "paired by task: 0.500 (0.400 to 0.600), untrained 0.500" in joined
+
+
+@pytest.mark.parametrize(("number", "said"), [(1000, ""), (300, "the first 300")])
+def test_table_says_how_many_tasks_the_untrained_agent_meets(capsys, number, said):
+    print_adaptation(summary(), summary(num_tasks=number))
+    title = capsys.readouterr().out.splitlines()[0]
+    assert title.startswith("rl2 on 1,000 held-out tasks of bandit/n2-k2 (")
+    assert title.partition("iteration 5)")[2] == (said and f"; the untrained agent on {said}")
 
 
 def cells(line):

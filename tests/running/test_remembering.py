@@ -229,10 +229,10 @@ def test_a_run_whose_experience_is_damaged_is_refused_in_one_line(whole, tmp_pat
         damage(file)
         with pytest.raises(UserError, match=r"^[^\n]*experience[^\n]*$") as refused:
             resume(run.directory, iterations=30)
-        said = "cannot go on after iteration 20 (it may go on after iteration 18"
+        said = "cannot be resumed after iteration 20 (it can be resumed after iteration 18"
         assert said in str(refused.value)
         file.write_bytes(sound)
-    assert "go on with" not in capsys.readouterr().err
+    assert "resume with" not in capsys.readouterr().err
     assert Run.open(run.directory).train_config.iterations == 20  # nothing was written
     file.unlink()
     resume(run.directory, evaluation_tasks=3)  # the evaluation of a finished run does without it

@@ -1,4 +1,4 @@
-"""The run directory: does it say what was done, and is it never taken for something else?"""
+"""The run directory: does it record what was done, and is nothing else mistaken for one?"""
 
 import dataclasses
 import errno
@@ -135,7 +135,7 @@ def test_an_empty_directory_is_taken(tmp_path):
 # what is no run
 
 
-def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a run directory"):
         Run.open(tmp_path)
     with pytest.raises(UserError, match="not a run directory"):
@@ -312,7 +312,7 @@ def test_an_evaluation_goes_where_it_is_told_to(run, tmp_path):
     assert (tmp_path / "deep" / "folder" / "test.json").is_file()
 
 
-def test_the_table_is_printed_where_nothing_can_be_written(run, tmp_path, capsys):
+def test_the_table_is_printed_even_if_no_file_can_be_written(run, tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"file: the evaluation cannot be written.* --output FOLDER"):
         evaluate(run, output=tmp_path / "file")
@@ -507,5 +507,5 @@ def test_another_number_of_evaluation_tasks_on_resume_is_evaluated(run):
 @pytest.mark.parametrize("seeds", [["../x"], [1.5], [True]])
 def test_seeds_of_a_file_that_are_no_whole_numbers_are_refused(run, seeds):
     edit(run, lambda content: content.update(seeds=seeds))
-    with pytest.raises(UserError, match="not whole numbers alone"):
+    with pytest.raises(UserError, match="accepted: whole numbers"):
         Run.open(run.directory)

@@ -1,4 +1,4 @@
-"""Several seeds in one command: is each the run it would be alone, and are all of them counted?"""
+"""Several seeds in one command: does each run equal one alone, and are all evaluated together?"""
 
 import json
 import os
@@ -19,6 +19,7 @@ from metarl.evaluation.curve import AdaptationCurve
 from metarl.options import with_options
 from metarl.running import commandline
 from metarl.running.commandline import parse_train, run_train
+from metarl.running.parsing import command_line
 from metarl.running.plot import plot
 from metarl.running.record import summarize_runs
 from metarl.running.run import Run
@@ -51,13 +52,13 @@ def group(tmp_path_factory):
     return folder, train_seeds(Settings("rl2", AGENT, config_of(folder)), (0, 3))
 
 
-def test_each_run_is_the_one_it_would_be_alone(group, tmp_path):
+def test_each_run_equals_the_run_of_its_seed_alone(group, tmp_path):
     alone = train(Settings("rl2", AGENT, config_of(tmp_path / "alone", seed=3))).checkpoints.load()
     beside = Run.open(group[0] / "3").checkpoints.load()
     assert all(alone.tensors[name].equal(beside.tensors[name]) for name in alone.tensors)
 
 
-def test_the_evaluation_is_over_all_of_them(group):
+def test_the_common_evaluation_is_over_all_seeds(group):
     folder, summary = group
     files = [folder / str(seed) / "evaluation" / "test.npz" for seed in (0, 3)]
     returns = np.concatenate([np.load(file, allow_pickle=False)["return"] for file in files], 1)
@@ -70,7 +71,7 @@ def test_the_evaluation_is_over_all_of_them(group):
     assert (folder / "evaluation" / "test.png").exists()
 
 
-def test_the_folder_is_no_run_and_says_which_are(group):
+def test_the_folder_of_a_group_is_no_run_and_names_its_runs(group):
     with pytest.raises(UserError, match=r"several seeds; name one: .*group/0, .*group/3"):
         Run.open(group[0])
 
@@ -213,7 +214,7 @@ def test_a_seed_that_fails_is_named(tmp_path, write_module, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("taken", ["config.json", "3"])
-def test_a_group_in_whose_folder_another_begins_leaves_nothing(tmp_path, monkeypatch, taken):
+def test_a_group_that_loses_its_folder_to_another_leaves_nothing(tmp_path, monkeypatch, taken):
     """Of two groups that begin at once in one folder, the slower one undoes what it has made."""
     folder, create = tmp_path / "new" / "group", Run.create
 
@@ -245,8 +246,7 @@ def test_a_group_whose_environments_cannot_be_made_leaves_nothing(
     assert not (tmp_path / "deep").exists()
     said = capsys.readouterr()
     assert "no licence for the simulator" in said.out
-    assert "go on with" not in said.out + said.err
-    assert "resume all of them" not in said.out + said.err
+    assert "resume with" not in said.out + said.err
 
 
 def test_a_signal_reaches_every_run_once(tmp_path, monkeypatch):
@@ -271,11 +271,12 @@ def test_a_signal_reaches_every_run_once(tmp_path, monkeypatch):
     assert process.returncode == 143, output
     for seed in ("1", "2"):
         assert Run.open(tmp_path / "group" / seed).checkpoints.load().iteration >= 1
-        assert f"[seed {seed}] go on with: python scripts/train.py --resume group/{seed}" in output
+        command = command_line("train", "--resume", f"group/{seed}")
+        assert f"[seed {seed}] resume with: {command}" in output
     assert "Traceback" not in output
-    (said,) = (line for line in output.splitlines() if line.startswith("resume all of them with: "))
+    (said,) = (line for line in output.splitlines() if line.startswith("resume with: "))
     last = max(Run.open(tmp_path / "group" / s).checkpoints.load().iteration for s in ("1", "2"))
-    words = said.split("scripts/train.py ")[1].split()
+    words = said.removeprefix(f"resume with: {command_line('train')}").split()
     more = ["--iterations", str(last + 1), "--evaluation-tasks", "5", "--validation-tasks", "2"]
     run_train([*words, *more])
     for seed in ("1", "2"):

@@ -1,4 +1,4 @@
-"""The experience store: is every trial that an agent needs again there, and no other?"""
+"""The experience store: does it hold every trial that an agent needs again, and no other?"""
 
 import itertools
 import os
@@ -191,7 +191,7 @@ def test_every_checkpoint_that_is_kept_is_served_and_nothing_else_is_on_the_disk
     assert restarts
 
 
-def test_what_is_later_than_the_checkpoint_and_what_a_kill_left_is_removed(store):
+def test_later_experience_and_leftovers_of_a_kill_are_removed(store):
     filled(store, 6, every=2)
     leftover = store.directory / f".0000008.safetensors.{os.getpid()}-ab12.partial"  # any process
     leftover.write_bytes(b"half")

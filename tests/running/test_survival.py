@@ -1,4 +1,4 @@
-"""Runs that are cut off, by whatever: do they go on as if nothing had happened?"""
+"""Interrupted runs: do they continue as if nothing had happened, whatever interrupted them?"""
 
 import dataclasses
 import errno
@@ -25,6 +25,7 @@ from metarl.files import write_synced
 from metarl.options import option_paths, with_options
 from metarl.running.commandline import parse_train
 from metarl.running.metrics import MetricsLog, read_metrics
+from metarl.running.parsing import command_line
 from metarl.running.run import Run
 from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import prepare, train
@@ -81,7 +82,7 @@ def assert_same(run, other):
     [("rl2", RL2, "metaworld/ml1-reach:horizon=3"), ("maml-ppo", MAML, CHEETAH)],
 )
 def test_every_metric_is_defined_in_the_readme(tmp_path, agent, config, env):
-    """And those that one looks for are there, whichever the agent."""
+    """The metrics that users look for first are there, for every agent."""
     run = train(
         Settings(agent, config, config_of(tmp_path / "run", env, iterations=1, num_workers=0))
     )
@@ -104,9 +105,9 @@ def test_every_metric_is_defined_in_the_readme(tmp_path, agent, config, env):
 
 
 def test_resume_equals_never_stopped_and_processes_change_nothing(tmp_path):
-    """The half that is done before has a worker process, all else steps in this one.
+    """The first half steps in a worker process, and everything else in this process.
 
-    What every agent does after it was killed, is below.
+    Tests below resume every agent after it was killed.
     """
     whole = train(Settings("rl2", RL2, config_of(tmp_path / "whole", CHEETAH, num_workers=0)))
     half = config_of(tmp_path / "half", CHEETAH, num_workers=1, iterations=2, schedule_iterations=4)
@@ -144,7 +145,7 @@ def test_a_callback_sees_every_iteration_and_ends_a_training(tmp_path, write_mod
     name = write_module("watching", "def stop(iteration, trial, metrics):\n    return False\n")
     run = train(Settings("rl2", RL2, config_of(tmp_path / "named", callback=f"{name}:stop")))
     assert run.checkpoints.iterations()[-1] == 1
-    with pytest.raises(UserError, match="has --callback watching:stop, which is not imported"):
+    with pytest.raises(UserError, match="has --callback watching:stop, which a file alone cannot"):
         parse_train(["--resume", str(run.directory)])
     again = parse_train(["--resume", str(run.directory), "--callback", "watching:stop"])
     assert again.settings.train.callback == "watching:stop"
@@ -221,7 +222,7 @@ sys.addaudithook(count)
 
 
 def look_on(iteration, trial, metrics):
-    \"\"\"Send a signal in the midst of the iteration after the one that is named.\"\"\"
+    \"\"\"Send a signal during the iteration after LAST_ITERATION.\"\"\"
     if iteration != int(os.environ.get("LAST_ITERATION", 0)):
         return
     from metarl.agents.rl2 import RL2
@@ -244,9 +245,9 @@ before the n-th of them, whatever n, is killing anywhere, and no clock decides w
 
 @pytest.fixture
 def python(quick_python, tmp_path):
-    """Run ``train.py`` in a process of its own: exit code and output. Nothing of it may be left.
+    """Run ``train.py`` in a process of its own; return its exit code and output.
 
-    All that it starts has a mark in its environment.
+    No process may be left over: all that it starts have a mark in their environment.
     """
     (tmp_path / "users.py").write_text(USERS)
 
@@ -329,7 +330,7 @@ def test_twenty_kills_change_nothing(tmp_path, monkeypatch, python):
 
 
 def test_signals_end_a_run_in_order(tmp_path, monkeypatch, python):
-    """One comes in the midst of acting, beside a worker, the other in the midst of learning."""
+    """The first signal comes during acting, beside a worker, and the second during an update."""
     monkeypatch.chdir(tmp_path)
     words = [*begin("rl2", 6, 1), "--callback", "users:look_on"]
     for name, code, last, method in (("SIGINT", 130, 2, "act"), ("SIGTERM", 143, 4, "update")):
@@ -339,8 +340,9 @@ def test_signals_end_a_run_in_order(tmp_path, monkeypatch, python):
         assert "Traceback" not in output
         assert Run.open(tmp_path / "run").checkpoints.iterations()[-1] == last
         assert f"iteration {last + 1} was not finished; {last} is saved" in output
-        (command,) = (x for x in output.splitlines() if x.startswith("go on with: "))
-        words = command.removeprefix("go on with: python scripts/train.py ").split()
+        (command,) = (x for x in output.splitlines() if x.startswith("resume with: "))
+        words = command.removeprefix(f"resume with: {command_line('train')}").split()
+        words += ["--num-workers", "0"]
     code, output = python(*words)
     assert code == 0, output
     assert_same(Run.open(tmp_path / "run"), uninterrupted(tmp_path, "rl2", 6))
@@ -414,18 +416,18 @@ def test_an_exception_says_what_is_saved(tmp_path, monkeypatch, capsys):
     assert f"--resume {tmp_path / 'run'}" in said
 
 
-def test_an_evaluation_that_is_cut_off_is_said_to_be(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_evaluation_is_reported(tmp_path, monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise RuntimeError("broken")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="broken"):
         patch.setattr("metarl.running.evaluate.plot_adaptation", fail)
         train(Settings("rl2", RL2, config_of(tmp_path / "run")))
-    assert "training was finished, evaluation not; 4 is saved" in capsys.readouterr().err
+    assert "the training was finished but not the evaluation; 4 is saved" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cut_off", ["test.json", "test-untrained.json", "other iteration"])
-def test_an_evaluation_that_is_not_whole_is_done_again(tmp_path, cut_off):
+def test_an_incomplete_evaluation_is_repeated(tmp_path, cut_off):
     run = train(Settings("rl2", RL2, config_of(tmp_path / "run")))
     folder = run.directory / "evaluation"
     before = json.loads((folder / "test.json").read_text())
@@ -478,7 +480,7 @@ def disk(monkeypatch):
     return disk
 
 
-def test_a_full_disk_is_said_and_the_run_goes_on(disk, tmp_path):
+def test_a_full_disk_is_reported_and_the_run_continues(disk, tmp_path):
     with pytest.warns(UserWarning, match=r"iteration 2 could not be saved.*No space.*iteration 1"):
         run = train(Settings("rl2", RL2, config_of(tmp_path / "run", checkpoint_interval=1)))
     assert run.checkpoints.iterations() == [3, 4]
@@ -497,7 +499,7 @@ def test_a_full_disk_stops_the_run_where_it_is_asked_to(disk, tmp_path):
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error(disk, tmp_path):
-    """Else an earlier one would be evaluated in its place."""
+    """Otherwise an earlier one would be evaluated in its place."""
     config = config_of(tmp_path / "run", iterations=2)
     with pytest.warns(UserWarning), pytest.raises(SaveError, match="iteration 2 could not"):
         train(Settings("rl2", RL2, config))
@@ -505,7 +507,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(disk, tmp_path):
 
 
 def test_saving_is_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
-    """However slow the disk is, checkpoints by time leave it 99 parts of 100."""
+    """However slow the disk is, checkpoints by time leave 99% of the time to the training."""
     config = config_of(tmp_path)
     saver = _Saver(config.run, tmp_path, MetricsLog(tmp_path))
     now = [1000.0]
@@ -591,8 +593,9 @@ def test_an_array_environment_that_is_not_finite_is_found_out(monkeypatch, name,
     ],
 )
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
-    tmp_path, capsys, agent, config, env, option, said
+    tmp_path, monkeypatch, capsys, agent, config, env, option, said
 ):
+    monkeypatch.setattr("metarl.running.training.copy_is_cheap", lambda *seconds: True)
     with pytest.raises(DivergenceError, match=said):
         train(
             Settings(
@@ -607,6 +610,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
     text = capsys.readouterr().err
     assert f"iteration {saved.iteration + 1} was not finished; {saved.iteration} is saved" in text
     assert "diverges there again" in text
+    assert command_line("train", "--config", str(run.directory / "config.json")) in text
     assert all(
         isinstance(x, (int, float)) and json.dumps(x, allow_nan=False)
         for line in read_metrics(run.directory / "metrics.jsonl")

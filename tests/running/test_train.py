@@ -1,4 +1,4 @@
-"""What one training makes: an agent, worker processes, and no more of them than it needs."""
+"""One training: does it make its agent and its worker processes only once?"""
 
 import numpy as np
 import pytest
@@ -46,6 +46,8 @@ def test_agent_and_worker_processes_are_made_once(tmp_path, counted, num_envs):
     run = train(settings(tmp_path / "run", env=env, num_workers=2, num_envs=num_envs))
     assert (len(agents), len(processes)) == (1, 2)
     assert (run.directory / "evaluation" / "test-untrained.json").exists()
+    if num_envs is not None:  # A resumed run does the same, whatever the number of environments.
+        return
     resumed = with_options(run.train_config, iterations=2)
     train(Settings("rl2", run.settings.agent_config, resumed), resume=run)
     assert (len(agents), len(processes)) == (2, 4)

@@ -1,4 +1,4 @@
-"""The training loop: same seed, same parameters, whatever interrupts it or looks on?"""
+"""The training loop: does a seed give the same parameters, whatever interrupts or observes it?"""
 
 import dataclasses
 from contextlib import closing

@@ -262,7 +262,7 @@ def test_action_of_an_unbounded_dimension_passes_as_it_is():
     assert codec.to_env(taken).tolist() == [[-7, 0], [5, 4]]
 
 
-def test_what_is_taken_is_what_a_one_sided_bound_leaves():
+def test_taken_actions_respect_a_one_sided_bound():
     codec = ActionCodec(gym.spaces.Box(np.float32([0, -np.inf]), np.float32([np.inf, 2])))
     taken = codec.taken(np.array([[-0.5, -7], [5, 5]], np.float32))
     assert taken.tolist() == [[0, -7], [5, 2]]
@@ -289,7 +289,7 @@ def expected(a, low, high, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_what_is_taken_is_what_the_environment_gets(dtype):
+def test_taken_actions_are_those_that_the_environment_gets(dtype):
     """For boxes whose every dimension is bounded on both sides, on one, or on none."""
     rng, size = np.random.default_rng(0), 400
     center, half = rng.normal(0, 3, size), np.exp(rng.normal(0, 1, size))

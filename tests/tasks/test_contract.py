@@ -1,4 +1,4 @@
-"""What environments and callers give to slots: kept as it is, or refused by name."""
+"""Values that environments and callers pass to slots: kept unchanged, or refused by name."""
 
 import sys
 import warnings

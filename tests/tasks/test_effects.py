@@ -61,11 +61,11 @@ class Weighed(CounterTasks):
         }
 
 
-def test_what_changes_something_is_told_from_what_does_not():
+def test_parameters_with_and_without_effect_are_told_apart():
     assert effects(Weighed()) == {"weight": True, "colour": False}
 
 
-def test_what_was_not_seen_in_time_is_left_open():
+def test_a_parameter_without_an_effect_in_time_is_left_open():
     assert effects(Weighed(), seconds=0.0) == {"weight": None, "colour": None}
     with pytest.warns(UserWarning, match="`weight` has changed nothing within 0 s"):
         warn_of_tasks(Weighed(), seconds=0.0)

@@ -769,7 +769,7 @@ def test_a_name_of_an_id_alone_is_no_import(name):
     assert not registry.is_import(name)
 
 
-def test_a_module_is_imported_for_no_file(rover):
+def test_no_file_makes_the_program_import_a_module(rover):
     assert rover not in sys.modules
     registry.is_import(f"gym/{rover}:Rover-v0:gravity=1..2")
     assert rover not in sys.modules
