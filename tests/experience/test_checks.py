@@ -309,7 +309,7 @@ class RemembersNoNumber(Remembers):
 
 
 class RemembersMoreThanItSays(Remembers):
-    """the agent must learn from no older ones .* remembers = 150"""
+    """the agent must learn only from them .* remembers = 150"""
 
     def remember(self, trial):
         self.trials = [*self.trials, trial]
@@ -387,7 +387,7 @@ BROKEN_AGENTS = [
 
 
 @pytest.mark.parametrize("broken", BROKEN_AGENTS, ids=lambda c: c.__name__)
-def test_broken_agent_is_told_what_to_mend(broken):
+def test_broken_agent_is_told_what_to_correct(broken):
     """A broken class's docstring is the message it must get."""
     with pytest.raises(AssertionError, match=broken.__doc__):
         check_agent(broken(), CounterTasks())
