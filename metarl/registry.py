@@ -234,15 +234,17 @@ def agent_class(name: str) -> Any:
 
 def _match(pattern: str, name: str) -> dict[str, int | str] | None:
     """Return the values that ``name`` has for the placeholders of ``pattern``, if it matches."""
-
-    def group(placeholder: re.Match[str]) -> str:
-        word = placeholder[1]
-        return f"(?P<{word.lower()}>{'[0-9]+' if word.isupper() else '[a-z][a-z0-9-]*'})"
-
-    found = re.fullmatch(re.sub(r"<(\w+)>", group, pattern), name)
+    found = _expression(pattern).fullmatch(name)
     if found is None:
         return None
     return {k: int(v) if v.isdigit() else v for k, v in found.groupdict().items()}
+
+
+@functools.cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression of a pattern; a word in capitals stands for an integer."""
+    text = re.sub(r"<([a-z]\w*)>", r"(?P<\1>[a-z][a-z0-9-]*)", pattern)
+    return re.compile(re.sub(r"<([A-Z]+)>", lambda word: f"(?P<{word[1].lower()}>[0-9]+)", text))
 
 
 def _parse_options(name: str, text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Arrays of experience are ``[task, episode, time, …]``; those of one moment are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -155,39 +156,22 @@ class Trial(NamedTuple):
     def stream(self) -> Stream:
         """Join all episodes of all rounds: the sequences that recurrent agents train on."""
         merged = join_episodes(self.rounds)
-        tasks, episodes, time = merged.valid.shape
-
-        def flat(x: Tensor) -> Tensor:
-            return x.reshape(tasks, episodes * time, *x.shape[3:])
-
-        valid = flat(merged.valid)
-        length = int(valid.sum(1).max())
+        valid = merged.valid.flatten(1, 2)
         first = torch.zeros_like(merged.valid)
         first[:, :, 0] = merged.valid[:, :, 0]
-        if bool(valid.all()):
-
-            def pack(x: Tensor) -> Tensor:
-                return flat(x)
-
-        else:
+        order = None
+        if not bool(valid.all()):
+            length = int(valid.sum(1).max())
             order = (~valid).to(torch.int8).argsort(dim=1, stable=True)[:, :length]
-
-            def pack(x: Tensor) -> Tensor:
-                x = flat(x)
-                index = order.to(x.device).reshape(tasks, length, *[1] * (x.ndim - 2))
-                return x.gather(1, index.expand(-1, -1, *x.shape[2:]))
-
-        def shift(x: Tensor) -> Tensor:
-            return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
-
+        pack = partial(_packed, order=order)
         reward, boundary = pack(merged.reward), pack(first)
         trial_start = torch.zeros_like(boundary)
         trial_start[:, 0] = True
         return Stream(
             observation=pack(merged.observation),
             action=pack(merged.action),
-            previous_action=shift(pack(merged.taken)),
-            previous_reward=shift(reward),
+            previous_action=_one_later(pack(merged.taken)),
+            previous_reward=_one_later(reward),
             reward=reward,
             next_observation=pack(next_observations(merged)),
             boundary=boundary,
@@ -198,6 +182,22 @@ class Trial(NamedTuple):
             record={name: pack(x) for name, x in merged.record.items()},
             info={name: pack(x) for name, x in merged.info.items()},
         )
+
+
+def _packed(
+    x: Shaped[Tensor, "task episode time ..."], order: Int[Tensor, "task step"] | None
+) -> Shaped[Tensor, "task step ..."]:
+    """Return the steps of all episodes in a row: all of them, or those that ``order`` numbers."""
+    x = x.flatten(1, 2)
+    if order is None:
+        return x
+    index = order.to(x.device).reshape(*order.shape, *[1] * (x.ndim - 2))
+    return x.gather(1, index.expand(-1, -1, *x.shape[2:]))
+
+
+def _one_later(x: Shaped[Tensor, "task step ..."]) -> Shaped[Tensor, "task step ..."]:
+    """Return what there was one step before, and zeros at the first step."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
 
 
 def newest_trials(trials: Sequence[Trial], env_steps: int) -> list[Trial]:

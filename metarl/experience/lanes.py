@@ -68,14 +68,14 @@ class Log:
         rows = torch.from_numpy(np.concatenate(self._episode) * length + time)
         size = num_tasks * num_episodes * length
 
-        def dense(steps: Tensor) -> Tensor:
-            result = steps.new_zeros((size, *steps.shape[1:]))
-            result[rows.to(steps.device)] = steps
-            return result.reshape(num_tasks, num_episodes, length, *steps.shape[1:])
-
-        arrays = {k: dense(torch.from_numpy(np.concatenate(v))) for k, v in self._arrays.items()}
-        tensors = {k: dense(torch.cat(v)) for k, v in self._tensors.items()}
-        return arrays | tensors | {"valid": dense(torch.ones(len(rows), dtype=torch.bool))}
+        fields = {k: torch.from_numpy(np.concatenate(v)) for k, v in self._arrays.items()}
+        fields |= {k: torch.cat(v) for k, v in self._tensors.items()}
+        fields["valid"] = torch.ones(len(rows), dtype=torch.bool)
+        for name, steps in fields.items():
+            dense = steps.new_zeros((size, *steps.shape[1:]))
+            dense[rows.to(steps.device)] = steps
+            fields[name] = dense.reshape(num_tasks, num_episodes, length, *steps.shape[1:])
+        return fields
 
 
 class Lanes:
@@ -228,11 +228,12 @@ class TrialKeys:
         """Return the keys after ``adaptation`` adaptations, for trials of any shape."""
         numbers = np.arange(self.tasks) if isinstance(self.tasks, int) else self.tasks
 
-        def key(component: Component) -> np.uint64:
-            return seeding.derive(self.seed, self.phase, component, self.iteration, adaptation)
-
+        environment, actions, adapting = (
+            seeding.derive(self.seed, self.phase, component, self.iteration, adaptation)
+            for component in (Component.ENVIRONMENT, Component.ACTIONS, Component.ADAPTATION)
+        )
         return Keys(
-            seeding.fold(key(Component.ENVIRONMENT), numbers),
-            seeding.fold(key(Component.ACTIONS), numbers),
-            int(key(Component.ADAPTATION) >> np.uint64(1)),
+            seeding.fold(environment, numbers),
+            seeding.fold(actions, numbers),
+            int(adapting >> np.uint64(1)),
         )

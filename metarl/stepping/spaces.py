@@ -129,7 +129,7 @@ class Flattener:
 
     def __init__(self, space: gym.Space[Any]) -> None:
         self.space = reported_space(space)
-        self._read = _reader(space, "") if space is self.space else None
+        self._read = _Reader(space, "") if space is self.space else None
         self._write = None if self._read else _writer(space, "", 0)[0]
 
     def __call__(self, observation: Any) -> npt.NDArray[Any]:
@@ -142,32 +142,31 @@ class Flattener:
         return flat
 
 
-_Read: TypeAlias = Callable[[Any], npt.NDArray[Any]]
-
 _Write: TypeAlias = Callable[[Any, npt.NDArray[Any]], None]
 
 
-def _reader(space: gym.Space[Any], part: str) -> _Read:
-    """Return a function that turns one part of an observation into an array of ``space``.
+class _Reader:
+    """Turns one part of an observation into an array of its space.
 
     Args:
         space: the part's own space.
         part: where the part is, for messages, such as ``"['image']"``.
     """
-    dtype, shape, limits = np.dtype(space.dtype), space.shape, _limits(space)
-    name = f"an observation{part}"
 
-    def read(value: Any) -> npt.NDArray[Any]:
-        array = np.asarray(value)
-        if array.dtype is not dtype:
-            array = fit(array, dtype, name)
-        if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}, observation_space{part} has {shape}")
+    def __init__(self, space: gym.Space[Any], part: str) -> None:
+        self._space, self._part, self._name = space, part, f"an observation{part}"
+        self._dtype, self._shape, self._limits = np.dtype(space.dtype), space.shape, _limits(space)
+
+    def __call__(self, value: Any) -> npt.NDArray[Any]:
+        array, limits = np.asarray(value), self._limits
+        if array.dtype is not self._dtype:
+            array = fit(array, self._dtype, self._name)
+        if array.shape != self._shape:
+            declared = f"observation_space{self._part} has {self._shape}"
+            raise ValueError(f"{self._name} has shape {array.shape}, {declared}")
         if limits and not ((array >= limits[0]) & (array <= limits[1])).all():
-            raise ValueError(f"{name} is {array}, outside {space}")
+            raise ValueError(f"{self._name} is {array}, outside {self._space}")
         return array
-
-    return read
 
 
 def _writer(space: gym.Space[Any], part: str, first: int) -> tuple[_Write, int]:
@@ -188,7 +187,7 @@ def _writer(space: gym.Space[Any], part: str, first: int) -> tuple[_Write, int]:
             flat[first:stop] = flatten(space, value)
 
         return write_other, stop
-    read = _reader(space, part)
+    read = _Reader(space, part)
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         widths = np.ravel(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec)
         zeros = first + np.cumsum(widths, dtype=np.int64) - widths - np.ravel(space.start)
