@@ -58,9 +58,11 @@ class Task:
     params: tuple[tuple[str, Value], ...] = ()
 
     @classmethod
-    def of(cls, env: str, /, **params: object) -> Task:
+    def of(cls, env: str, /, **params: Any) -> Task:
         """Make a task; NumPy values become Python numbers, and lists become tuples."""
-        return cls(env, tuple((name, _freeze(value)) for name, value in params.items()))
+        # Most values are plain numbers: spare them a call.
+        frozen = ((k, v if type(v) in _PLAIN else _freeze(v)) for k, v in params.items())
+        return cls(env, tuple(frozen))
 
     def __getitem__(self, name: str) -> Any:
         """Return the value of parameter ``name``."""

@@ -6,6 +6,7 @@ import sys
 import pytest
 import quick
 import torch
+from matplotlib.figure import Figure
 
 torch.set_num_threads(1)
 
@@ -15,6 +16,14 @@ def no_waiting_for_the_disk():
     """Let ``os.fsync`` only check its file: it takes milliseconds, and no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda file: os.fstat(file) and None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_pictures():
+    """Draw pictures in few dots: tests make hundreds of them and look at few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", quick.save_coarsely)
         yield
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import shutil
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -102,7 +103,8 @@ def plain_flags(arguments: Sequence[str], *kinds: Any) -> list[str]:
     return words
 
 
-def field_docs(kind: type) -> dict[str, str]:
+@functools.cache
+def field_docs(kind: type) -> Mapping[str, str]:
     """Return the docstring of every field of a dataclass, each in one line."""
     docs: dict[str, str] = {}
     for part in reversed(kind.__mro__[:-1]):

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.image
 import matplotlib.pyplot as plt
 import pytest
+import quick
 from matplotlib.figure import Figure
 
 from metarl.agents.maml_ppo import MAMLPPOConfig
@@ -58,6 +59,11 @@ def trained(tmp_path_factory):
     (root / "b" / "config.json").write_text(json.dumps(content))
     shutil.copytree(root / "b", root / "again" / "b")
     return root / "a", root / "b", root / "again" / "b"
+
+
+@pytest.fixture(autouse=True)
+def pictures_as_users_see_them(monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", quick.SAVE)
 
 
 @pytest.fixture
