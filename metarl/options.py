@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Annotated, Any, TypeVar, cast, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from metarl.errors import near_matches
 
@@ -22,6 +23,8 @@ def with_options(config: T, **values: Any) -> T:
     >>> config = with_options(RL2Config(), tasks_per_update=40, core="fast-weights", memory_size=16)
     >>> config.tasks_per_update, config.core.kind, config.core.memory_size
     (40, 'fast-weights', 16)
+
+    A path may be given as text.
 
     Raises:
         TypeError: if there is no such option.
@@ -37,9 +40,16 @@ def with_options(config: T, **values: Any) -> T:
         if rest:
             nested.setdefault(first, {})[name] = value
         else:
-            own[first] = value
+            is_text = isinstance(value, str) and _takes_path(field_types(type(config))[first])
+            own[first] = Path(value) if is_text else value
     own |= {name: with_options(getattr(config, name), **part) for name, part in nested.items()}
     return cast(T, dataclasses.replace(cast(Any, config), **own))
+
+
+def _takes_path(hint: Any) -> bool:
+    """Return whether a field of type ``hint`` holds a path."""
+    hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return Path in (hint, *get_args(hint))
 
 
 def option_values(config: object) -> dict[str, Any]:

@@ -14,12 +14,13 @@ def test_ten_lines_of_python_train_evaluate_and_adapt(tmp_path):
     run = metarl.train(
         "rl2",
         env="bandit/n3-k2",
-        run_dir=tmp_path / "run",
+        run_dir=str(tmp_path / "run"),  # text is as good as a Path
         callback=lambda iteration, trial, metrics: seen.append(iteration),
         **small,
         **some,
     )
-    curve = metarl.evaluate(run.directory, evaluation_tasks=5)
+    curve = metarl.evaluate(run.directory, evaluation_tasks=5, output=str(tmp_path / "more"))
+    assert (tmp_path / "more" / "test-tasks-5.json").exists()
     assert seen == [1, 2]
     assert curve.returns.shape == (3, 5)
     agent = metarl.load(run.directory)
