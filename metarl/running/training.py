@@ -41,7 +41,7 @@ from metarl.tasks.distribution import TaskDistribution
 Callback: TypeAlias = Callable[[int, Trial, Metrics], bool | None]
 """Gets the number of iterations, the last trial and its metrics; returns False to end training."""
 
-CHEAP_COPY = 0.01
+CHEAP_COPY = 0.005
 """Largest share of the time spent on copies of the agent's state that no checkpoint needs."""
 
 LARGE_OBSERVATION = 100.0
@@ -175,7 +175,7 @@ def meta_train(
 
 
 def copy_is_cheap(copying: float, passed: float) -> bool:
-    """Return whether a copy of the agent's state takes at most 1% of the time since the last one.
+    """Return whether a copy of the agent's state takes at most 0.5% of the time since the last.
 
     A small state is copied after every iteration. A large one is copied less often, and for every
     checkpoint that is due; an interrupted update then costs the iterations since the last copy.

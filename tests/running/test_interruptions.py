@@ -124,10 +124,10 @@ def raise_at(monkeypatch, owner, name, call, error, *, after=True):
 # when the state is copied
 
 
-def test_copying_is_cheap_up_to_a_hundredth_of_the_time_since_the_last_copy():
-    assert copy_is_cheap(0.001, 0.1)
+def test_copying_is_cheap_up_to_half_a_hundredth_of_the_time_since_the_last_copy():
+    assert copy_is_cheap(0.0005, 0.1)
     assert copy_is_cheap(0.0, 0.0)
-    assert not copy_is_cheap(0.0011, 0.1)
+    assert not copy_is_cheap(0.0006, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -152,12 +152,12 @@ def test_the_state_is_copied_after_every_iteration_only_where_that_is_cheap(
 
 @pytest.mark.parametrize(
     ("iteration_seconds", "expected"),
-    [(301, list(range(13))), (299, [0, 2, 4, 6, 8, 10, 12]), (50, [0, 4, 6, 8, 12])],
+    [(601, list(range(13))), (599, [0, 2, 4, 6, 8, 10, 12]), (50, [0, 4, 6, 8, 12])],
 )
 def test_the_choice_follows_from_the_times_that_are_measured(
     tmp_path, monkeypatch, iteration_seconds, expected
 ):
-    """A copy takes 3 s here: after 300 s it is cheap."""
+    """A copy takes 3 s here: after 600 s it is cheap."""
     now, copied, of = [0.0], [], Checkpoint.of
     monkeypatch.setattr("metarl.running.training.time.perf_counter", lambda: now[0])
 
