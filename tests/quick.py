@@ -66,7 +66,7 @@ SAVE = Figure.savefig
 
 def save_coarsely(figure, *arguments, **options):
     """Save a picture in few dots, which takes less time."""
-    return SAVE(figure, *arguments, **options | {"dpi": 25})
+    return SAVE(figure, *arguments, **options | {"dpi": 40})
 
 
 @contextlib.contextmanager

@@ -204,6 +204,14 @@ def test_packages_of_pyproject_are_the_folders_on_disk():
     assert not list(PACKAGE.glob("*/*/*.py"))  # one level of folders
 
 
+def test_shapes_are_checked_in_every_folder_that_computes_with_arrays():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    words = settings["pytest"]["ini_options"]["addopts"].split()
+    [checked] = [w.partition("=")[2].split(",") for w in words if "jaxtyping-packages" in w]
+    without_arrays = {"metarl", "metarl.presets", "metarl.running"}
+    assert set(settings["setuptools"]["packages"]) - without_arrays <= set(checked)
+
+
 @pytest.mark.parametrize("folder", ["envs", "agents"])
 def test_link_shows_the_folder_as_a_subpackage(folder):
     link = ROOT / "metarl" / folder

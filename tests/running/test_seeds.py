@@ -253,6 +253,7 @@ def test_a_signal_reaches_every_run_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = "--env bandit/n3-k2 --tasks-per-update 4 --hidden-size 6 --num-minibatches 2"
     command = [sys.executable, str(SCRIPT), *options.split(), "--iterations", "100000"]
+    command += ["--checkpoint-interval", "1"]  # The second line of metrics comes after it.
     process = subprocess.Popen(
         [*command, "--seeds", "1", "2", "--run-dir", "group"],
         cwd=tmp_path,

@@ -89,19 +89,27 @@ def test_resized_environments_equal_new_ones(workers):
                 assert same(play(envs, slots, 12), play(new, slots, 12))
 
 
-def test_resized_environments_close_those_before(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_environments_are_closed_before_others_are_made_in_their_place(tmp_path, workers):
+    """Two sets of simulators would take twice the memory."""
+
+    def note(what):
+        with (tmp_path / "log").open("a") as log:
+            log.write(what)
+
     class NotesClosing(gym.Wrapper):
         def close(self):
-            (tmp_path / str(id(self))).touch()
+            note("c")
 
     class Closing(CounterTasks):
         def make(self, task=None):
+            note("m")
             return NotesClosing(super().make(task))
 
-    with contextlib.closing(Closing().make_vec(3, num_workers=1)) as envs:
+    with contextlib.closing(Closing().make_vec(3, num_workers=workers)) as envs:
         envs.resize(2)
-        assert len(list(tmp_path.iterdir())) == 3
-    assert len(list(tmp_path.iterdir())) >= 4  # ids may come again
+        assert (tmp_path / "log").read_text() == "mmmcccmm"
+    assert (tmp_path / "log").read_text() == "mmmcccmmcc"
 
 
 def test_a_worker_lost_after_resizing_is_replaced(tmp_path):
