@@ -212,7 +212,11 @@ def test_link_shows_the_folder_as_a_subpackage(folder):
     assert Path(module.__file__).resolve() == ROOT / folder / "__init__.py"
 
 
-ENTRIES = [*registry.TASK_DISTRIBUTIONS.values(), *registry.AGENTS.values()]
+ENTRIES = [
+    *registry.TASK_DISTRIBUTIONS.values(),
+    *registry.AGENTS.values(),
+    *registry.BASELINES.values(),
+]
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.path)
