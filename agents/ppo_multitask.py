@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from stable_baselines3 import PPO
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarl.constraints import AtLeast, Between, NotNegative, Positive, validate
 from metarl.experience.agent import TaskSpec, TrialShape
@@ -24,15 +23,13 @@ from metarl.sb3.models import (
     Transitions,
     distribution_of,
     fill_rollouts,
-    make_model,
+    make_ppo,
     told_numbers,
     train,
 )
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import ActionCodec, observation_size
 from metarl.task import Task, numbers_of
-
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 @dataclass(frozen=True)
@@ -79,41 +76,6 @@ class PPOMultitaskConfig:
         """Refuse values that cannot train."""
         validate(self)
 
-    def model(
-        self,
-        observation_size: int,
-        codec: ActionCodec,
-        normalizer: ObservationNormalizer,
-        seed: int,
-        device: torch.device,
-    ) -> PPO:
-        """Return a model of Stable-Baselines3 with these hyper-parameters."""
-        sizes = list(self.hidden_sizes)
-        return make_model(
-            PPO,
-            observation_size,
-            codec,
-            normalizer,
-            seed=seed,
-            device=device,
-            policy={
-                "net_arch": {"pi": sizes, "vf": sizes},
-                "activation_fn": ACTIVATIONS[self.activation],
-                "log_std_init": float(torch.tensor(self.initial_std).log()),
-            },
-            n_steps=2,  # of its own rollouts, which are not used
-            batch_size=2,
-            learning_rate=self.learning_rate,
-            n_epochs=self.num_epochs,
-            gamma=self.discount,
-            gae_lambda=self.gae_lambda,
-            clip_range=self.clip,
-            ent_coef=self.entropy_coefficient,
-            vf_coef=self.value_coefficient,
-            max_grad_norm=self.max_gradient_norm,
-            target_kl=self.target_kl,
-        )
-
 
 class PPOMultitask:
     """Trains one policy on all tasks; a context holds only what it has been told of a task."""
@@ -130,8 +92,26 @@ class PPOMultitask:
         size = observation_size(spec.observation_space) + self.told
         self.normalizer = ObservationNormalizer(size)
         codec = ActionCodec(spec.action_space)
-        self.model = config.model(size, codec, self.normalizer, seed, self.device)
-        self.model.batch_size = config.batch_size
+        self.model = make_ppo(
+            size,
+            codec,
+            self.normalizer,
+            seed=seed,
+            device=self.device,
+            hidden_sizes=config.hidden_sizes,
+            activation=config.activation,
+            initial_std=config.initial_std,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            n_epochs=config.num_epochs,
+            gamma=config.discount,
+            gae_lambda=config.gae_lambda,
+            clip_range=config.clip,
+            ent_coef=config.entropy_coefficient,
+            vf_coef=config.value_coefficient,
+            max_grad_norm=config.max_gradient_norm,
+            target_kl=config.target_kl,
+        )
         self.policy = self.model.policy
         self.saved = Saved({"policy": self.policy}, optimizers={"adam": self.policy.optimizer})
         if config.observe_task:

@@ -91,6 +91,14 @@ AGENTS: dict[str, Entry] = {
 
 
 BASELINES: dict[str, Entry] = {
+    "ppo-finetune": Entry(
+        "metarl.agents.ppo_tuned:PPOFinetune",
+        "PPO on each task from a ppo-multitask run's policy (run=DIRECTORY)",
+    ),
+    "ppo-scratch": Entry(
+        "metarl.agents.ppo_tuned:PPOScratch",
+        "PPO on each task from nothing, with ten times as much",
+    ),
     "random": Entry("metarl.agents.random_actions:RandomActions", "uniformly random actions"),
 }
 """Baselines by name: adapters that need no meta-training. The class of each is made as

@@ -7,8 +7,9 @@ space is a Box of [-1, 1] in place of the environment's.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -22,7 +23,7 @@ from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.errors import DivergenceError, bad_option
 from metarl.experience.agent import TaskSpec
@@ -97,6 +98,52 @@ def make_model(
         )
     model.set_logger(Logger(folder=None, output_formats=[]))
     model.policy.set_training_mode(False)
+    return model
+
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+"""Activation functions of hidden layers by name."""
+
+
+def make_ppo(
+    observation_size: int,
+    codec: ActionCodec,
+    normalizer: ObservationNormalizer,
+    *,
+    seed: int,
+    device: torch.device,
+    hidden_sizes: Sequence[int],
+    activation: str,
+    initial_std: float,
+    batch_size: int,
+    **options: Any,
+) -> PPO:
+    """Make a PPO model whose rollouts come from :func:`fill_rollouts`.
+
+    Args:
+        observation_size: the numbers of an observation.
+        codec: the environment's actions.
+        normalizer: the normaliser of observations.
+        seed: the seed of the initial parameters.
+        device: where the tensors live.
+        hidden_sizes: the sizes of the policy's hidden layers, and of the critic's.
+        activation: a name of :data:`ACTIVATIONS`.
+        initial_std: the initial standard deviation of continuous actions.
+        batch_size: the number of steps in a minibatch.
+        options: further arguments of PPO.
+    """
+    sizes = list(hidden_sizes)
+    policy = {
+        "net_arch": {"pi": sizes, "vf": sizes},
+        "activation_fn": ACTIVATIONS[activation],
+        "log_std_init": math.log(initial_std),
+    }
+    own = {"seed": seed, "device": device, "policy": policy}
+    # Two steps are the smallest rollout that PPO accepts; none of its own is ever gathered.
+    model = make_model(
+        PPO, observation_size, codec, normalizer, n_steps=2, batch_size=2, **own, **options
+    )
+    model.batch_size = batch_size
     return model
 
 
