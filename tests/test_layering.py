@@ -23,7 +23,7 @@ LIBRARY = [
 ]
 PRESETS = sorted((PACKAGE / "presets").glob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
-FOLDERS = ["stepping", "tasks", "learning", "experience", "evaluation", "running"]
+FOLDERS = ["stepping", "tasks", "learning", "experience", "evaluation", "running", "sb3"]
 """From the bottom to the top; a folder imports what is before it, and files beside the folders."""
 SIDEWAYS = [("learning", "tasks")]
 """Pairs in that order that do not import each other, either way."""

@@ -55,13 +55,14 @@ class AdaptedPolicy:
         agent: Adapter,
         context: Context,
         timestep: Timestep | None,
-        env: Env,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
         seed: int,
     ) -> None:
         self._agent = agent
         self._sequential = agent.shape.sequential
-        self._space = env.observation_space
-        self._codec = ActionCodec(env.action_space)
+        self._space = observation_space
+        self._codec = ActionCodec(action_space)
         self._context, self._timestep = context, timestep
         self._state = self._beginning(1)
         self._act_key, self._predict_key = (
@@ -105,13 +106,16 @@ class AdaptedPolicy:
         state: tuple[Any, ...] | None = None,
         episode_start: object = None,
         deterministic: bool = False,
+        *,
+        reward: object = None,
     ) -> tuple[Any, PolicyState]:
         """Act as Stable-Baselines3's models do, in one environment or in several at once.
 
         What the policy knows stays what adaptation has taught it; what a step adds is in the
-        state that is returned. Rewards do not reach the agent, which sees 0 instead. One that
-        learns while it acts (RL²) would take wrong knowledge along from episode to episode, so
-        that every episode starts from what adaptation left; :meth:`act` goes on learning.
+        state that is returned. Stable-Baselines3 does not pass rewards on, and without them the
+        agent sees 0 instead. One that learns while it acts (RL²) would take wrong knowledge along
+        from episode to episode, so that every episode starts from what adaptation left. With
+        rewards, the state carries knowledge on through all episodes, as :meth:`act` does.
 
         Args:
             observation: one, or those of n environments, ``[n, *shape]`` (each part of a Dict
@@ -120,6 +124,8 @@ class AdaptedPolicy:
                 one of them is at the start of an episode.
             episode_start: True where an episode begins, one boolean or ``[n]``.
             deterministic: take the most likely actions; otherwise every call draws new ones.
+            reward: what the last actions have earned, one number or ``[n]``; not used without
+                ``state``, since then there is no last action.
 
         Returns:
             The action, or ``[n, *shape]`` actions, in the environment's units; and the state.
@@ -130,8 +136,11 @@ class AdaptedPolicy:
         flat, batched = _flat(self._space, observation)
         n = len(flat)
         start = np.asarray(episode_start is not None and episode_start, np.bool_)
-        if start.shape not in ((), (n,)):
-            raise UserError(f"episode_start: got shape {start.shape}; accepted: ({n},) or ()")
+        paid = np.asarray(0.0 if reward is None else reward, np.float32)
+        for name, given in (("episode_start", start), ("reward", paid)):
+            if given.shape not in ((), (n,)):
+                raise UserError(f"{name}: got shape {given.shape}; accepted: ({n},) or ()")
+        start, paid = np.broadcast_to(start, n), np.broadcast_to(paid, n)
         before = self._beginning(n)
         if state is not None:
             accepted = f"None, or what predict returned for {n} of them"
@@ -139,7 +148,10 @@ class AdaptedPolicy:
                 raise UserError(f"state: got a {type(state).__name__}; accepted: {accepted}")
             if (rows := state.lanes.size) != n:
                 raise UserError(f"state: got that of {rows} environments; accepted: {accepted}")
-            before = self._restarted(np.broadcast_to(start, n), before, state)
+            if reward is None:
+                before = self._restarted(start, before, state)
+            else:
+                before = self._counted(state, paid, start)
         drawn = seeding.fold(self._predict_key, np.full(n, self._num_predictions))
         self._num_predictions += 1
         keys = seeding.fold(drawn, np.arange(n))
@@ -319,7 +331,8 @@ def adapt(
         )
         if not shape.learns_while_acting:
             context = adapted(agent, context, gathered, own, batch)
-    return AdaptedPolicy(agent, context, timestep, env, seed)
+    spaces = env.observation_space, env.action_space
+    return AdaptedPolicy(agent, context, timestep, *spaces, seed)
 
 
 class _OneEnv(TaskDistribution):

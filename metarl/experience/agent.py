@@ -159,11 +159,14 @@ class Adapter(Protocol):
     without such bounds, actions pass unchanged. A policy that acts in the environment's own
     units is wrapped by :meth:`metarl.stepping.spaces.ActionCodec.from_env`.
 
-    Two more methods are optional. ``reveal(context, tasks) -> Context`` is called at the start of
+    Three more methods are optional. ``reveal(context, tasks) -> Context`` is called at the start of
     a trial and tells an oracle which tasks it has been given; tables and pictures mark its curves.
     (:func:`metarl.adapt` and Meta-World's own evaluation have no tasks that they could tell.)
     ``insight(context) -> dict[str, Tensor]`` returns, with the task as first axis, what can be
-    drawn of what the agent knows.
+    drawn of what the agent knows. ``network(context) -> PolicyNetwork`` returns the policy with
+    which ``act`` meets the first task of ``context``, if it is a plain network without memory
+    (:class:`metarl.learning.networks.PolicyNetwork`): :func:`metarl.sb3.export` then turns it into
+    a model of Stable-Baselines3.
     """
 
     shape: TrialShape

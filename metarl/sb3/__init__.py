@@ -1,7 +1,6 @@
-"""Stable-Baselines3 in and out: task distributions for its algorithms, and its models as agents.
+"""Stable-Baselines3 in and out; it is imported when one of these names is first used.
 
-Names are imported when they are first used; nothing else of the library imports
-``stable_baselines3``.
+No module here has the name of a function, which importing the module would replace.
 """
 
 from __future__ import annotations
@@ -10,19 +9,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metarl.sb3.exporting import export
+    from metarl.sb3.network import FlatObservations, NetworkPolicy
+    from metarl.sb3.trials import RewardedEnv, TrialPolicy, TrialState
     from metarl.sb3.vector import TaskVecEnv, vec_env
 
-_HOME = {"TaskVecEnv": "vector", "vec_env": "vector"}
+_HOME = {
+    "FlatObservations": "network",
+    "NetworkPolicy": "network",
+    "RewardedEnv": "trials",
+    "TaskVecEnv": "vector",
+    "TrialPolicy": "trials",
+    "TrialState": "trials",
+    "export": "exporting",
+    "vec_env": "vector",
+}
 
-__all__ = ["TaskVecEnv", "vec_env"]
+__all__ = [
+    "FlatObservations",
+    "NetworkPolicy",
+    "RewardedEnv",
+    "TaskVecEnv",
+    "TrialPolicy",
+    "TrialState",
+    "export",
+    "vec_env",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module."""
     if name not in _HOME:
         raise AttributeError(f"module 'metarl.sb3' has no attribute {name!r}")
-    module = importlib.import_module(f"metarl.sb3.{_HOME[name]}")
-    return vars(module)[name]
+    return getattr(importlib.import_module(f"metarl.sb3.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
