@@ -14,7 +14,6 @@ import gymnasium as gym
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor
 
 from metarl.constraints import AtLeast, Between, NotNegative, Positive, validate
@@ -135,8 +134,7 @@ class SACMultitask:
         seen = timestep.observation.to(self.device)
         told = context.unsqueeze(1).expand(-1, seen.shape[1], -1)
         observation = torch.cat([seen, told], -1).flatten(0, 1)
-        actor = cast(SACPolicy, self.model.policy).actor
-        mean, log_std, _ = actor.get_action_dist_params(observation)
+        mean, log_std, _ = self.model.actor.get_action_dist_params(observation)
         shape = (*seen.shape[:2], -1)
         drawn = choose(Gaussian(mean.reshape(shape), log_std.reshape(shape)), generator, greedy)
         action = torch.tanh(drawn)

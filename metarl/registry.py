@@ -92,11 +92,11 @@ AGENTS: dict[str, Entry] = {
 
 BASELINES: dict[str, Entry] = {
     "ppo-finetune": Entry(
-        "metarl.agents.ppo_tuned:PPOFinetune",
+        "metarl.agents.ppo_finetune:PPOFinetune",
         "PPO on each task from a ppo-multitask run's policy (run=DIRECTORY)",
     ),
     "ppo-scratch": Entry(
-        "metarl.agents.ppo_tuned:PPOScratch",
+        "metarl.agents.ppo_scratch:PPOScratch",
         "PPO on each task from nothing, with ten times as much",
     ),
     "random": Entry("metarl.agents.random_actions:RandomActions", "uniformly random actions"),

@@ -138,10 +138,17 @@ def make_ppo(
         "activation_fn": ACTIVATIONS[activation],
         "log_std_init": math.log(initial_std),
     }
-    own = {"seed": seed, "device": device, "policy": policy}
-    # Two steps are the smallest rollout that PPO accepts; none of its own is ever gathered.
     model = make_model(
-        PPO, observation_size, codec, normalizer, n_steps=2, batch_size=2, **own, **options
+        PPO,
+        observation_size,
+        codec,
+        normalizer,
+        seed=seed,
+        device=device,
+        policy=policy,
+        n_steps=2,  # the smallest rollout that PPO accepts; none of its own is ever gathered
+        batch_size=2,
+        **options,
     )
     model.batch_size = batch_size
     return model

@@ -1,9 +1,4 @@
-"""Stable-Baselines3's PPO, trained on each held-out task by itself: from a policy, or from nothing.
-
-Both get the experience of a task round by round, as an agent that adapts by gradient steps does,
-and run PPO on every round. The learning is Stable-Baselines3's own; a task costs about a third of
-a second a round.
-"""
+"""Stable-Baselines3's PPO, trained on each task by itself, as an adapter."""
 
 from __future__ import annotations
 
@@ -17,16 +12,12 @@ from stable_baselines3 import PPO
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-import metarl
-from metarl.errors import UserError, bad_option
-from metarl.experience.agent import TaskSpec, TrialShape, require_spaces
+from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Record, Timestep
 from metarl.learning.distributions import Categorical, Gaussian, choose
 from metarl.learning.networks import Params
-from metarl.learning.normalization import ObservationNormalizer
-from metarl.sb3.models import ACTIVATIONS, Transitions, fill_rollouts, make_ppo, train
+from metarl.sb3.models import Transitions, fill_rollouts, train
 from metarl.seeding import LaneGenerator, derive
-from metarl.stepping.spaces import ActionCodec, observation_size
 from metarl.tasks.distribution import TaskDistribution
 
 
@@ -41,8 +32,19 @@ class Tuned(NamedTuple):
     """The number of rounds that have been trained on."""
 
 
-class _Tuned:
-    """Runs PPO on every round of every task; subclasses say where it starts."""
+class PPOPerTask:
+    """Runs PPO on every round of every task, from the parameters that a model has at first.
+
+    It gets the experience of a task round by round, as an agent that adapts by gradient steps
+    does. A task costs about a third of a second a round.
+
+    Args:
+        tasks: the tasks.
+        shape: the trials; between two rounds PPO runs on the first of them.
+        model: the model, whose parameters all tasks begin with.
+        seed: the seed of the order of minibatches, which is the same for all tasks.
+        device: where the tensors live.
+    """
 
     def __init__(
         self, tasks: TaskDistribution, shape: TrialShape, model: PPO, seed: int, device: str
@@ -124,127 +126,6 @@ class _Tuned:
             for moment, value in state[x].items()
         }
         return params, moments
-
-
-class PPOFinetune(_Tuned):
-    """Fine-tunes the policy of a ``ppo-multitask`` run on each task.
-
-    Args:
-        tasks: the tasks.
-        shape: the trials that it is compared in.
-        seed: the seed of the order of minibatches.
-        device: where the tensors live.
-        run: directory of the run whose policy it starts from.
-        learning_rate: Adam's learning rate.
-        num_epochs: the number of passes over a round.
-        batch_size: the number of steps in a minibatch.
-    """
-
-    def __init__(
-        self,
-        tasks: TaskDistribution,
-        shape: TrialShape,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        run: str = "",
-        learning_rate: float = 3e-4,
-        num_epochs: int = 10,
-        batch_size: int = 64,
-    ) -> None:
-        if not run:
-            raise UserError(
-                "--baselines: ppo-finetune: got no run; accepted: ppo-finetune:run=DIRECTORY of a "
-                "ppo-multitask run"
-            )
-        trained = metarl.load(run, device=device)
-        name = f"--baselines: ppo-finetune: {run}"
-        base = getattr(trained, "model", None)
-        if not isinstance(base, PPO) or trained.config.observe_task:
-            raise UserError(f"{name}: accepted: a run of ppo-multitask without --observe-task")
-        require_spaces(trained, tasks.observation_space, tasks.action_space, name)
-        size = observation_size(tasks.observation_space)
-        model = make_ppo(
-            size,
-            ActionCodec(tasks.action_space),
-            ObservationNormalizer(size),
-            seed=seed,
-            device=torch.device(device),
-            hidden_sizes=trained.config.hidden_sizes,
-            activation=trained.config.activation,
-            initial_std=1.0,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            n_epochs=num_epochs,
-            gamma=base.gamma,
-            gae_lambda=base.gae_lambda,
-            clip_range=trained.config.clip,
-        )
-        model.policy.load_state_dict(base.policy.state_dict())
-        super().__init__(tasks, rounds_of(shape), model, seed, device)
-
-
-class PPOScratch(_Tuned):
-    """Trains a new policy on each task, with several times the experience of the others.
-
-    Args:
-        tasks: the tasks.
-        shape: the trials that it is compared in.
-        seed: the seed of the initial parameters, which all tasks share, and of minibatches.
-        device: where the tensors live.
-        experience: how many times the episodes of ``shape`` it gets.
-        hidden_size: the size of each hidden layer.
-        num_layers: the number of hidden layers.
-        activation: the activation function, ``relu`` or ``tanh``.
-        initial_std: the initial standard deviation of continuous actions.
-        learning_rate: Adam's learning rate.
-        num_epochs: the number of passes over a round.
-        batch_size: the number of steps in a minibatch.
-        discount: the discount factor per step.
-        gae_lambda: GAE lambda of the advantage estimates.
-    """
-
-    def __init__(
-        self,
-        tasks: TaskDistribution,
-        shape: TrialShape,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        experience: int = 10,
-        hidden_size: int = 64,
-        num_layers: int = 2,
-        activation: str = "tanh",
-        initial_std: float = 1.0,
-        learning_rate: float = 3e-4,
-        num_epochs: int = 10,
-        batch_size: int = 64,
-        discount: float = 0.99,
-        gae_lambda: float = 0.95,
-    ) -> None:
-        if experience < 1:
-            raise bad_option("--baselines: ppo-scratch: experience", experience, "at least 1")
-        if activation not in ACTIVATIONS:
-            raise bad_option("--baselines: ppo-scratch: activation", activation, "relu or tanh")
-        size = observation_size(tasks.observation_space)
-        model = make_ppo(
-            size,
-            ActionCodec(tasks.action_space),
-            ObservationNormalizer(size),
-            seed=seed,
-            device=torch.device(device),
-            hidden_sizes=[hidden_size] * num_layers,
-            activation=activation,
-            initial_std=initial_std,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            n_epochs=num_epochs,
-            gamma=discount,
-            gae_lambda=gae_lambda,
-        )
-        rounds = rounds_of(shape)
-        rounds = replace(rounds, num_adaptations=experience * rounds.num_rounds - 1)
-        super().__init__(tasks, rounds, model, seed, device)
 
 
 _TENSORS = [x for x in Episodes._fields if x not in ("record", "metrics", "info")]
