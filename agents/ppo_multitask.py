@@ -16,7 +16,7 @@ from torch import Tensor
 from metarl.constraints import AtLeast, Between, NotNegative, Positive, validate
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
-from metarl.learning.distributions import choose
+from metarl.learning.distributions import choose, log_prob
 from metarl.learning.normalization import ObservationNormalizer
 from metarl.learning.state import Saved
 from metarl.sb3.models import (
@@ -132,7 +132,8 @@ class PPOMultitask:
         seen = timestep.observation.to(self.device)
         told = context.unsqueeze(1).expand(-1, seen.shape[1], -1)
         distribution = distribution_of(self.policy, torch.cat([seen, told], -1))
-        return choose(distribution, generator, greedy), {}, context
+        action = choose(distribution, generator, greedy)
+        return action, {"log_prob": log_prob(distribution, action)}, context
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
         """Return ``context`` unchanged: the agent does not adapt."""

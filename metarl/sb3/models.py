@@ -35,6 +35,10 @@ from metarl.stepping.spaces import ActionCodec
 Model = TypeVar("Model", bound=BaseAlgorithm)
 
 
+METRICS = {"train/approx_kl": "kl", "train/policy_gradient_loss": "policy_loss"}
+"""Stable-Baselines3's names of metrics that other agents have too -> their names here."""
+
+
 class _Spaces(gym.Env[Any, Any]):
     """Tells a model its spaces; it cannot be stepped."""
 
@@ -211,6 +215,8 @@ class Transitions:
         self.reward = lanes(episodes.reward)
         self.terminated, self.truncated = lanes(episodes.terminated), lanes(episodes.truncated)
         self.valid: Bool[Tensor, "time lane"] = lanes(episodes.valid)
+        record = episodes.record.get("log_prob")
+        self.log_prob = None if record is None else lanes(record)
 
     @staticmethod
     def of(rounds: list[Episodes], told: Float[Tensor, "task number"]) -> Transitions:
@@ -222,14 +228,17 @@ class Transitions:
 def fill_rollouts(model: PPO, steps: Transitions) -> None:
     """Replace the rollout buffer of ``model`` by one that holds ``steps``, ready for ``train``.
 
-    Values and log-probabilities are those of the model's policy, which must have acted. As where
-    Stable-Baselines3 gathers by itself, the rewards of truncated steps are bootstrapped, and
-    advantages are its own, episode by episode; padding is left out at the end.
+    Values are those of the model's policy, which must have acted, and so are log-probabilities
+    unless they were recorded. As where Stable-Baselines3 gathers by itself, the rewards of
+    truncated steps are bootstrapped, and advantages are its own, episode by episode; padding is
+    left out at the end.
     """
     valid, policy = steps.valid, model.policy
     policy.set_training_mode(False)
     observation = steps.observation[valid]
     values, log_probs, _ = policy.evaluate_actions(observation, steps.action[valid])
+    if steps.log_prob is not None:
+        log_probs = steps.log_prob[valid]
     reward = steps.reward.clone()
     cut = valid & steps.truncated & ~steps.terminated
     if cut.any():
@@ -307,8 +316,9 @@ def train(model: PPO | SAC, seed: int, **options: Any) -> Metrics:
         if not bool(parameter.isfinite().all()):
             raise DivergenceError(f"the parameter {name} of {type(model).__name__}")
     logged = {
-        name.removeprefix("train/"): float(value)
+        METRICS.get(name, name.removeprefix("train/")): float(value)
         for name, value in model.logger.name_to_value.items()
+        if name != "train/n_updates"  # a count of this process, which starts again on resume
     }
     model.logger.name_to_value.clear()
     return logged
