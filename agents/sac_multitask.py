@@ -78,11 +78,9 @@ class SACMultitask:
     def __init__(
         self, config: SACMultitaskConfig, spec: TaskSpec, *, seed: int = 0, device: str = "cpu"
     ) -> None:
-        codec = ActionCodec(spec.action_space)
-        if codec.discrete or not isinstance(spec.action_space, gym.spaces.Box):
-            raise UserError(f"sac-multitask: got {spec.action_space}; accepted: a Box of actions")
-        if not spec.action_space.is_bounded():
-            raise UserError(f"sac-multitask: got {spec.action_space}; accepted: a bounded Box")
+        codec, actions = ActionCodec(spec.action_space), spec.action_space
+        if not isinstance(actions, gym.spaces.Box) or not actions.is_bounded():
+            raise UserError(f"sac-multitask: got {actions}; accepted: a bounded Box of actions")
         self.config, self.spec, self.device = config, spec, torch.device(device)
         self.tasks_per_update = config.tasks_per_update
         self.shape = TrialShape(config.episodes_per_task, sequential=False)
