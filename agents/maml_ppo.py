@@ -22,7 +22,7 @@ from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep,
 from metarl.learning import losses, returns
 from metarl.learning.distributions import Distribution, choose, log_prob
 from metarl.learning.losses import PolicyBatch, TaskLosses, accumulate_gradient
-from metarl.learning.networks import Params, initial_params, mlp_policy
+from metarl.learning.networks import Params, PolicyNetwork, initial_params, mlp_policy
 from metarl.learning.normalization import ObservationNormalizer
 from metarl.learning.ppo import descend
 from metarl.learning.state import Saved
@@ -171,6 +171,11 @@ class MAMLPPO:
         advantage = returns.advantages(reward, value, valid, config.discount, config.gae_lambda)
         seen, record = self.normalizer(observation), episodes.record
         return PolicyBatch.of(seen, episodes.action, record, advantage, valid), value
+
+    def network(self, context: Context) -> PolicyNetwork:
+        """Return the policy of the first task of ``context``; there is no critic."""
+        params = {name: x[0].detach() for name, x in context.params.items()}
+        return PolicyNetwork(params, self.config.min_std, normalizer=self.normalizer)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the initial parameters, Adam's state and the moments of the observations."""

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metarl import sb3 as sb3
     from metarl.agents.maml_ppo import MAMLPPOConfig
     from metarl.agents.rl2 import RL2Config
     from metarl.errors import EnvError, UserError
@@ -121,6 +122,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module."""
+    if name == "sb3":  # a package of names, which are imported in the same way
+        return importlib.import_module("metarl.sb3")
     if name not in _HOME:
         raise AttributeError(f"module 'metarl' has no attribute {name!r}")
     return getattr(importlib.import_module(f"metarl.{_HOME[name]}"), name)

@@ -1,9 +1,10 @@
-"""Names of task distributions and agents, and how they are made from their names.
+"""Names of task distributions, agents and baselines, and how they are made from their names.
 
 A name is ``family/variant``, with options of the family after a colon:
 ``half-cheetah/velocity:high=2.0``. Other packages add names by entry points of the groups
-``metarl.task_distributions`` and ``metarl.agents``. A name may also be ``package.module:Name``, or
-``gym/Id:…`` and ``gym/module:Id:…`` for an environment registered with Gymnasium.
+``metarl.task_distributions``, ``metarl.agents`` and ``metarl.baselines``. A name may also be
+``package.module:Name``, or ``gym/Id:…`` and ``gym/module:Id:…`` for an environment registered with
+Gymnasium.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import functools
 import inspect
 import re
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -75,12 +77,39 @@ as the option ``n``, and ``<task>`` for a name, which is given as the option ``t
 
 AGENTS: dict[str, Entry] = {
     "maml-ppo": Entry("metarl.agents.maml_ppo:MAMLPPO", "MAML with PPO, adapts by gradient steps"),
+    "ppo-multitask": Entry(
+        "metarl.agents.ppo_multitask:PPOMultitask",
+        "Stable-Baselines3's PPO over the task distribution, does not adapt",
+    ),
     "rl2": Entry("metarl.agents.rl2:RL2", "RL² with PPO, adapts by its recurrent memory"),
+    "sac-multitask": Entry(
+        "metarl.agents.sac_multitask:SACMultitask",
+        "Stable-Baselines3's SAC over the task distribution, does not adapt",
+    ),
 }
 """Agents by name; the class of each has its config's dataclass as ``Config``."""
 
 
-ENTRY_POINTS = {"tasks": "metarl.task_distributions", "agents": "metarl.agents"}
+BASELINES: dict[str, Entry] = {
+    "ppo-finetune": Entry(
+        "metarl.agents.ppo_finetune:PPOFinetune",
+        "PPO on each task from a ppo-multitask run's policy (run=DIRECTORY)",
+    ),
+    "ppo-scratch": Entry(
+        "metarl.agents.ppo_scratch:PPOScratch",
+        "PPO on each task from nothing, with ten times as much",
+    ),
+    "random": Entry("metarl.agents.random_actions:RandomActions", "uniformly random actions"),
+}
+"""Baselines by name: adapters that need no meta-training. The class of each is made as
+``Class(tasks, shape, *, seed, device, **options)``; :func:`make_baseline` says what these are."""
+
+
+ENTRY_POINTS = {
+    "tasks": "metarl.task_distributions",
+    "agents": "metarl.agents",
+    "baselines": "metarl.baselines",
+}
 """Groups of entry points by which other packages add names."""
 
 
@@ -101,6 +130,11 @@ def task_distributions() -> dict[str, Entry]:
 def agents() -> dict[str, Entry]:
     """Return all agents by name, including those of installed packages."""
     return _entry_points(ENTRY_POINTS["agents"]) | AGENTS
+
+
+def baselines() -> dict[str, Entry]:
+    """Return all baselines by name, including those of installed packages."""
+    return _entry_points(ENTRY_POINTS["baselines"]) | BASELINES
 
 
 @functools.cache
@@ -154,16 +188,9 @@ def _make_family(name: str, options: dict[str, Any]) -> TaskDistribution:
         if values is None:
             continue
         family = load_object(entry.path)
-        given = {**values, **_parse_options(name, text), **options}
         accepted = inspect.signature(family).parameters
-        unknown = [option for option in given if option not in accepted]
-        if unknown:
-            hint = near_matches(unknown[0], accepted)
-            raise UserError(f"--env: {name} has no option {unknown[0]!r}; {hint}")
-        for option, value in given.items():
-            _check_type(name, option, value, accepted[option].default)
-            if isinstance(accepted[option].default, float):
-                given[option] = float(value)
+        given = {**values, **_parse_options(f"--env: {name}", text), **options}
+        given = _fit_options(f"--env: {name}", given, accepted)
         required = [k for k, v in accepted.items() if v.default is inspect.Parameter.empty]
         missing = [option for option in required if option not in given]
         if missing:
@@ -232,6 +259,57 @@ def agent_class(name: str) -> Any:
     return kind
 
 
+def make_baseline(
+    text: str, tasks: TaskDistribution, shape: Any, *, seed: int = 0, device: str = "cpu"
+) -> Any:
+    """Make the baseline that ``text`` names, to act in ``tasks``.
+
+    Args:
+        text: a name such as ``thompson``, with options after a colon (``ucb1:c=1.5``), or
+            ``package.module:Name``, a class or function, with options after a second colon.
+        tasks: the task distribution it is to act in.
+        shape: the :class:`metarl.TrialShape` of the evaluation that it stands beside. The shape of
+            the baseline has as many episodes, but may divide them into other rounds.
+        seed: what anything that the baseline prepares at random is drawn from.
+        device: where its tensors live, such as ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        The baseline, a :class:`metarl.Adapter`.
+
+    Raises:
+        UserError: if a name or an option is unknown, or if the baseline does not apply to
+            ``tasks``; the message is one line.
+    """
+    name, _, options = text.partition(":")
+    path = baselines()[name].path if name in baselines() else ""
+    own = re.match(r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)(?::(.*))?$", text)
+    if not path and own:
+        name = path = own[1]
+        options = own[2] or ""
+    if not path:
+        raise UserError(
+            f"--baselines: unknown baseline {name!r}; {near_matches(name, baselines())}"
+        )
+    label = f"--baselines: {name}"
+    with no_exit(label):
+        kind = load_object(path)
+        if not callable(kind):
+            raise UserError(f"{label} is a {type(kind).__name__}; accepted: a class or function")
+        accepted = {
+            option: parameter
+            for option, parameter in inspect.signature(kind).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and option not in ("seed", "device")
+        }
+        given = _fit_options(label, _parse_options(label, options), accepted)
+        made = kind(tasks, shape, seed=seed, device=device, **given)
+    lacking = [part for part in ("shape", "begin", "act", "adapt") if not hasattr(made, part)]
+    if lacking:
+        raise UserError(
+            f"{label} made a {type(made).__name__} without {lacking[0]}; accepted: a metarl.Adapter"
+        )
+    return made
+
+
 def _match(pattern: str, name: str) -> dict[str, int | str] | None:
     """Return the values that ``name`` has for the placeholders of ``pattern``, if it matches."""
     found = _expression(pattern).fullmatch(name)
@@ -247,12 +325,37 @@ def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"<([A-Z]+)>", lambda word: f"(?P<{word[1].lower()}>[0-9]+)", text))
 
 
-def _parse_options(name: str, text: str) -> dict[str, Any]:
+def _fit_options(
+    label: str, given: dict[str, Any], accepted: Mapping[str, inspect.Parameter]
+) -> dict[str, Any]:
+    """Return options with whole numbers as floats where a float is the default.
+
+    Args:
+        label: the name of what the options belong to; messages begin with it.
+        given: values by name.
+        accepted: the parameters that may be given.
+
+    Raises:
+        UserError: if an option is unknown or a value has the wrong type.
+    """
+    unknown = [option for option in given if option not in accepted]
+    if unknown:
+        hint = near_matches(unknown[0], accepted) if accepted else "it takes none"
+        raise UserError(f"{label} has no option {unknown[0]!r}; {hint}")
+    for option, value in given.items():
+        _check_type(label, option, value, accepted[option].default)
+    return {
+        option: float(value) if isinstance(accepted[option].default, float) else value
+        for option, value in given.items()
+    }
+
+
+def _parse_options(label: str, text: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
         if not equals or not value:
-            raise UserError(f"--env: {name}: got option {item!r}; accepted: option=value")
+            raise UserError(f"{label}: got option {item!r}; accepted: option=value")
         options[key.replace("-", "_")] = _literal(value)
     return options
 
@@ -268,13 +371,13 @@ def _literal(text: str) -> bool | int | float | str:
     return text
 
 
-def _check_type(name: str, option: str, value: Any, default: Any) -> None:
+def _check_type(label: str, option: str, value: Any, default: Any) -> None:
     kinds: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
     if default is not inspect.Parameter.empty and default is not None:
         wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
         if wrong:
             accepted = " or ".join(k.__name__ for k in kinds)
-            raise UserError(f"--env: {name}: {option}: got {value!r}; accepted: {accepted}")
+            raise UserError(f"{label}: {option}: got {value!r}; accepted: {accepted}")
 
 
 def is_import(name: str) -> bool:

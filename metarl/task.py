@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+
+from metarl.errors import UserError
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 """Purpose of a set of tasks: ``train`` is for meta-training, ``validation`` for choosing
@@ -83,6 +85,36 @@ class Task:
     def __str__(self) -> str:
         """Return a short text for messages and plots."""
         return f"{self.env}({', '.join(f'{k}={v}' for k, v in self.params)})"
+
+
+def numbers_of(tasks: Sequence[Task]) -> npt.NDArray[np.float32]:
+    """Return the numbers that tasks' parameters consist of, in their order: ``[task, number]``.
+
+    They are what an agent sees that is told its tasks.
+
+    Raises:
+        UserError: if a parameter is text, or if tasks do not have equally many numbers.
+
+    >>> numbers_of([Task.of("point", goal=(0.5, -1.0), sparse=True)]).tolist()
+    [[0.5, -1.0, 1.0]]
+    """
+    rows: list[list[float]] = []
+    for task in tasks:
+        rows.append([])
+        for name, value in task.params:
+            try:
+                rows[-1] += np.asarray(value, np.float64).reshape(-1).tolist()
+            except ValueError:
+                raise UserError(
+                    f"--observe-task: got {task}; accepted: tasks whose parameters are numbers; "
+                    f"{name} is not"
+                ) from None
+    if len({len(row) for row in rows}) > 1:
+        raise UserError(
+            f"--observe-task: got tasks of {tasks[0].env}; accepted: tasks with equally many "
+            "numbers each"
+        )
+    return np.array(rows, np.float32)
 
 
 def mark_split(drawn: npt.NDArray[np.int64], split: Split) -> npt.NDArray[np.int64]:

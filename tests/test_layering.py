@@ -23,7 +23,7 @@ LIBRARY = [
 ]
 PRESETS = sorted((PACKAGE / "presets").glob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
-FOLDERS = ["stepping", "tasks", "learning", "experience", "evaluation", "running"]
+FOLDERS = ["stepping", "tasks", "learning", "experience", "evaluation", "running", "sb3"]
 """From the bottom to the top; a folder imports what is before it, and files beside the folders."""
 SIDEWAYS = [("learning", "tasks")]
 """Pairs in that order that do not import each other, either way."""
@@ -220,7 +220,11 @@ def test_link_shows_the_folder_as_a_subpackage(folder):
     assert Path(module.__file__).resolve() == ROOT / folder / "__init__.py"
 
 
-ENTRIES = [*registry.TASK_DISTRIBUTIONS.values(), *registry.AGENTS.values()]
+ENTRIES = [
+    *registry.TASK_DISTRIBUTIONS.values(),
+    *registry.AGENTS.values(),
+    *registry.BASELINES.values(),
+]
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.path)

@@ -2,6 +2,7 @@ from importlib import metadata
 
 import pytest
 
+import metarl
 from metarl import registry
 from metarl.errors import UserError
 from metarl.registry import make
@@ -142,6 +143,73 @@ def test_unknown_agent_lists_near_matches():
         registry.agent_class("rl22")
 
 
+BASELINE = """
+class Fixed:
+    def __init__(self, tasks, shape, *, seed=0, device="cpu", action=0, rate=0.5):
+        self.shape, self.given = shape, (tasks.name, seed, device, action, rate)
+
+    def begin(self, num_tasks): ...
+    def act(self, context, timestep, generator, greedy=False): ...
+    def adapt(self, context, episodes, generator): ...
+
+def empty(tasks, shape, *, seed=0, device="cpu"):
+    return {}
+
+number = 3
+"""
+SHAPE = metarl.TrialShape(10)
+
+
+def test_a_baseline_is_made_by_its_name():
+    made = registry.make_baseline("random", make("bandit/n10-k5"), SHAPE)
+    assert isinstance(made, metarl.Adapter) and made.shape == SHAPE
+
+
+def test_a_user_s_baseline_takes_options_after_a_second_colon(write_module):
+    name, tasks = write_module("baselines_of_tests", BASELINE), make("bandit/n10-k5")
+    text = f"{name}:Fixed:action=2,rate=1"
+    made = registry.make_baseline(text, tasks, SHAPE, seed=4, device="meta")
+    assert made.given == ("bandit/n10-k5", 4, "meta", 2, 1.0) and type(made.given[-1]) is float
+    assert registry.make_baseline(f"{name}:Fixed", tasks, SHAPE).given[1:] == (0, "cpu", 0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("randm", "unknown baseline 'randm'; did you mean random"),
+        ("random:epsilon=1", "random has no option 'epsilon'; it takes none"),
+        ("random:seed=1", "random has no option 'seed'; it takes none"),
+        ("random:epsilon", "random: got option 'epsilon'; accepted: option=value"),
+        ("baselines_of_tests:Fixed:actoin=1", "no option 'actoin'; did you mean action"),
+        ("baselines_of_tests:Fixed:action=1.5", "action: got 1.5; accepted: int"),
+        ("baselines_of_tests:Fixed:rate=fast", "rate: got 'fast'; accepted: int or float"),
+        ("baselines_of_tests:Fxed", "no 'Fxed'; did you mean Fixed"),
+        ("baselines_of_tests:empty", "made a dict without shape; accepted: a metarl.Adapter"),
+        ("baselines_of_tests:number", "is a int; accepted: a class or function"),
+        ("nowhere_of_tests:Fixed", "No module named 'nowhere_of_tests'"),
+    ],
+)
+def test_a_bad_baseline_is_refused_in_one_line(write_module, text, message):
+    write_module("baselines_of_tests", BASELINE)
+    tasks = make("bandit/n10-k5")
+    with pytest.raises(UserError, match=message) as refused:
+        registry.make_baseline(text, tasks, SHAPE)
+    assert "\n" not in str(refused.value)
+
+
+def test_other_packages_add_baselines_by_entry_points(monkeypatch, write_module):
+    name = write_module("baselines_of_tests", BASELINE)
+    point = metadata.EntryPoint("fixed", f"{name}:Fixed", registry.ENTRY_POINTS["baselines"])
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    registry._entry_points.cache_clear()
+    try:
+        assert registry.baselines()["fixed"] == registry.Entry(f"{name}:Fixed", "")
+        made = registry.make_baseline("fixed:action=1", make("bandit/n10-k5"), SHAPE)
+        assert made.given[3] == 1
+    finally:
+        registry._entry_points.cache_clear()
+
+
 EXITS = """
 import sys
 {module}sys.exit(3)
@@ -174,7 +242,8 @@ def test_a_module_of_an_environment_that_ends_the_program_is_refused(write_modul
 
 
 def test_every_name_has_a_short_description():
-    for name, entry in [*registry.TASK_DISTRIBUTIONS.items(), *registry.AGENTS.items()]:
+    tables = registry.TASK_DISTRIBUTIONS, registry.AGENTS, registry.BASELINES
+    for name, entry in [item for table in tables for item in table.items()]:
         assert 10 <= len(entry.description) <= 60, name
 
 

@@ -55,13 +55,14 @@ class AdaptedPolicy:
         agent: Adapter,
         context: Context,
         timestep: Timestep | None,
-        env: Env,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
         seed: int,
     ) -> None:
         self._agent = agent
         self._sequential = agent.shape.sequential
-        self._space = env.observation_space
-        self._codec = ActionCodec(env.action_space)
+        self._space = observation_space
+        self._codec = ActionCodec(action_space)
         self._context, self._timestep = context, timestep
         self._state = self._beginning(1)
         self._act_key, self._predict_key = (
@@ -105,13 +106,16 @@ class AdaptedPolicy:
         state: tuple[Any, ...] | None = None,
         episode_start: object = None,
         deterministic: bool = False,
+        *,
+        reward: object = None,
     ) -> tuple[Any, PolicyState]:
         """Act as Stable-Baselines3's models do, in one environment or in several at once.
 
         The policy keeps the knowledge from its adaptation; what a step adds is in the returned
-        state. The agent gets no rewards and sees 0 instead. An agent that learns while it acts
-        (RL²) would learn wrongly from these zeros, so every episode starts from the knowledge
-        after adaptation; :meth:`act` continues to learn.
+        state. Stable-Baselines3 does not pass rewards on, and without them the agent sees 0
+        instead. An agent that learns while it acts (RL²) would learn wrongly from these zeros, so
+        every episode starts from the knowledge after adaptation. With rewards, the state carries
+        knowledge on through all episodes, as :meth:`act` does.
 
         Args:
             observation: one observation, or those of n environments, ``[n, *shape]`` (each part
@@ -120,6 +124,8 @@ class AdaptedPolicy:
                 all of them are at the start of an episode.
             episode_start: True where an episode begins, one boolean or ``[n]``.
             deterministic: True for the most likely actions; otherwise every call draws new ones.
+            reward: the rewards of the last actions, one number or ``[n]``; it is not used without
+                ``state``, since then there is no last action.
 
         Returns:
             The action, or ``[n, *shape]`` actions, in the environment's units; and the state.
@@ -130,8 +136,11 @@ class AdaptedPolicy:
         flat, batched = _flat(self._space, observation)
         n = len(flat)
         start = np.asarray(episode_start is not None and episode_start, np.bool_)
-        if start.shape not in ((), (n,)):
-            raise UserError(f"episode_start: got shape {start.shape}; accepted: ({n},) or ()")
+        paid = np.asarray(0.0 if reward is None else reward, np.float32)
+        for name, given in (("episode_start", start), ("reward", paid)):
+            if given.shape not in ((), (n,)):
+                raise UserError(f"{name}: got shape {given.shape}; accepted: ({n},) or ()")
+        start, paid = np.broadcast_to(start, n), np.broadcast_to(paid, n)
         before = self._beginning(n)
         if state is not None:
             accepted = f"None, or what predict returned for {n} of them"
@@ -139,7 +148,10 @@ class AdaptedPolicy:
                 raise UserError(f"state: got a {type(state).__name__}; accepted: {accepted}")
             if (rows := state.lanes.size) != n:
                 raise UserError(f"state: got that of {rows} environments; accepted: {accepted}")
-            before = self._restarted(np.broadcast_to(start, n), before, state)
+            if reward is None:
+                before = self._restarted(start, before, state)
+            else:
+                before = self._counted(state, paid, start)
         drawn = seeding.fold(self._predict_key, np.full(n, self._num_predictions))
         self._num_predictions += 1
         keys = seeding.fold(drawn, np.arange(n))
@@ -322,7 +334,8 @@ def adapt(
         )
         if not shape.learns_while_acting:
             context = adapted(agent, context, gathered, own, batch)
-    return AdaptedPolicy(agent, context, timestep, env, seed)
+    spaces = env.observation_space, env.action_space
+    return AdaptedPolicy(agent, context, timestep, *spaces, seed)
 
 
 class _OneEnv(TaskDistribution):

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from metarl.errors import UserError, bad_option
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import reported_space, space_from_json, space_to_json
-from metarl.task import Task
+from metarl.task import Task, numbers_of
 from metarl.tasks.distribution import TaskDistribution
 
 
@@ -45,12 +46,19 @@ class TaskSpec:
     """The number of steps after which an episode is truncated."""
     episodes_per_trial: int | None = None
     """The number of episodes with one task that the distribution prescribes, if any."""
+    task_size: int | None = None
+    """How many numbers a task's parameters consist of; None if some are text."""
 
     @staticmethod
     def of(tasks: TaskDistribution) -> TaskSpec:
         """Return what the tasks of a distribution have in common."""
         space = reported_space(tasks.observation_space)
-        return TaskSpec(space, tasks.action_space, tasks.horizon, tasks.episodes_per_trial)
+        try:
+            one = tasks.sample(np.random.default_rng(0), 1, "train")
+            size = numbers_of(one).shape[1]
+        except UserError:
+            size = None
+        return TaskSpec(space, tasks.action_space, tasks.horizon, tasks.episodes_per_trial, size)
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes."""
@@ -59,6 +67,7 @@ class TaskSpec:
             "action": space_to_json(self.action_space),
             "horizon": self.horizon,
             "episodes_per_trial": self.episodes_per_trial,
+            "task_size": self.task_size,
         }
 
     @staticmethod
@@ -69,6 +78,7 @@ class TaskSpec:
             space_from_json(content["action"]),
             int(content["horizon"]),
             content.get("episodes_per_trial"),
+            content.get("task_size"),
         )
 
 
@@ -149,11 +159,14 @@ class Adapter(Protocol):
     without such bounds, actions pass unchanged. A policy that acts in the environment's own
     units is wrapped by :meth:`metarl.stepping.spaces.ActionCodec.from_env`.
 
-    Two more methods are optional. ``reveal(context, tasks) -> Context`` is called at the start of
+    Three more methods are optional. ``reveal(context, tasks) -> Context`` is called at the start of
     a trial and tells an oracle which tasks it has been given; tables and pictures mark its curves.
     (:func:`metarl.adapt` and Meta-World's own evaluation have no tasks that they could tell.)
     ``insight(context) -> dict[str, Tensor]`` returns, with the task as first axis, what can be
-    drawn of what the agent knows.
+    drawn of what the agent knows. ``network(context) -> PolicyNetwork`` returns the policy with
+    which ``act`` meets the first task of ``context``, if it is a plain network without memory
+    (:class:`metarl.learning.networks.PolicyNetwork`): :func:`metarl.sb3.export` then turns it into
+    a model of Stable-Baselines3.
     """
 
     shape: TrialShape

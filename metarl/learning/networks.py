@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -12,10 +13,42 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl.learning.distributions import Categorical, Distribution, Gaussian
+from metarl.learning.normalization import ObservationNormalizer
 from metarl.stepping.spaces import ActionCodec
 
 Params: TypeAlias = dict[str, Tensor]
 """A network's parameters by name; they are an argument of the network, not a part of it."""
+
+
+@dataclass(frozen=True)
+class PolicyNetwork:
+    """A policy without memory as plain data, from which another library can build the same.
+
+    Layers are fully connected, with an activation between two of them. Layer i is ``weight.i``
+    ``[in, out]`` and ``bias.i`` ``[out]``.
+    """
+
+    actor: Params
+    """The layers from a flat observation to logits or to the mean action in policy units; for
+    continuous actions also ``log_std`` ``[size]``, which is the same for all observations."""
+    min_std: float
+    """Lower bound on the standard deviation of continuous actions, in policy units."""
+    activation: type[nn.Module] = nn.ReLU
+    """The function between two layers, as a module without parameters."""
+    critic: Params | None = None
+    """The layers from a flat observation to its value in the units of returns, if there are any."""
+    normalizer: ObservationNormalizer | None = None
+    """The scaling of observations before the first layer of both, if there is one."""
+
+
+def layer_sizes(params: Params) -> list[int]:
+    """Return the sizes of the layers before the last.
+
+    >>> layer_sizes({"weight.0": torch.zeros(3, 8), "weight.1": torch.zeros(8, 2)})
+    [8]
+    """
+    last = sum(name.startswith("weight.") for name in params) - 1
+    return [params[f"weight.{i}"].shape[-1] for i in range(last)]
 
 
 def orthogonal(layer: nn.Linear, gain: float, generator: torch.Generator) -> nn.Linear:
@@ -71,7 +104,7 @@ def mlp_policy(
             both use the bounded tensor.
     """
     x = observation
-    last = sum(name.startswith("weight.") for name in params) - 1
+    last = len(layer_sizes(params))
     for i in range(last + 1):
         weight, bias = params[f"weight.{i}"], params[f"bias.{i}"]
         if i < last:

@@ -348,8 +348,19 @@ class ActionCodec:
         if self.discrete:
             return np.asarray(action, self.dtype) - self._start
         flat = np.asarray(action, np.float64).reshape(len(action), self.size)
-        scale = np.where(self._scale > 0, self._scale, 1.0)  # It is 0 if the bounds are equal.
-        return np.asarray((flat - self._center) / scale, self.dtype)
+        center, scale = self.units()
+        return np.asarray((flat - center) / scale, self.dtype)
+
+    def units(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return ``(center, scale)`` of a Box, each ``[size]``, in the environment's units.
+
+        A policy's action x is the environment's action center + scale · x before clipping. The
+        scale is 1 in dimensions without two finite bounds, and where both bounds are equal.
+
+        >>> ActionCodec(gym.spaces.Box(0, 4, (1,))).units()
+        (array([2.]), array([2.]))
+        """
+        return self._center, np.where(self._scale > 0, self._scale, 1.0)
 
     def to_env(self, taken: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return actions in the space's own units and type: ``[slot, *space.shape]``."""

@@ -36,7 +36,16 @@ SMALL = {
     "episodes_per_adaptation": 2,
     "normalize_observations": True,
     "num_epochs": 2,
+    "episodes_per_task": 2,
+    "buffer_size": 50,
+    "learning_starts": 2,
 }
+PAIRS = [
+    (name, kind)
+    for name in sorted(registry.AGENTS)
+    for kind in TASKS
+    if (name, kind) != ("sac-multitask", "discrete")  # which takes a Box of actions
+]
 
 
 def copied(agent):
@@ -81,8 +90,7 @@ def state_of(agent):
 
 @pytest.mark.parametrize("copy_of", [copied, pickled])
 @pytest.mark.parametrize("scaled", [True, False], ids=["scaled", "raw"])
-@pytest.mark.parametrize("kind", TASKS)
-@pytest.mark.parametrize("name", sorted(registry.AGENTS))
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_a_copy_acts_and_learns_alike_and_leaves_the_agent_alone(name, kind, scaled, copy_of):
     agent, tasks = make(name, kind, scaled)
     agent.update(
@@ -100,8 +108,7 @@ def test_a_copy_acts_and_learns_alike_and_leaves_the_agent_alone(name, kind, sca
 
 
 @pytest.mark.parametrize("copy_of", [copied, pickled])
-@pytest.mark.parametrize("kind", TASKS)
-@pytest.mark.parametrize("name", sorted(registry.AGENTS))
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_a_copy_of_an_adapted_policy_goes_on_alike(name, kind, copy_of):
     agent, tasks = make(name, kind, True)
     agent.update(trial_of(agent, tasks), torch_generator(0), 0.0)

@@ -46,7 +46,12 @@ SMALL = {
     "num_epochs": 2,
     "learning_rate": 0.03,
     "target_kl": None,
+    "episodes_per_task": 2,
+    "buffer_size": 20,
+    "learning_starts": 2,
 }
+REFUSED = {("sac-multitask", "discrete")}
+"""Kinds of actions that an agent does not take."""
 
 
 class Case(NamedTuple):
@@ -93,7 +98,8 @@ def cases():
         for structure in itertools.product(*whole):
             for other in [(), *((one,) for one in others if not is_default(agent, one))]:
                 for action in ACTIONS:
-                    yield Case(agent, (*structure, *other), action)
+                    if (agent, action) not in REFUSED:
+                        yield Case(agent, (*structure, *other), action)
 
 
 def is_default(agent, choice):
@@ -123,8 +129,9 @@ def trial_of(agent, case, iteration):
 
 
 class Training(NamedTuple):
-    """Two iterations: the state after one of them, and all there is of the other."""
+    """Two iterations: trial and state of one of them, and all there is of the other."""
 
+    first: object
     between: tuple
     trial: object
     metrics: dict
@@ -133,11 +140,12 @@ class Training(NamedTuple):
 
 def train(case):
     agent = make(case)
-    agent.update(trial_of(agent, case, 0), torch_generator(0), 0.0)
+    first = trial_of(agent, case, 0)
+    agent.update(first, torch_generator(0), 0.0)
     between = copy.deepcopy(agent.state())
     trial = trial_of(agent, case, 1)
     metrics = agent.update(trial, torch_generator(1), 0.5)
-    return Training(between, trial, metrics, copy.deepcopy(agent.state()))
+    return Training(first, between, trial, metrics, copy.deepcopy(agent.state()))
 
 
 trained = functools.cache(train)
@@ -177,12 +185,18 @@ def test_an_agent_that_is_loaded_goes_on_bit_for_bit(case):
     agent = make(case, seed=2)
     tensors, extra = copy.deepcopy(known.between)
     agent.load_state(tensors, json.loads(json.dumps(extra)))
+    if hasattr(agent, "recall"):
+        agent.recall([known.first._replace(context=None)])
     trial = trial_of(agent, case, 1)
     metrics = agent.update(trial, torch_generator(1), 0.5)
-    assert_same(known, Training(known.between, trial, metrics, agent.state()))
+    assert_same(known, Training(known.first, known.between, trial, metrics, agent.state()))
 
 
-@EVERY
+def is_clipped(case):
+    return "clip" in option_paths(registry.agent_class(case.agent).Config)
+
+
+@pytest.mark.parametrize("case", [case for case in cases() if is_clipped(case)], ids=str)
 def test_the_first_step_of_an_update_has_ratio_one_and_no_kl(case):
     """What an update computes of whole sequences is what acting computed step by step.
 

@@ -1,0 +1,75 @@
+"""Stable-Baselines3's PPO fine-tunes the policy of a multi-task run on each held-out task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from stable_baselines3 import PPO
+
+import metarl
+from metarl.errors import UserError
+from metarl.experience.agent import TrialShape, require_spaces
+from metarl.learning.normalization import ObservationNormalizer
+from metarl.sb3.models import make_ppo
+from metarl.sb3.per_task import PPOPerTask, rounds_of
+from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.tasks.distribution import TaskDistribution
+
+
+class PPOFinetune(PPOPerTask):
+    """Fine-tunes the policy of a ``ppo-multitask`` run on each task.
+
+    Args:
+        tasks: the tasks.
+        shape: the trials that it is compared in.
+        seed: the seed of the order of minibatches.
+        device: where the tensors live.
+        run: directory of the run whose policy it starts from.
+        learning_rate: Adam's learning rate.
+        num_epochs: the number of passes over a round.
+        batch_size: the number of steps in a minibatch.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskDistribution,
+        shape: TrialShape,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        run: str = "",
+        learning_rate: float = 3e-4,
+        num_epochs: int = 10,
+        batch_size: int = 64,
+    ) -> None:
+        if not run:
+            raise UserError(
+                "--baselines: ppo-finetune: got no run; accepted: ppo-finetune:run=DIRECTORY of a "
+                "ppo-multitask run"
+            )
+        trained: Any = metarl.load(run, device=device)  # as a user would load it
+        name = f"--baselines: ppo-finetune: {run}"
+        base = getattr(trained, "model", None)
+        if not isinstance(base, PPO) or trained.config.observe_task:
+            raise UserError(f"{name}: accepted: a run of ppo-multitask without --observe-task")
+        require_spaces(trained, tasks.observation_space, tasks.action_space, name)
+        size = observation_size(tasks.observation_space)
+        model = make_ppo(
+            size,
+            ActionCodec(tasks.action_space),
+            ObservationNormalizer(size),
+            seed=seed,
+            device=torch.device(device),
+            hidden_sizes=trained.config.hidden_sizes,
+            activation=trained.config.activation,
+            initial_std=1.0,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            n_epochs=num_epochs,
+            gamma=base.gamma,
+            gae_lambda=base.gae_lambda,
+            clip_range=trained.config.clip,
+        )
+        model.policy.load_state_dict(base.policy.state_dict())
+        super().__init__(tasks, rounds_of(shape), model, seed, device)
