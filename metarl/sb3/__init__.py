@@ -9,12 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metarl.sb3.buffers import LinearBaselineBuffer
     from metarl.sb3.exporting import export
     from metarl.sb3.network import FlatObservations, NetworkPolicy
     from metarl.sb3.trials import RewardedEnv, TrialPolicy, TrialState
 
 _HOME = {
     "FlatObservations": "network",
+    "LinearBaselineBuffer": "buffers",
     "NetworkPolicy": "network",
     "RewardedEnv": "trials",
     "TrialPolicy": "trials",
@@ -24,6 +26,7 @@ _HOME = {
 
 __all__ = [
     "FlatObservations",
+    "LinearBaselineBuffer",
     "NetworkPolicy",
     "RewardedEnv",
     "TrialPolicy",

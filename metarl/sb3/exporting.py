@@ -19,13 +19,15 @@ from metarl.sb3.network import NetworkPolicy
 from metarl.sb3.trials import TrialPolicy
 from metarl.task import Env
 
-_OWN = ("self", "policy", "env", "policy_kwargs", "use_sde", "sde_sample_freq", "seed")
+_OWN = ("self", "policy", "env", "use_sde", "sde_sample_freq", "seed")
 PPO_OPTIONS = [
     name
     for name in inspect.signature(PPO).parameters
     if name not in _OWN and not name.startswith("_")
 ]
 """The options of PPO's constructor that an export leaves to the user."""
+POLICY_OPTIONS = ("optimizer_class", "optimizer_kwargs")
+"""The options of the policy's constructor that it leaves to the user; the rest is the agent's."""
 
 
 def export(
@@ -41,7 +43,8 @@ def export(
     meta-learned parameters: ``model.learn`` fine-tunes them, and ``model.save`` and ``PPO.load``
     keep them, observation scaling included. Deterministic actions equal the agent's greedy ones;
     :class:`metarl.sb3.NetworkPolicy` tells how log-probabilities correspond. An agent without a
-    critic gets a new one, with hidden layers as the policy's.
+    critic gets a new one, with hidden layers as the policy's, whose values are 0 until it learns;
+    :class:`metarl.sb3.LinearBaselineBuffer` is the baseline that such agents are trained with.
 
     An agent that learns while it acts, such as rl2, becomes a
     :class:`metarl.sb3.TrialPolicy`, whose ``predict`` keeps what it learns through the episodes
@@ -68,7 +71,8 @@ def export(
             the agent was trained for.
         seed: the seed of PPO, None for a different one each time; for an agent that learns while
             it acts, that of its actions (0 by default).
-        options: options of PPO's constructor, such as ``learning_rate`` or ``n_steps``.
+        options: options of PPO's constructor, such as ``learning_rate`` or ``n_steps``; of
+            ``policy_kwargs``, those of the optimiser (``optimizer_class``, ``optimizer_kwargs``).
 
     Raises:
         UserError: if there is no such run, if the spaces do not fit or are none that
@@ -89,6 +93,9 @@ def export(
     for name in options:
         if name not in PPO_OPTIONS:
             raise UserError(f"export: no option {name!r} of PPO; {near_matches(name, PPO_OPTIONS)}")
+    for name in options.get("policy_kwargs") or ():
+        if name not in POLICY_OPTIONS:
+            raise bad_option("policy_kwargs", name, " and ".join(POLICY_OPTIONS))
     network = getattr(agent, "network", None)
     if network is not None:
         return _ppo(network(agent.begin(1)), env, seed, options)
@@ -111,6 +118,7 @@ def _ppo(
     venv = PPO._wrap_env(env, options.get("verbose", 0))
     sizes = layer_sizes(network.actor)
     policy_kwargs = {
+        **(options.pop("policy_kwargs", None) or {}),
         "net_arch": {
             "pi": sizes,
             "vf": sizes if network.critic is None else layer_sizes(network.critic),
