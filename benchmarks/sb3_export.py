@@ -3,17 +3,18 @@
 On held-out tasks, Stable-Baselines3's PPO learns from three initial policies with the same
 network, observation scaling and number of steps: the parameters that `maml-ppo` has meta-learned
 (`metarl.sb3.export`), random ones, and those of a PPO that was trained on all training tasks at
-once, a new one in every episode. Settings are chosen for each beginning from one grid, on
-validation tasks. Beside them stand the agent's own gradient steps with as many episodes.
+once, a new one in every episode. PPO's settings are chosen for each beginning from the same few,
+on validation tasks. Beside them stand the agent's own gradient steps with as many episodes.
 
     python scripts/train.py --preset maml-ppo-navigation --run-dir runs/navigation
     python benchmarks/sb3_export.py --run runs/navigation --output benchmarks/sb3-export.json
 """
 
-import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,11 +24,12 @@ import numpy.typing as npt
 import torch
 import tyro
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import metarl
-from metarl.errors import UserError
+from metarl.errors import UserError, bad_option, near_matches
 from metarl.evaluation.curve import summarize
 from metarl.files import write_json
 from metarl.running.exits import exits
@@ -39,6 +41,39 @@ from metarl.tasks.distribution import TaskDistribution
 Settings: TypeAlias = dict[str, Any]
 Beginning: TypeAlias = Callable[[DummyVecEnv, int, Settings], PPO]
 """A function from environments, a seed and PPO's settings to a model that has learned nothing."""
+
+
+FITTED = {
+    "rollout_buffer_class": metarl.sb3.LinearBaselineBuffer,
+    "vf_coef": 0.0,
+    "gae_lambda": 1.0,
+    "max_grad_norm": math.inf,
+}
+"""Advantages over a baseline that is fitted to every rollout, in place of the critic."""
+SGD = {**FITTED, "n_epochs": 1, "policy_kwargs": {"optimizer_class": torch.optim.SGD}}
+"""One gradient step on the whole rollout, as an inner step of maml-ppo."""
+EVERY = 20
+"""Number of full-length episodes between two points of a curve."""
+
+
+def halved(rate: float, num_updates: int) -> Callable[[float], float]:
+    """Return a schedule that halves the rate at every update after the first."""
+    return lambda remaining: float(rate * 2 ** -((1 - remaining) * num_updates - 1))
+
+
+RULES: dict[str, Settings] = {
+    "critic-1e-3": {"episodes": 10, "learning_rate": 1e-3},
+    "critic-3e-3": {"episodes": 10, "learning_rate": 3e-3},
+    "critic-3e-3-20": {"episodes": 20, "learning_rate": 3e-3},
+    "fitted-1e-3": {"episodes": 10, "learning_rate": 1e-3, **FITTED},
+    "fitted-3e-3": {"episodes": 10, "learning_rate": 3e-3, **FITTED},
+    "fitted-1e-2": {"episodes": 10, "learning_rate": 1e-2, **FITTED},
+    "sgd-0.1": {"episodes": 20, "learning_rate": 0.1, **SGD},
+    "sgd-0.05": {"episodes": 20, "learning_rate": 0.05, **SGD},
+    "sgd-0.1-halved": {"episodes": 20, "learning_rate": partial(halved, 0.1), **SGD},
+}
+"""Settings of PPO by name: its own critic and Adam in 10 epochs, the fitted baseline instead, or
+inner steps; after so many full-length episodes each. What is not given is PPO's default."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +93,12 @@ class Options:
     """Number of environments that this model is trained in at once."""
     num_tasks: int = 20
     """Number of held-out tasks."""
-    validation_tasks: int = 5
+    validation_tasks: int = 4
     """Number of validation tasks on which the settings are chosen."""
     num_episodes: int = 40
     """Number of full-length episodes of experience with each task."""
-    episodes_per_update: tuple[int, ...] = (10, 20)
-    """Candidates for the number of full-length episodes between two updates."""
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    """Candidates for PPO's learning rate."""
-    gae_lambdas: tuple[float, ...] = (0.95, 1.0)
-    """Candidates for PPO's GAE lambda."""
+    rules: tuple[str, ...] = tuple(RULES)
+    """Names of the settings from which each beginning's are chosen."""
     measured_episodes: int = 20
     """Number of episodes that measure a policy at one point; nothing is learned from them."""
     seed: int = 0
@@ -95,6 +126,21 @@ def many(make: Callable[[int], gym.Env], n: int) -> DummyVecEnv:
     return DummyVecEnv([lambda i=i: make(i) for i in range(n)])
 
 
+class Points(BaseCallback):
+    """Measures the model before the first update, and after every so many steps."""
+
+    def __init__(self, measure: Callable[[], float], every: int) -> None:
+        super().__init__()
+        self.take, self.every, self.values = measure, every, []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps % self.every == 0:
+            self.values.append(self.take())
+
+
 @dataclass
 class Comparison:
     """What the parts of the comparison share."""
@@ -105,49 +151,49 @@ class Comparison:
     beginnings: dict[str, Beginning] = field(default_factory=dict)
 
     def fine_tune(
-        self, name: str, task: Task, settings: Settings, seed: int, every_point: bool
+        self, name: str, task: Task, rule: str, seed: int, *, final_only: bool = False
     ) -> list[float]:
-        """Return the mean return of an episode before and after learning from one task.
+        """Return the mean return of an episode at the points of the curve.
 
         Args:
             name: the beginning.
             task: the task.
-            settings: PPO's settings, and the number of episodes between two updates.
+            rule: the name of PPO's settings.
             seed: the seed of episodes and learning.
-            every_point: measure after every 20 episodes, not only in the beginning and the end.
+            final_only: measure in the end alone.
         """
-        rest = dict(settings)
-        together, horizon = rest.pop("episodes_per_update"), self.tasks.horizon
+        settings, horizon = dict(RULES[rule]), self.tasks.horizon
+        together = settings.pop("episodes")
+        if isinstance(settings["learning_rate"], partial):
+            num_updates = self.options.num_episodes // together
+            settings["learning_rate"] = settings["learning_rate"](num_updates)
+        minibatches = 1 if settings.get("n_epochs") == 1 else 4
+        batch = {"n_steps": horizon, "batch_size": together * horizon // minibatches}
         envs = many(lambda i: self.tasks.make(task), together)
-        # Full-length episodes would take this many steps; shorter ones are followed by others.
-        fixed = {"n_steps": horizon, "batch_size": together * horizon // 4}
-        model = self.beginnings[name](envs, seed, {**fixed, **rest})
-        points = [self.measure(model, task, seed)]
-        for episodes in self.points[1:]:
-            steps = episodes * horizon - model.num_timesteps
-            model.learn(steps, reset_num_timesteps=False)
-            if every_point or episodes == self.options.num_episodes:
-                points.append(self.measure(model, task, seed))
-        assert model.num_timesteps == self.options.num_episodes * horizon
-        return points
+        model = self.beginnings[name](envs, seed, {**batch, **settings})
+        points = Points(lambda: self.measure(model, task, seed), EVERY * horizon)
+        # Full-length episodes take this many steps; shorter ones are followed by others.
+        steps = self.options.num_episodes * horizon
+        model.learn(steps, None if final_only else points)
+        assert model.num_timesteps == steps
+        return [*points.values, self.measure(model, task, seed)]
 
     @property
     def points(self) -> list[int]:
         """Return the numbers of episodes at which every curve has a point."""
-        step = max(self.options.episodes_per_update)
-        return list(range(0, self.options.num_episodes + 1, step))
+        return list(range(0, self.options.num_episodes + 1, EVERY))
 
     def measure(self, model: Any, task: Task, seed: int) -> float:
         """Return the mean return of episodes with sampled actions, from which nothing is learned.
 
-        The random numbers of every model are the same.
+        The random numbers are the same for every model.
         """
-        torch.manual_seed(seed + 1)
-        envs = many(lambda i: self.tasks.make(task), self.options.measured_episodes)
-        envs.seed(1000 * (seed + 1))
-        mean, _ = evaluate_policy(
-            model, envs, self.options.measured_episodes, deterministic=False, warn=False
-        )
+        n = self.options.measured_episodes
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + 1)
+            envs = many(lambda i: self.tasks.make(task), n)
+            envs.seed(1000 * (seed + 1))
+            mean, _ = evaluate_policy(model, envs, n, deterministic=False, warn=False)
         return float(mean)
 
     def own_steps(self, agent: Any, task: Task, seed: int) -> list[float]:
@@ -158,20 +204,20 @@ class Comparison:
             for n in self.points
         ]
 
-    def choose(self, name: str, tasks: list[Task]) -> tuple[Settings, list[dict[str, Any]]]:
-        """Return the settings with the best return on validation tasks, and all that were tried."""
-        options, tried = self.options, []
-        grid = (options.learning_rates, options.gae_lambdas, options.episodes_per_update)
-        for rate, gae_lambda, together in itertools.product(*grid):
-            settings = {
-                "learning_rate": rate,
-                "gae_lambda": gae_lambda,
-                "episodes_per_update": together,
-            }
-            ends = [self.fine_tune(name, t, settings, i, False)[-1] for i, t in enumerate(tasks)]
-            tried.append({**settings, "return": float(np.mean(ends))})
-        best = max(tried, key=lambda one: one["return"])
-        return {key: value for key, value in best.items() if key != "return"}, tried
+    def choose(self, name: str, tasks: list[Task]) -> tuple[str, dict[str, float]]:
+        """Return the settings with the best return on validation tasks, and all returns."""
+        tried = {
+            rule: float(
+                np.mean(
+                    [
+                        self.fine_tune(name, task, rule, i, final_only=True)[-1]
+                        for i, task in enumerate(tasks)
+                    ]
+                )
+            )
+            for rule in self.options.rules
+        }
+        return max(tried, key=lambda rule: tried[rule]), tried
 
 
 def interval(values: npt.NDArray[np.float64]) -> dict[str, float]:
@@ -197,14 +243,11 @@ def multitask(comparison: Comparison, agent: Any) -> PPO:
 
 def compare(options: Options) -> None:
     """Compare the beginnings, print the result and write it to the output file."""
-    run = Run.open(options.run)
-    if options.num_episodes % max(options.episodes_per_update) or any(
-        max(options.episodes_per_update) % n for n in options.episodes_per_update
-    ):
-        raise UserError(
-            f"--episodes-per-update: got {options.episodes_per_update}; accepted: numbers that "
-            f"divide the largest of them, which divides --num-episodes ({options.num_episodes})"
-        )
+    run, source = Run.open(options.run), commit()  # Files may change while this runs.
+    if unknown := set(options.rules) - RULES.keys():
+        raise UserError(f"--rules: got {unknown.pop()}; {near_matches('', RULES)}")
+    if options.num_episodes < EVERY or options.num_episodes % EVERY:
+        raise bad_option("--num-episodes", options.num_episodes, f"a multiple of {EVERY}")
     tasks, agent, untrained = run.make_tasks(), run.load_agent()[0], run.make_agent()
     started, seconds = time.perf_counter(), {}
     comparison = Comparison(options, run, tasks)
@@ -234,13 +277,13 @@ def compare(options: Options) -> None:
     chosen: dict[str, Any] = {}
     for name in comparison.beginnings:
         begun = time.perf_counter()
-        settings, tried = comparison.choose(name, validation)
-        chosen[name] = {"settings": settings, "tried": tried}
+        rule, tried = comparison.choose(name, validation)
+        chosen[name] = {"rule": rule, "validation_returns": tried}
         curves[name] = np.array(
-            [comparison.fine_tune(name, t, settings, i, True) for i, t in enumerate(test)]
+            [comparison.fine_tune(name, t, rule, i) for i, t in enumerate(test)]
         )
         seconds[name] = time.perf_counter() - begun
-        print(f"{name}: {settings}, {seconds[name]:.0f} s", flush=True)
+        print(f"{name}: {rule}, {seconds[name]:.0f} s", flush=True)
     curves["own steps"] = np.array([comparison.own_steps(agent, t, i) for i, t in enumerate(test)])
     print(f"{tasks.name}, {options.num_tasks} held-out tasks, return of an episode after episodes:")
     for name, values in curves.items():
@@ -260,7 +303,7 @@ def compare(options: Options) -> None:
         },
         "env": tasks.name,
         "run": {key: run.content[key] for key in ("id", "agent", "agent_config", "commit")},
-        "commit": commit(),
+        "commit": source,
         "device": device_name("cpu"),
         "seconds": seconds,
         "episodes": comparison.points,
