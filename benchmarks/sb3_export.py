@@ -245,7 +245,8 @@ def compare(options: Options) -> None:
     """Compare the beginnings, print the result and write it to the output file."""
     run, source = Run.open(options.run), commit()  # Files may change while this runs.
     if unknown := set(options.rules) - RULES.keys():
-        raise UserError(f"--rules: got {unknown.pop()}; {near_matches('', RULES)}")
+        name = min(unknown)
+        raise UserError(f"--rules: got {name}; {near_matches(name, RULES)}")
     if options.num_episodes < EVERY or options.num_episodes % EVERY:
         raise bad_option("--num-episodes", options.num_episodes, f"a multiple of {EVERY}")
     tasks, agent, untrained = run.make_tasks(), run.load_agent()[0], run.make_agent()

@@ -1,15 +1,20 @@
 """From a meta-learned agent to a model of Stable-Baselines3: the same numbers, before it learns."""
 
 import inspect
+import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import sb3_export as comparison
 import torch
 from drift import Drift
+from sb3_export import Options
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -732,16 +737,67 @@ assert "stable_baselines3" in sys.modules
 """
 
 
-def test_a_run_is_exported_and_training_it_imports_no_stable_baselines3(quick_python, tmp_path):
+@pytest.fixture(scope="module")
+def trained(quick_python, tmp_path_factory):
+    """A run of a process that asserts that nothing has imported Stable-Baselines3."""
+    folder = tmp_path_factory.mktemp("trained")
     done = subprocess.run(
-        [quick_python, "-c", TRAIN], cwd=tmp_path, capture_output=True, text=True, check=False
+        [quick_python, "-c", TRAIN], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    tasks, directory = metarl.make("navigation"), tmp_path / "run"
+    return folder / "run"
+
+
+def test_a_run_is_exported_and_training_it_imports_no_stable_baselines3(trained):
+    tasks = metarl.make("navigation")
     env = tasks.make(drawn(tasks, 1)[0])
-    agent = metarl.load(directory)
-    for source in (Run.open(directory), directory, str(directory), agent):
+    agent = metarl.load(trained)
+    for source in (Run.open(trained), trained, str(trained), agent):
         compare(export(source, env), agent, env.observation_space, env.action_space)
+
+
+def test_the_comparison_pairs_beginnings_by_task(trained, tmp_path, capsys):
+    rules = ("sgd-0.05", "sgd-0.1-halved")
+    options = Options(
+        trained,
+        save_multitask=tmp_path / "multitask.zip",
+        multitask_steps=10,
+        multitask_envs=2,
+        num_tasks=2,
+        validation_tasks=1,
+        measured_episodes=2,
+        rules=rules,
+        output=tmp_path / "out.json",
+    )
+    comparison.compare(options)
+    found = json.loads(options.output.read_text())
+    assert isinstance(PPO.load(options.save_multitask).policy, metarl.sb3.NetworkPolicy)
+    returns = {name: np.array(x) for name, x in found["returns"].items()}
+    assert found["episodes"] == [0, 20, 40] and {x.shape for x in returns.values()} == {(2, 3)}
+    gain = (returns["meta-learned"] - returns["multitask"])[:, -1]
+    assert found["meta_learned_minus"]["multitask"]["mean"] == pytest.approx(gain.mean())
+    for chosen in found["chosen"].values():
+        tried = chosen["validation_returns"]
+        assert set(tried) == set(rules) and tried[chosen["rule"]] == max(tried.values())
+    assert "meta-learned minus scratch after 40 episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rules": ("sgd",)}, "--rules: got sgd; did you mean sgd-0.1"),
+        ({"num_episodes": 30}, "--num-episodes: got 30; accepted: a multiple of 20"),
+        ({"run": Path("none")}, "none: not a run directory"),
+    ],
+)
+def test_a_comparison_that_cannot_work_is_refused(changes, message, trained):
+    with pytest.raises(UserError, match=one_line(message)):
+        comparison.compare(replace(Options(trained), **changes))
+
+
+def test_the_rate_is_halved_at_every_update_after_the_first():
+    rates = [comparison.halved(0.1, 4)(remaining) for remaining in (0.75, 0.5, 0.25, 0.0)]
+    assert rates == [0.1, 0.05, 0.025, 0.0125]
 
 
 def test_every_public_name_imports():
