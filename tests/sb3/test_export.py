@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -547,6 +548,21 @@ def test_a_recurrent_policy_acts_as_adapt_does_through_two_episodes(kind, core):
     assert len(np.unique(got, axis=0)) > 2
 
 
+@pytest.mark.parametrize("observations", ["image", "tuple", "dict"])
+def test_a_recurrent_policy_sees_what_the_agent_saw(observations):
+    space = OBSERVATIONS.get(observations, gym.spaces.Tuple([BOX, gym.spaces.Discrete(3, start=1)]))
+    make = partial(AnyEnv, space, gym.spaces.Discrete(4, start=-1))
+    sizes = {"hidden_size": 8, "num_minibatches": 1, "tasks_per_update": 2}
+    spec = TaskSpec(reported_space(space), make().action_space, 5, 2)
+    agent = RL2(with_options(RL2.Config(), **sizes), spec, seed=3)
+    with torch.no_grad():
+        agent.head.policy.output.weight.mul_(50)
+    expected, _ = own_trial(agent, make(), 2)
+    got = exported_trial(export(agent, make()), len(expected))
+    np.testing.assert_array_equal(got[:, 0], expected)
+    assert len(set(expected.tolist())) > 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_recurrent_policy_serves_several_environments_at_once(kind):
     tasks = metarl.make(KINDS[kind])
@@ -664,6 +680,12 @@ def test_spaces_that_stable_baselines3_does_not_take_are_refused(name):
     env = AnyEnv(observation_space, action_space)
     with pytest.raises(UserError, match=one_line(f"env: got {kind} space .*; accepted: what Sta")):
         export(maml(env), env)
+
+
+def test_a_recurrent_policy_s_spaces_are_not_nested():
+    agent, nested = PullsWhatPaid(), gym.spaces.Dict(a=gym.spaces.Tuple([BOX]))
+    with pytest.raises(UserError, match=one_line("env: got observation space .*: no Dict or Tup")):
+        export(agent, AnyEnv(nested, ACTIONS["discrete"]))
 
 
 @pytest.mark.parametrize("make", [maml, lambda env: rl2(metarl.make("bandit/n3-k5"))])
