@@ -13,7 +13,7 @@ on validation tasks. Beside them stand the agent's own gradient steps with as ma
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -141,14 +141,12 @@ class Points(BaseCallback):
             self.values.append(self.take())
 
 
-@dataclass
 class Comparison:
     """What the parts of the comparison share."""
 
-    options: Options
-    run: Run
-    tasks: TaskDistribution
-    beginnings: dict[str, Beginning] = field(default_factory=dict)
+    def __init__(self, options: Options, tasks: TaskDistribution) -> None:
+        self.options, self.tasks = options, tasks
+        self.beginnings: dict[str, Beginning] = {}
 
     def fine_tune(
         self, name: str, task: Task, rule: str, seed: int, *, final_only: bool = False
@@ -251,7 +249,7 @@ def compare(options: Options) -> None:
         raise bad_option("--num-episodes", options.num_episodes, f"a multiple of {EVERY}")
     tasks, agent, untrained = run.make_tasks(), run.load_agent()[0], run.make_agent()
     started, seconds = time.perf_counter(), {}
-    comparison = Comparison(options, run, tasks)
+    comparison = Comparison(options, tasks)
     trained = multitask(comparison, untrained)
     seconds["multitask training"] = time.perf_counter() - started
 
