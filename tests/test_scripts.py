@@ -296,11 +296,12 @@ def test_readme_s_environment_is_adapted_to_in_episodes_as_long_as_in_training(r
     assert env.action_space.contains(policy.act(env.reset(seed=0)[0]))
 
 
-def test_readme_s_python_runs(trained, tmp_path, monkeypatch):
+def test_readme_s_python_runs(trained, on_navigation, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     for kind, text in BLOCKS:
         if kind == "python":
+            text = re.sub(r"([\"'])runs/goals\1", repr(str(on_navigation)), text)
             text = re.sub(r"([\"'])runs/[^\"']*\1", repr(str(trained)), text)
             text = re.sub(r"num_tasks=[\d_]+", "num_tasks=2", text)
             exec(compile(text, "README.md", "exec"), names)

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metarl.sb3.buffers import LinearBaselineBuffer
     from metarl.sb3.exporting import export
     from metarl.sb3.network import FlatObservations, NetworkPolicy
     from metarl.sb3.trials import RewardedEnv, TrialPolicy, TrialState
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "FlatObservations": "network",
+    "LinearBaselineBuffer": "buffers",
     "NetworkPolicy": "network",
     "RewardedEnv": "trials",
     "TaskVecEnv": "vector",
@@ -27,6 +29,7 @@ _HOME = {
 
 __all__ = [
     "FlatObservations",
+    "LinearBaselineBuffer",
     "NetworkPolicy",
     "RewardedEnv",
     "TaskVecEnv",

@@ -97,9 +97,16 @@ class NetworkPolicy(ActorCriticPolicy):
 
     @torch.no_grad()
     def fill(self, network: PolicyNetwork) -> None:
-        """Copy the numbers of ``network`` into this policy, which was made for its sizes."""
+        """Copy the numbers of ``network`` into this policy, which was made for its sizes.
+
+        Without a critic in it, all values are 0 until the first update: numbers that mean nothing
+        would be added to the last rewards of truncated episodes.
+        """
         _fill(self.mlp_extractor.policy_net, self.action_net, network.actor)
-        if network.critic is not None:
+        if network.critic is None:
+            self.value_net.weight.zero_()
+            self.value_net.bias.zero_()
+        else:
             _fill(self.mlp_extractor.value_net, self.value_net, network.critic)
         if "log_std" in network.actor:
             self.log_std.copy_(network.actor["log_std"])

@@ -1,15 +1,21 @@
 """From a meta-learned agent to a model of Stable-Baselines3: the same numbers, before it learns."""
 
 import inspect
+import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import sb3_export as comparison
 import torch
 from drift import Drift
+from sb3_export import Options
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -21,7 +27,7 @@ from metarl.agents.maml_ppo import MAMLPPO
 from metarl.agents.rl2 import RL2
 from metarl.errors import UserError
 from metarl.experience.agent import TaskSpec, TrialShape
-from metarl.experience.data import Timestep
+from metarl.experience.data import Episodes, Timestep
 from metarl.learning.distributions import from_record, log_prob
 from metarl.learning.networks import PolicyNetwork
 from metarl.options import with_options
@@ -31,6 +37,7 @@ from metarl.stepping.spaces import (
     ActionCodec,
     flatten_observation,
     flatten_observations,
+    observation_size,
     reported_space,
 )
 
@@ -53,6 +60,7 @@ OBSERVATIONS = {
         }
     ),
 }
+BOX = OBSERVATIONS["box"]
 ACTIONS = {
     "box": gym.spaces.Box(np.float32([-1, 0.2, 2]), np.float32([3, 0.5, 2]), (3,)),
     "small": gym.spaces.Box(-0.1, 0.1, (2,), np.float32),
@@ -269,6 +277,7 @@ class Rollouts(BaseCallback):
             buffer = self.model.rollout_buffer
             self.kept = [np.copy(x) for x in (buffer.observations, buffer.actions)]
             self.log_prob = np.copy(buffer.log_probs)
+            self.rewards, self.starts = np.copy(buffer.rewards), np.copy(buffer.episode_starts)
 
 
 FEW = {"n_steps": 20, "batch_size": 10, "n_epochs": 2, "learning_rate": 1e-2}
@@ -322,11 +331,118 @@ def test_the_bound_on_the_standard_deviation_holds_while_learning():
     assert model.policy.log_std[1] != 0 and model.policy.log_std[0] == -5
 
 
-def test_a_seed_makes_the_new_critic_the_same():
-    env = AnyEnv(OBSERVATIONS["box"], ACTIONS["small"])
-    agent, x = maml(env), torch.ones(1, 3)
-    values = [export(agent, env, seed=s).policy.predict_values(x).item() for s in (1, 1, 2)]
-    assert values[0] == values[1] != values[2]
+def test_the_optimiser_is_the_user_s():
+    env, kwargs = AnyEnv(BOX, ACTIONS["small"]), {"optimizer_class": torch.optim.SGD}
+    model = export(maml(env), env, policy_kwargs=kwargs)
+    assert isinstance(model.policy.optimizer, torch.optim.SGD)
+    assert kwargs == {"optimizer_class": torch.optim.SGD}
+
+
+def test_a_seed_makes_the_new_critic_the_same_and_its_values_are_zero():
+    env = AnyEnv(BOX, ACTIONS["small"])
+    policies = [export(maml(env), env, seed=s).policy for s in (1, 1, 2)]
+    first, same, other = (p.mlp_extractor.value_net[0].weight for p in policies)
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert not any(p.predict_values(torch.ones(2, 3)).any() for p in policies)
+
+
+OWN_STEP = {
+    "n_epochs": 1,
+    "vf_coef": 0.0,
+    "gae_lambda": 1.0,
+    "max_grad_norm": math.inf,
+    "rollout_buffer_class": metarl.sb3.LinearBaselineBuffer,
+    "policy_kwargs": {"optimizer_class": torch.optim.SGD},
+}
+
+
+class Clock(AnyEnv):
+    """Episodes of 3 to 5 steps that end in either way."""
+
+    def step(self, action):
+        observation, reward, _, truncated, info = super().step(action)
+        short = self.t == 3 and bool(self.np_random.random() < 0.4)
+        return observation, reward, short, truncated and not short, info
+
+
+@pytest.mark.parametrize("observations", ["box", "discrete", "multi-discrete"])
+@pytest.mark.parametrize("actions", ["matrix", "discrete"])
+def test_an_update_with_a_fitted_baseline_is_the_agent_s_own_step(observations, actions):
+    spaces = OBSERVATIONS[observations], ACTIONS[actions]
+    env, episodes, steps = Clock(*spaces), 8, 40
+    agent = maml(env, inner_learning_rate=(0.1,), episodes_per_adaptation=episodes)
+    rate = 0.1 * math.sqrt((2 * steps) / (2 * steps - 1))  # PPO's deviation is the unbiased one
+    model = export(
+        agent,
+        DummyVecEnv([lambda: Clock(*spaces)] * 2),
+        seed=0,
+        n_steps=steps,
+        batch_size=2 * steps,
+        learning_rate=rate,
+        **OWN_STEP,
+    )
+    rollouts = Rollouts()
+    model.learn(2 * steps, rollouts)
+    expected = inner_step_by_hand(agent, spaces[0], rollouts, steps)
+    policy = model.policy
+    layers = [x for x in policy.mlp_extractor.policy_net if isinstance(x, nn.Linear)]
+    for i, layer in enumerate([*layers, policy.action_net]):
+        close(layer.weight.detach(), expected[f"weight.{i}"].T)
+        close(layer.bias.detach(), expected[f"bias.{i}"])
+        assert not np.allclose(expected[f"weight.{i}"], agent.params[f"weight.{i}"].detach())
+    if actions != "discrete":
+        close(policy.log_std.detach(), expected["log_std"])
+
+
+def inner_step_by_hand(agent, space, rollouts, steps):
+    """Return the parameters after the agent's own step on what PPO has gathered."""
+    codec, rows = ActionCodec(agent.spec.action_space), []
+    for j in range(2):
+        for i in range(steps):
+            if i == 0 or rollouts.starts[i, j]:
+                rows.append([])
+            rows[-1].append((i, j))
+    length = max(map(len, rows))
+    shape = (1, len(rows), length)
+    fields = {
+        "observation": torch.zeros(*shape, observation_size(space)),
+        "action": torch.zeros(*shape, *([] if codec.discrete else [codec.size])),
+        "reward": torch.zeros(shape),
+        "valid": torch.zeros(shape, dtype=torch.bool),
+    }
+    record = {}
+    for e, row in enumerate(rows):
+        for t, (i, j) in enumerate(row):
+            observation = [rollouts.kept[0][i, j].reshape(space.shape).astype(space.dtype)]
+            x, (_, distribution) = seen(space, observation)[0], acted(agent, space, observation)
+            action = rollouts.kept[1][i, j]
+            if codec.discrete:
+                action = torch.as_tensor(int(action[0]))
+            else:
+                action = torch.from_numpy(codec.from_env(action[None])[0])
+            fields["observation"][0, e, t], fields["action"][0, e, t] = x[0, 0], action
+            fields["reward"][0, e, t] = float(rollouts.rewards[i, j])
+            fields["valid"][0, e, t] = True
+            for name, values in distribution._asdict().items():
+                record.setdefault(name, torch.zeros(*shape, values.shape[-1]))
+                record[name][0, e, t] = values[0]
+    episodes = Episodes(
+        **fields,
+        taken=fields["action"],
+        terminated=~fields["valid"],
+        truncated=~fields["valid"],
+        record=record,
+        final_observation=fields["observation"][:, :, 0],
+        metrics={},
+    )
+    after = agent.adapt(agent.begin(1), episodes, torch.Generator())
+    return {name: x[0] for name, x in after.params.items()}
+
+
+def test_a_fitted_baseline_takes_no_dict():
+    env = AnyEnv(OBSERVATIONS["dict"], ACTIONS["small"])
+    with pytest.raises(UserError, match=one_line("rollout_buffer_class: got 'Lin")):
+        export(maml(env), env, **OWN_STEP)
 
 
 LOAD = """
@@ -432,6 +548,21 @@ def test_a_recurrent_policy_acts_as_adapt_does_through_two_episodes(kind, core):
     assert len(np.unique(got, axis=0)) > 2
 
 
+@pytest.mark.parametrize("observations", ["image", "tuple", "dict"])
+def test_a_recurrent_policy_sees_what_the_agent_saw(observations):
+    space = OBSERVATIONS.get(observations, gym.spaces.Tuple([BOX, gym.spaces.Discrete(3, start=1)]))
+    make = partial(AnyEnv, space, gym.spaces.Discrete(4, start=-1))
+    sizes = {"hidden_size": 8, "num_minibatches": 1, "tasks_per_update": 2}
+    spec = TaskSpec(reported_space(space), make().action_space, 5, 2)
+    agent = RL2(with_options(RL2.Config(), **sizes), spec, seed=3)
+    with torch.no_grad():
+        agent.head.policy.output.weight.mul_(50)
+    expected, _ = own_trial(agent, make(), 2)
+    got = exported_trial(export(agent, make()), len(expected))
+    np.testing.assert_array_equal(got[:, 0], expected)
+    assert len(set(expected.tolist())) > 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_recurrent_policy_serves_several_environments_at_once(kind):
     tasks = metarl.make(KINDS[kind])
@@ -532,7 +663,6 @@ def one_line(start):
     return rf"^{start}[^\n]*$"
 
 
-BOX = OBSERVATIONS["box"]
 REFUSED = {
     "tuple": (gym.spaces.Tuple([BOX, BOX]), ACTIONS["small"], "observation"),
     "nested": (gym.spaces.Dict(a=gym.spaces.Dict(b=BOX)), ACTIONS["small"], "observation"),
@@ -550,6 +680,12 @@ def test_spaces_that_stable_baselines3_does_not_take_are_refused(name):
     env = AnyEnv(observation_space, action_space)
     with pytest.raises(UserError, match=one_line(f"env: got {kind} space .*; accepted: what Sta")):
         export(maml(env), env)
+
+
+def test_a_recurrent_policy_s_spaces_are_not_nested():
+    agent, nested = PullsWhatPaid(), gym.spaces.Dict(a=gym.spaces.Tuple([BOX]))
+    with pytest.raises(UserError, match=one_line("env: got observation space .*: no Dict or Tup")):
+        export(agent, AnyEnv(nested, ACTIONS["discrete"]))
 
 
 @pytest.mark.parametrize("make", [maml, lambda env: rl2(metarl.make("bandit/n3-k5"))])
@@ -590,6 +726,12 @@ class Rounds(PullsWhatPaid):
         ),
         (PullsWhatPaid(), SecondPays(), {"seed": -1}, "seed: got -1; accepted: 0 to"),
         (Own(), Drift(0), {"n_step": 3}, "export: no option 'n_step' of PPO; did you mean n_steps"),
+        (
+            Own(),
+            Drift(0),
+            {"policy_kwargs": {"net_arch": []}},
+            "policy_kwargs: got 'net_arch'; acc",
+        ),
         (Own(), Drift(0), {"policy": "x"}, "export: no option 'policy' of PPO; "),
     ],
 )
@@ -617,16 +759,67 @@ assert "stable_baselines3" in sys.modules
 """
 
 
-def test_a_run_is_exported_and_training_it_imports_no_stable_baselines3(quick_python, tmp_path):
+@pytest.fixture(scope="module")
+def trained(quick_python, tmp_path_factory):
+    """A run of a process that asserts that nothing has imported Stable-Baselines3."""
+    folder = tmp_path_factory.mktemp("trained")
     done = subprocess.run(
-        [quick_python, "-c", TRAIN], cwd=tmp_path, capture_output=True, text=True, check=False
+        [quick_python, "-c", TRAIN], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    tasks, directory = metarl.make("navigation"), tmp_path / "run"
+    return folder / "run"
+
+
+def test_a_run_is_exported_and_training_it_imports_no_stable_baselines3(trained):
+    tasks = metarl.make("navigation")
     env = tasks.make(drawn(tasks, 1)[0])
-    agent = metarl.load(directory)
-    for source in (Run.open(directory), directory, str(directory), agent):
+    agent = metarl.load(trained)
+    for source in (Run.open(trained), trained, str(trained), agent):
         compare(export(source, env), agent, env.observation_space, env.action_space)
+
+
+def test_the_comparison_pairs_beginnings_by_task(trained, tmp_path, capsys):
+    rules = ("sgd-0.05", "sgd-0.1-halved")
+    options = Options(
+        trained,
+        save_multitask=tmp_path / "multitask.zip",
+        multitask_steps=10,
+        multitask_envs=2,
+        num_tasks=2,
+        validation_tasks=1,
+        measured_episodes=2,
+        rules=rules,
+        output=tmp_path / "out.json",
+    )
+    comparison.compare(options)
+    found = json.loads(options.output.read_text())
+    assert isinstance(PPO.load(options.save_multitask).policy, metarl.sb3.NetworkPolicy)
+    returns = {name: np.array(x) for name, x in found["returns"].items()}
+    assert found["episodes"] == [0, 20, 40] and {x.shape for x in returns.values()} == {(2, 3)}
+    gain = (returns["meta-learned"] - returns["multitask"])[:, -1]
+    assert found["meta_learned_minus"]["multitask"]["mean"] == pytest.approx(gain.mean())
+    for chosen in found["chosen"].values():
+        tried = chosen["validation_returns"]
+        assert set(tried) == set(rules) and tried[chosen["rule"]] == max(tried.values())
+    assert "meta-learned minus scratch after 40 episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rules": ("sgd",)}, "--rules: got sgd; did you mean sgd-0.1"),
+        ({"num_episodes": 30}, "--num-episodes: got 30; accepted: a multiple of 20"),
+        ({"run": Path("none")}, "none: not a run directory"),
+    ],
+)
+def test_a_comparison_that_cannot_work_is_refused(changes, message, trained):
+    with pytest.raises(UserError, match=one_line(message)):
+        comparison.compare(replace(Options(trained), **changes))
+
+
+def test_the_rate_is_halved_at_every_update_after_the_first():
+    rates = [comparison.halved(0.1, 4)(remaining) for remaining in (0.75, 0.5, 0.25, 0.0)]
+    assert rates == [0.1, 0.05, 0.025, 0.0125]
 
 
 def test_every_public_name_imports():
