@@ -83,7 +83,17 @@ AGENTS: dict[str, Entry] = {
 
 
 BASELINES: dict[str, Entry] = {
+    "bayes-optimal": Entry(
+        "metarl.agents.bayes_optimal:BayesOptimal", "best possible: small bandits, gridworld"
+    ),
+    "epsilon-greedy": Entry("metarl.agents.bandits:EpsilonGreedy", "bandits: ε-greedy"),
+    "gittins": Entry("metarl.agents.gittins:Gittins", "bandits: finite-horizon Gittins index"),
+    "greedy": Entry("metarl.agents.bandits:Greedy", "bandits: the highest posterior mean"),
+    "oracle": Entry("metarl.agents.oracle:Oracle", "best possible if the task is known"),
+    "psrl": Entry("metarl.agents.psrl:PSRL", "tabular MDPs: posterior sampling"),
     "random": Entry("metarl.agents.random_actions:RandomActions", "uniformly random actions"),
+    "thompson": Entry("metarl.agents.bandits:Thompson", "bandits: Thompson sampling"),
+    "ucb1": Entry("metarl.agents.bandits:UCB1", "bandits: upper confidence bounds"),
 }
 """Baselines by name: adapters that need no meta-training. The class of each is made as
 ``Class(tasks, shape, *, seed, device, **options)``; :func:`make_baseline` says what these are."""
