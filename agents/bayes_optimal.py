@@ -112,8 +112,8 @@ class CountedBandit(BanditAlgorithm):
         rows = -np.sort(-np.where(over[:, None], 0, arms), axis=1)[:, : self.num_pulls]
         weights = _weights(self.num_pulls, rows.shape[1])
         best = self._plan.best[np.searchsorted(self._plan.keys, rows @ weights)]
-        score = torch.from_numpy(arms == best[:, None]).to(wins)
-        return torch.where(torch.from_numpy(over).to(wins.device)[:, None], wins / pulls, score)
+        score = np.where(over[:, None], ((1 + wins) / (2 + pulls)).cpu(), arms == best[:, None])
+        return torch.from_numpy(score).to(wins)
 
 
 class BanditPlan:

@@ -23,7 +23,7 @@ from metarl.seeding import LaneGenerator
 from metarl.tasks.distribution import TaskDistribution
 
 MOST_PULLS = 200
-"""The longest trial whose table is computed, of 1.4 million indices, in about ten seconds."""
+"""The longest trial whose table is computed, of 1.4 million indices, in about 20 seconds."""
 
 PRICES, PRICES_AT_ONCE = 512, 32
 

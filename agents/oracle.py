@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -88,10 +89,10 @@ class Oracle:
         return context
 
 
-def _parameter(task: Task, name: str) -> tuple[float, ...]:
+def _parameter(task: Task, name: str) -> tuple[Any, ...]:
     """Return a parameter that is a list of numbers, or an empty one."""
-    value = dict(task.params).get(name, ())
-    return value if isinstance(value, tuple) else ()  # type: ignore[return-value]  # numbers
+    value = dict(task.params).get(name)
+    return value if isinstance(value, tuple) else ()
 
 
 def _moves_a_point(tasks: TaskDistribution, task: Task) -> bool:

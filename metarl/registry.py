@@ -92,6 +92,9 @@ BASELINES: dict[str, Entry] = {
     "oracle": Entry("metarl.agents.oracle:Oracle", "best possible if the task is known"),
     "psrl": Entry("metarl.agents.psrl:PSRL", "tabular MDPs: posterior sampling"),
     "random": Entry("metarl.agents.random_actions:RandomActions", "uniformly random actions"),
+    "scripted": Entry(
+        "metarl.agents.scripted:Scripted", "Meta-World: its scripted policies, told the goal"
+    ),
     "thompson": Entry("metarl.agents.bandits:Thompson", "bandits: Thompson sampling"),
     "ucb1": Entry("metarl.agents.bandits:UCB1", "bandits: upper confidence bounds"),
 }
