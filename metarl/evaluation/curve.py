@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,8 +117,12 @@ class AdaptationCurve:
             for own in [self.groups == label]
         }
 
-    def save(self, directory: Path, name: str) -> None:
-        """Write the summary to ``name.json`` and every task's values to ``name.npz``."""
+    def save(self, directory: Path, name: str) -> dict[str, Any]:
+        """Write the summary to ``name.json`` and every task's values to ``name.npz``.
+
+        Returns:
+            The summary.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, npt.NDArray[Any]] = {"return": self.returns}
         arrays |= {f"info.{key}": values for key, values in self.info.items()}
@@ -130,8 +136,43 @@ class AdaptationCurve:
                 arrays[key] = values
         packed = io.BytesIO()
         np.savez_compressed(packed, allow_pickle=False, **arrays)
+        summary = self.summary()
         write_whole(directory / f"{name}.npz", packed.getvalue())
-        write_json(directory / f"{name}.json", self.summary())
+        write_json(directory / f"{name}.json", summary)
+        return summary
+
+    @staticmethod
+    def load(directory: Path, name: str) -> AdaptationCurve:
+        """Read what :meth:`save` wrote; actions of greedy copies are read as ``greedy``.
+
+        Raises:
+            UserError: if a file is missing or damaged, or the two are not of one evaluation.
+        """
+        path = directory / f"{name}.json"
+        summary = read_summary(path)
+        arrays = read_values(path.with_suffix(".npz"))
+        fields = ("env", "agent", "seed", "split", "shared_split", "score", "actions", "num_tasks")
+        missing = [field for field in fields if field not in summary]
+        if missing:
+            raise UserError(f"{path}: has no {', '.join(missing)}")
+        size = len(summary["episodes"]), summary["num_tasks"]
+        if "return" not in arrays or arrays["return"].shape != size:
+            raise UserError(f"{path.with_suffix('.npz')}: is not of the evaluation in {path.name}")
+        return AdaptationCurve(
+            **{field: summary[field] for field in fields[:6]},
+            greedy=summary["actions"] == "greedy",
+            episodes=tuple(summary["episodes"]),
+            returns=arrays["return"],
+            success=arrays.get("success"),
+            info={k[5:]: values for k, values in arrays.items() if k.startswith("info.")},
+            trial_return=arrays.get("trial_return"),
+            groups=arrays.get("group"),
+            told_task=bool(summary.get("told_task")),
+            iteration=summary.get("iteration"),
+            env_steps=summary.get("env_steps"),
+            checkpoint=summary.get("checkpoint", "final"),
+            seconds=summary.get("seconds"),
+        )
 
 
 Summary: TypeAlias = dict[str, list[float]]
@@ -243,3 +284,16 @@ def read_summary(path: Path) -> dict[str, Any]:
     if "measure" in content:  # The first edition wrote it.
         content["score"] = _FIRST_EDITION_SCORES.get(content.pop("measure"))
     return content
+
+
+def read_values(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read ``evaluation/<split>.npz``: every task's values, by name.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
