@@ -219,7 +219,7 @@ class Comparison:
         first = self.participants[0]
         notes = [
             f"Differences (−) are to {first.label}, paired by task; those of returns are after "
-            f"{first.curve.episodes[-1]} episodes, with 95% intervals over tasks."
+            f"{first.curve.episodes[-1]} episodes."
         ]
         lengths = sorted({p.num_episodes for p in self.participants if p.kind == "agent"})
         if len(lengths) > 1:
@@ -270,7 +270,7 @@ class Comparison:
         titles = [title.replace("\n", " ") for title in rows[0]]
         lines = [f"**{self.title}**", "", _line(titles), _line(["---", *["--:"] * len(titles[1:])])]
         lines += [_line(list(row.values())) for row in rows]
-        return "\n".join([*lines, "", *self.notes, ""])
+        return "\n".join([*lines, "", "Means, with 95% intervals over tasks.", *self.notes, ""])
 
     def print(self) -> None:
         """Print the table with a few of the points, in parts if the console is too narrow."""
@@ -280,7 +280,8 @@ class Comparison:
         console.print(self.title)
         rest = titles[1:]
         while rest:
-            part, free = [], console.width - 1 - widths[titles[0]]
+            part: list[str] = []
+            free = console.width - 1 - widths[titles[0]]
             while rest and (not part or widths[rest[0]] <= free):
                 free -= widths[rest[0]]
                 part.append(rest.pop(0))
@@ -291,7 +292,7 @@ class Comparison:
             for row in rows:
                 table.add_row(*(row[title] for title in (titles[0], *part)))
             console.print(table)
-        console.print("±: the wider side of the 95% interval over tasks")
+        console.print("± is the wider side of the 95% interval over tasks.")
         for note in self.notes:
             console.print(note)
 

@@ -32,6 +32,7 @@ from metarl.running.folders import evaluation_name, short_hash, tame
 from metarl.running.labels import labels_of, source_of_run
 from metarl.running.machine import check_device
 from metarl.running.run import Run
+from metarl.running.settings import members
 from metarl.stepping.options import SharedEnvs
 from metarl.tasks.distribution import TaskDistribution
 
@@ -104,21 +105,30 @@ def compare(
     return comparison
 
 
-def open_runs(paths: Sequence[Path], agents: Sequence[str] = ()) -> list[Run]:
-    """Open several runs.
-
-    Args:
-        paths: the run directories.
-        agents: the names of agents that are modules of the user's.
+def open_runs(paths: Sequence[Path]) -> list[Run]:
+    """Open runs; the directory of several seeds stands for all of its runs.
 
     Raises:
-        UserError: if a path is no run, or none of the runs has one of ``agents``.
+        UserError: if a path is no run.
     """
-    runs = [Run.open(path) for path in paths]
+    return [Run.open(each) for path in paths for each in members(path)]
+
+
+def name_agents(runs: Sequence[Run], agents: Sequence[str]) -> list[Run]:
+    """Return runs whose agents may be imported from modules of the user's.
+
+    Args:
+        runs: the runs.
+        agents: the names of agents that the user has given.
+
+    Raises:
+        UserError: if none of the runs has one of ``agents``.
+    """
     names = {run.agent_name for run in runs}
     for agent in agents:
         if agent not in names:
-            accepted = f"{' or '.join(sorted(names))}, which the runs are of"
+            where = ", ".join(str(run.directory) for run in runs)
+            accepted = f"{' or '.join(sorted(names))}, which {where} is of"
             raise bad_option("agent", agent, accepted)
     return [
         dataclasses.replace(run, named_agent=run.agent_name) if run.agent_name in agents else run
@@ -158,18 +168,25 @@ class _Plan:
     """One evaluation of a comparison, and the files that it is saved in."""
 
     label: str
+    """The name that tells it apart from the others."""
     kind: Kind
+    """What is evaluated."""
     adapter: Adapter
+    """The agent or the baseline."""
     agent: str
     """The name of the agent, or of the baseline with its options."""
     shape: TrialShape
+    """The trials of the evaluation."""
     num_tasks: int
+    """The number of tasks."""
     folder: Path
+    """The folder of the files."""
     name: str
     """The name of the files, without suffix."""
     state: Checkpoint | None = None
     """The agent's state; None for baselines."""
     checkpoint: str = "final"
+    """The name of the agent's checkpoint, which baselines have none of."""
 
     def expected(self, tasks: TaskDistribution, config: EvaluateConfig) -> dict[str, Any]:
         """Return the part of a summary that tells whether it is of this evaluation."""
@@ -231,8 +248,9 @@ def _plan(
     shape = max((plan.shape for plan in plans), key=lambda shape: shape.num_episodes)
     folder = config.output or runs[0].directory / "comparison"
     for text in baselines:
-        options = {"seed": config.seed, "device": config.device}
-        baseline = registry.make_baseline(text, tasks, shape, **options)
+        baseline = registry.make_baseline(
+            text, tasks, shape, seed=config.seed, device=config.device
+        )
         own = evaluation_shape(baseline, tasks, shape.num_episodes)
         taken = text in {plan.label for plan in plans}
         plans.append(

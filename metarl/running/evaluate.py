@@ -51,7 +51,7 @@ class EvaluateConfig:
     split: Split = "test"
     """Tasks to evaluate on: held-out `test` tasks, `validation` tasks, or those of `train`."""
     evaluation_tasks: Annotated[int, AtLeast(1)] | None = None
-    """Number of tasks (default: as many as the run's own evaluation has)."""
+    """Number of tasks (default: as many as the first run's own evaluation has)."""
     episodes_per_trial: Annotated[int, AtLeast(1)] | None = None
     """Number of episodes that the agent has with each task (default: as many as in training for
     agents that learn while they act, four rounds for others)."""
@@ -71,7 +71,8 @@ class EvaluateConfig:
     device: str = "cpu"
     """Device of the agent's tensors: `cpu`, `cuda`, or `cuda:1` for the second GPU."""
     output: Path | None = None
-    """Folder for the files (default: the folder `evaluation` of the run)."""
+    """Folder for the files (default: the folder `evaluation` of the run, or `comparison` of the
+    first run if several agents or baselines are compared)."""
     workers: Workers = field(default_factory=Workers)
     """How environments are stepped."""
 
