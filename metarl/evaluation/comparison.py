@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -100,7 +101,7 @@ class Comparison:
                 shown.add(self.points[spread[index]])
         return tuple(sorted(shown))
 
-    @property
+    @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
         """What the tables hold: one row for each participant, as JSON represents it.
 
@@ -154,12 +155,12 @@ class Comparison:
 
         ``curve`` of a row is the file with the whole curve, relative to that folder.
         """
-        curve, rows = self.participants[0].curve, self.rows
-        for row, participant in zip(rows, self.participants, strict=True):
+        curve, rows = self.participants[0].curve, []
+        for row, participant in zip(self.rows, self.participants, strict=True):
             path = participant.file
             if path is not None and folder is not None:
                 path = Path(os.path.relpath(path, folder))
-            row["curve"] = None if path is None else str(path)
+            rows.append({**row, "curve": None if path is None else str(path)})
         return {
             "format": FORMAT,
             "env": curve.env,

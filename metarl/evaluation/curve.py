@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -20,6 +21,12 @@ from metarl.task import Split
 
 FORMAT = 1
 """The format of ``evaluation/<split>.json``."""
+
+RESAMPLES = 2000
+"""The number of bootstrap resamples of a confidence interval."""
+
+RESAMPLES_AT_ONCE = 50
+"""The number of resamples that are drawn together, which bounds the memory."""
 
 Score: TypeAlias = Literal["adapting-episodes", "greedy-copy"]
 """Which episodes are measured: those the agent also adapts on, or greedy ones of a copy of it."""
@@ -246,13 +253,15 @@ def summarize(values: npt.NDArray[np.floating[Any]]) -> Summary:
     if n == 1:
         low = high = mean
     elif n <= 1000:
+        whole = bool((values == np.rint(values)).all())
         interval = stats.bootstrap(
             (values,),
             np.mean,
             axis=1,
-            n_resamples=2000,
-            batch=50,
+            n_resamples=0 if whole else RESAMPLES,
+            batch=RESAMPLES_AT_ONCE,
             method="percentile",
+            bootstrap_result=_resampled(values) if whole else None,
             rng=np.random.default_rng(0),
         ).confidence_interval
         low, high = interval.low, interval.high
@@ -264,6 +273,21 @@ def summarize(values: npt.NDArray[np.floating[Any]]) -> Summary:
         "low": np.asarray(low).tolist(),
         "high": np.asarray(high).tolist(),
     }
+
+
+def _resampled(values: npt.NDArray[np.floating[Any]]) -> Any:
+    """Return SciPy's bootstrap of the mean of whole numbers, 30 times faster and to the same bits.
+
+    Sums of whole numbers are exact in any order, so that a matrix product may take them. A trial
+    of 100 pulls of a bandit has 100 points, which took three seconds.
+    """
+    number, rng, parts = values.shape[1], np.random.default_rng(0), []
+    for start in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
+        rows = min(RESAMPLES_AT_ONCE, RESAMPLES - start)
+        drawn = rng.integers(0, number, (rows, number)) + number * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * number).reshape(rows, number)
+        parts.append(values @ times.T.astype(np.float64) / number)
+    return SimpleNamespace(bootstrap_distribution=np.concatenate(parts, axis=1))
 
 
 def first_row(summary: Mapping[str, list[float] | None]) -> dict[str, float | None]:
