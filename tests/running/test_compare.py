@@ -16,6 +16,7 @@ from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.evaluate import evaluation_tasks
 from metarl.options import with_options
 from metarl.registry import Entry
 from metarl.running import compare as comparing
@@ -195,9 +196,7 @@ def test_all_meet_the_same_tasks_with_the_same_random_numbers(runs):
         ["rl2"], ["steady", "steady:arm=0", "stand_ins:Steady:arm=1", "told"], evaluation_tasks=40
     )
     curves = comparison.curves
-    tasks = metarl.evaluation.evaluate.evaluation_tasks(
-        metarl.make("bandit/n4-k3"), num_tasks=40, seed=0
-    )
+    tasks = evaluation_tasks(metarl.make("bandit/n4-k3"), num_tasks=40, seed=0)
     assert np.array_equal(curves["steady"].returns, curves["steady:arm=0"].returns)
     best = np.array([np.argmax(task["p"]) for task in tasks])
     for label, arm in (("steady", 0), ("stand_ins:Steady:arm=1", 1)):
