@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -50,7 +51,8 @@ def compare(
     All meet the same tasks, whose episodes start in the same way. Every evaluation is saved when
     it is finished, and one that was made earlier with the same settings is read instead of made
     again, so that a comparison which was cut off goes on where it stopped. Those of agents are in
-    the folder ``evaluation`` of their runs, those of baselines in the folder of the comparison.
+    the folder ``evaluation`` of their runs, those of baselines in the folder of the comparison
+    (a baseline whose source file has changed is evaluated again).
     The table is written there as ``.csv`` (all points), ``.json`` and ``.md``, and the picture as
     ``.png``; they replace those of an earlier comparison with the same settings.
 
@@ -262,16 +264,25 @@ def _plan(
                 own,
                 plans[0].num_tasks,
                 folder,
-                _baseline_name(text, own, plans[0].num_tasks, tasks, config),
+                _baseline_name(text, baseline, own, plans[0].num_tasks, tasks, config),
             )
         )
     return plans
 
 
 def _baseline_name(
-    text: str, shape: TrialShape, num_tasks: int, tasks: TaskDistribution, config: EvaluateConfig
+    text: str,
+    baseline: Adapter,
+    shape: TrialShape,
+    num_tasks: int,
+    tasks: TaskDistribution,
+    config: EvaluateConfig,
 ) -> str:
-    """Return the name of the files of a baseline's evaluation: it says all that matters."""
+    """Return the name of the files of a baseline's evaluation: it says all that matters.
+
+    It ends with a hash of the baseline's name, options and source file, so that a baseline that
+    has been changed is evaluated again.
+    """
     settings = evaluation_name(
         config.split,
         env=tasks.name,
@@ -283,8 +294,15 @@ def _baseline_name(
         best=False,
     )
     rounds = f"-rounds-{shape.num_rounds}" if shape.num_rounds > 1 else ""
-    own = text if tame(text) == text else f"{tame(text)}-{short_hash(text)}"
-    return f"{settings}{rounds}-{own}"
+    return f"{settings}{rounds}-{tame(text)}-{short_hash(text + _source(baseline))}"
+
+
+def _source(made: object) -> str:
+    """Return the text of the file that an object's class is in; empty if there is none."""
+    try:
+        return Path(inspect.getfile(type(made))).read_text()
+    except (TypeError, OSError, UnicodeDecodeError):
+        return ""
 
 
 def _evaluated(
