@@ -6,13 +6,12 @@ python benchmarks/metaworld_scripted.py reach push --output benchmarks/metaworld
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tyro
-from metaworld.policies import ENV_POLICY_MAP
 from tyro.conf import Positional
 
 import metarl
 from metarl.files import write_json
+from metarl.registry import make_baseline
 from metarl.running.machine import commit
 
 
@@ -31,26 +30,14 @@ def main(options: Options) -> None:
     result = {}
     for name in options.classes:
         tasks = metarl.make(f"metaworld/ml1-{name}")
-        returns, successes = [], []
-        for task in tasks.tasks("test"):
-            env, policy = tasks.make_official(task), ENV_POLICY_MAP[task["cls"]]()
-            observation, _ = env.reset()
-            total, success = 0.0, False
-            for _ in range(tasks.horizon):
-                told = np.concatenate([observation[:36], env.unwrapped._target_pos])
-                action = np.clip(policy.get_action(told), -1, 1)
-                observation, reward, _, _, info = env.step(action.astype(np.float32))
-                total += float(reward)
-                success |= bool(info["success"])
-            returns.append(total)
-            successes.append(success)
-            env.close()
+        scripted = make_baseline("scripted", tasks, metarl.TrialShape(1))
+        curve = metarl.evaluate_adaptation(scripted, tasks, num_episodes=1)
         result[name] = {
-            "goals": len(returns),
-            "return": float(np.mean(returns)),
-            "success": float(np.mean(successes)),
+            "goals": curve.returns.shape[1],
+            "return": float(curve.returns.mean()),
+            "success": float(curve.success.mean()),
         }
-        print(f"{name}: return {np.mean(returns):.0f}, success {np.mean(successes):.2f}")
+        print("{0}: return {return:.0f}, success {success:.2f}".format(name, **result[name]))
     write_json(options.output, {"format": 1, "commit": commit(), "classes": result})
 
 

@@ -361,6 +361,11 @@ class MetaWorldEnv(gym.Env[Any, Any]):
         return observation, float(reward), terminated, truncated, info
 
     @property
+    def goal(self) -> npt.NDArray[np.float64]:
+        """The position of the goal, which the observation hides; it is set by a reset."""
+        return np.array(self._simulator._get_pos_goal(), np.float64)
+
+    @property
     def model(self) -> Any:
         """MuJoCo's model, for cameras."""
         if hasattr(self._simulator, "use_model"):  # An official simulator has no such method.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from metarl.agents.maml_ppo import MAMLPPOConfig
     from metarl.agents.rl2 import RL2Config
     from metarl.errors import EnvError, UserError
+    from metarl.evaluation.comparison import Comparison
     from metarl.evaluation.curve import AdaptationCurve
     from metarl.evaluation.evaluate import evaluate_adaptation
     from metarl.experience.adaptation import AdaptedPolicy, adapt
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from metarl.experience.data import Episodes, Timestep, Trial
     from metarl.experience.sampling import TaskSampler
     from metarl.registry import make
-    from metarl.running.api import evaluate, train
+    from metarl.running.api import compare, evaluate, train
     from metarl.running.run import load
     from metarl.running.settings import TrainConfig
     from metarl.stepping.vector import TaskVectorEnv
@@ -47,6 +48,7 @@ _HOME = {
     "ArrayTaskDistribution": "tasks.arrays",
     "ArrayVectorEnv": "tasks.arrays",
     "Choice": "tasks.ranges",
+    "Comparison": "evaluation.comparison",
     "EnvError": "errors",
     "Episodes": "experience.data",
     "FunctionTasks": "tasks.functions",
@@ -72,6 +74,7 @@ _HOME = {
     "check_adapter": "experience.checks",
     "check_agent": "experience.checks",
     "check_task_distribution": "tasks.checks",
+    "compare": "running.api",
     "evaluate": "running.api",
     "evaluate_adaptation": "evaluation.evaluate",
     "load": "running.run",
@@ -87,6 +90,7 @@ __all__ = [
     "ArrayTaskDistribution",
     "ArrayVectorEnv",
     "Choice",
+    "Comparison",
     "EnvError",
     "Episodes",
     "FunctionTasks",
@@ -112,6 +116,7 @@ __all__ = [
     "check_adapter",
     "check_agent",
     "check_task_distribution",
+    "compare",
     "evaluate",
     "evaluate_adaptation",
     "load",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -17,6 +17,14 @@ from rich.progress import (
 )
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def print_names(title: str, entries: Mapping[str, str]) -> None:
+    """Print a heading, and below it each name with a word about it, in alphabetical order."""
+    console.print(f"{title}:")
+    width = max(map(len, entries))
+    for name, about in sorted(entries.items()):
+        console.print(f"  {name:{width}}  {about}".rstrip())
 
 
 class Ticker:

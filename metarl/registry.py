@@ -91,6 +91,13 @@ AGENTS: dict[str, Entry] = {
 
 
 BASELINES: dict[str, Entry] = {
+    "bayes-optimal": Entry(
+        "metarl.agents.bayes_optimal:BayesOptimal", "best possible: small bandits, gridworld"
+    ),
+    "epsilon-greedy": Entry("metarl.agents.bandits:EpsilonGreedy", "bandits: ε-greedy"),
+    "gittins": Entry("metarl.agents.gittins:Gittins", "bandits: finite-horizon Gittins index"),
+    "greedy": Entry("metarl.agents.bandits:Greedy", "bandits: the highest posterior mean"),
+    "oracle": Entry("metarl.agents.oracle:Oracle", "best possible if the task is known"),
     "ppo-finetune": Entry(
         "metarl.agents.ppo_finetune:PPOFinetune",
         "PPO on each task from a ppo-multitask run's policy (run=DIRECTORY)",
@@ -99,7 +106,13 @@ BASELINES: dict[str, Entry] = {
         "metarl.agents.ppo_scratch:PPOScratch",
         "PPO on each task from nothing, with ten times as much",
     ),
+    "psrl": Entry("metarl.agents.psrl:PSRL", "tabular MDPs: posterior sampling"),
     "random": Entry("metarl.agents.random_actions:RandomActions", "uniformly random actions"),
+    "scripted": Entry(
+        "metarl.agents.scripted:Scripted", "Meta-World: its scripted policies, told the goal"
+    ),
+    "thompson": Entry("metarl.agents.bandits:Thompson", "bandits: Thompson sampling"),
+    "ucb1": Entry("metarl.agents.bandits:UCB1", "bandits: upper confidence bounds"),
 }
 """Baselines by name: adapters that need no meta-training. The class of each is made as
 ``Class(tasks, shape, *, seed, device, **options)``; :func:`make_baseline` says what these are."""

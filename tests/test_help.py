@@ -101,7 +101,7 @@ def help_of(run, *words):
 def test_help_has_a_heading_for_each_group_and_short_types(run, words, headings):
     text = help_of(run, *words)
     assert re.findall(r"^\W*(\w+) options\W*$", text, re.M) == headings.split()
-    assert "{None}" not in text and "default: None" not in text
+    assert "{None}" not in text and "default: None" not in text and "(set to )" not in text
     for option in ("--iterations", "--num-workers"):
         assert option not in text or f"{option} INT" in text
 

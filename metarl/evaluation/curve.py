@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,6 +21,12 @@ from metarl.task import Split
 
 FORMAT = 1
 """The format of ``evaluation/<split>.json``."""
+
+RESAMPLES = 2000
+"""The number of bootstrap resamples of a confidence interval."""
+
+RESAMPLES_AT_ONCE = 50
+"""The number of resamples that are drawn together, which bounds the memory."""
 
 Score: TypeAlias = Literal["adapting-episodes", "greedy-copy"]
 """Which episodes are measured: those the agent also adapts on, or greedy ones of a copy of it."""
@@ -115,8 +124,12 @@ class AdaptationCurve:
             for own in [self.groups == label]
         }
 
-    def save(self, directory: Path, name: str) -> None:
-        """Write the summary to ``name.json`` and every task's values to ``name.npz``."""
+    def save(self, directory: Path, name: str) -> dict[str, Any]:
+        """Write the summary to ``name.json`` and every task's values to ``name.npz``.
+
+        Returns:
+            The summary.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, npt.NDArray[Any]] = {"return": self.returns}
         arrays |= {f"info.{key}": values for key, values in self.info.items()}
@@ -130,8 +143,43 @@ class AdaptationCurve:
                 arrays[key] = values
         packed = io.BytesIO()
         np.savez_compressed(packed, allow_pickle=False, **arrays)
+        summary = self.summary()
         write_whole(directory / f"{name}.npz", packed.getvalue())
-        write_json(directory / f"{name}.json", self.summary())
+        write_json(directory / f"{name}.json", summary)
+        return summary
+
+    @staticmethod
+    def load(directory: Path, name: str) -> AdaptationCurve:
+        """Read what :meth:`save` wrote; actions of greedy copies are read as ``greedy``.
+
+        Raises:
+            UserError: if a file is missing or damaged, or the two are not of one evaluation.
+        """
+        path = directory / f"{name}.json"
+        summary = read_summary(path)
+        arrays = read_values(path.with_suffix(".npz"))
+        fields = ("env", "agent", "seed", "split", "shared_split", "score", "actions", "num_tasks")
+        missing = [field for field in fields if field not in summary]
+        if missing:
+            raise UserError(f"{path}: has no {', '.join(missing)}")
+        size = len(summary["episodes"]), summary["num_tasks"]
+        if "return" not in arrays or arrays["return"].shape != size:
+            raise UserError(f"{path.with_suffix('.npz')}: is not of the evaluation in {path.name}")
+        return AdaptationCurve(
+            **{field: summary[field] for field in fields[:6]},
+            greedy=summary["actions"] == "greedy",
+            episodes=tuple(summary["episodes"]),
+            returns=arrays["return"],
+            success=arrays.get("success"),
+            info={k[5:]: values for k, values in arrays.items() if k.startswith("info.")},
+            trial_return=arrays.get("trial_return"),
+            groups=arrays.get("group"),
+            told_task=bool(summary.get("told_task")),
+            iteration=summary.get("iteration"),
+            env_steps=summary.get("env_steps"),
+            checkpoint=summary.get("checkpoint", "final"),
+            seconds=summary.get("seconds"),
+        )
 
 
 Summary: TypeAlias = dict[str, list[float]]
@@ -205,13 +253,15 @@ def summarize(values: npt.NDArray[np.floating[Any]]) -> Summary:
     if n == 1:
         low = high = mean
     elif n <= 1000:
+        whole = bool((values == np.rint(values)).all())
         interval = stats.bootstrap(
             (values,),
             np.mean,
             axis=1,
-            n_resamples=2000,
-            batch=50,
+            n_resamples=0 if whole else RESAMPLES,
+            batch=RESAMPLES_AT_ONCE,
             method="percentile",
+            bootstrap_result=_resampled(values) if whole else None,
             rng=np.random.default_rng(0),
         ).confidence_interval
         low, high = interval.low, interval.high
@@ -223,6 +273,21 @@ def summarize(values: npt.NDArray[np.floating[Any]]) -> Summary:
         "low": np.asarray(low).tolist(),
         "high": np.asarray(high).tolist(),
     }
+
+
+def _resampled(values: npt.NDArray[np.floating[Any]]) -> Any:
+    """Return SciPy's bootstrap of the mean of whole numbers, 30 times faster and to the same bits.
+
+    Sums of whole numbers are exact in any order, so that a matrix product may take them. A trial
+    of 100 pulls of a bandit has 100 points, which took three seconds.
+    """
+    number, rng, parts = values.shape[1], np.random.default_rng(0), []
+    for start in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
+        rows = min(RESAMPLES_AT_ONCE, RESAMPLES - start)
+        drawn = rng.integers(0, number, (rows, number)) + number * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * number).reshape(rows, number)
+        parts.append(values @ times.T.astype(np.float64) / number)
+    return SimpleNamespace(bootstrap_distribution=np.concatenate(parts, axis=1))
 
 
 def first_row(summary: Mapping[str, list[float] | None]) -> dict[str, float | None]:
@@ -243,3 +308,16 @@ def read_summary(path: Path) -> dict[str, Any]:
     if "measure" in content:  # The first edition wrote it.
         content["score"] = _FIRST_EDITION_SCORES.get(content.pop("measure"))
     return content
+
+
+def read_values(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read ``evaluation/<split>.npz``: every task's values, by name.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error

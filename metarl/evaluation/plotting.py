@@ -20,6 +20,10 @@ from metarl.task import SPLIT_NAMES
 matplotlib.use("Agg")
 
 
+THIN_LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
+"""The dashes of baselines' lines: the next ones are taken whenever all colours have been used."""
+
+
 class Line(NamedTuple):
     """One adaptation curve of a picture."""
 
@@ -29,6 +33,8 @@ class Line(NamedTuple):
     """The content of ``evaluation/<split>.json``."""
     reference: bool = False
     """Whether other curves are compared with this one; it is drawn dashed, and grey if possible."""
+    baseline: bool = False
+    """Whether the curve is of a baseline, which is drawn thin and has no checkpoint."""
 
 
 def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -> None:
@@ -37,7 +43,7 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     If all evaluations have the same kind of tasks, actions and measure, the title and the axis
     labels say so. If these or the checkpoints differ, the legend says which a line has, and a
     reference has the colour of the line before it. The lines of an oracle always say "told the
-    task".
+    task". Baselines have thin lines, whose number is not limited by that of the colours.
 
     Args:
         lines: the curves, each reference after the line it belongs to.
@@ -45,7 +51,12 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
         metric: the metric to draw, ``return`` or ``success``.
     """
     kinds = [_kind(line.summary) for line in lines]
-    differ = [name for name in kinds[0] if len({kind[name] for kind in kinds}) > 1]
+    own_kinds = [kind for kind, line in zip(kinds, lines, strict=True) if not line.baseline]
+    differ = [
+        name
+        for name in kinds[0]
+        if len({kind[name] for kind in (own_kinds if name == "checkpoint" else kinds)}) > 1
+    ]
     figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
     colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     drawn, named = 0, set()
@@ -54,22 +65,28 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
         if line.reference:
             color = colors[(drawn - 1) % len(colors)] if differ and drawn else "0.45"
             style: dict[str, Any] = {"color": color, "linestyle": "--", "linewidth": 1.4}
+        elif line.baseline:
+            dashes = THIN_LINES[drawn // len(colors) % len(THIN_LINES)]
+            style = {"color": colors[drawn % len(colors)], "linewidth": 0.9, "linestyle": dashes}
+            drawn += 1
         else:
             style = {"color": colors[drawn % len(colors)], "linewidth": 2}
             drawn += 1
-        if len(x) <= 30:
+        if len(x) <= 30 and not line.baseline:
             style |= {"marker": "o", "markersize": 4}
         label = line.label
         shown = [name for name in kind if name in differ or name == "told"]
-        own = [kind[n] for n in shown if not (line.reference and n == "checkpoint")]
+        without = line.reference or line.baseline
+        own = [kind[n] for n in shown if not (without and n == "checkpoint")]
         label += f" ({', '.join(filter(None, own))})" if any(own) else ""
         # References of one name look alike, so only the first one is listed in the legend.
         hidden = line.reference and label in named
         named.add(label)
         label = "_" + label if hidden else label
         axes.plot(x, values["mean"], label=label, **style)
+        alpha = 0.07 if line.baseline else 0.2
         axes.fill_between(
-            x, values["low"], values["high"], color=style["color"], alpha=0.2, linewidth=0
+            x, values["low"], values["high"], color=style["color"], alpha=alpha, linewidth=0
         )
     envs = sorted({line.summary["env"] for line in lines})
     counts = sorted({line.summary["num_tasks"] for line in lines if not line.reference})

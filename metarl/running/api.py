@@ -1,15 +1,17 @@
-"""Train and evaluate from Python: ``metarl.train`` and ``metarl.evaluate``."""
+"""Train, evaluate and compare from Python: the commands as functions."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from metarl import registry
 from metarl.errors import UserError, near_matches
+from metarl.evaluation.comparison import Comparison
 from metarl.evaluation.curve import AdaptationCurve
 from metarl.options import option_paths, with_options
+from metarl.running import compare as comparing
 from metarl.running import evaluate as evaluating
 from metarl.running import train as training
 from metarl.running.evaluate import EvaluateConfig
@@ -77,6 +79,44 @@ def evaluate(
     opened = run if isinstance(run, Run) else Run.open(Path(run), agent)
     tasks = registry.make(env) if isinstance(env, str) else env
     return evaluating.evaluate(opened, with_options(EvaluateConfig(), **options), tasks=tasks)
+
+
+def compare(
+    runs: Sequence[Run | str | Path],
+    baselines: Sequence[str] = (),
+    *,
+    agents: Sequence[str] = (),
+    env: str | TaskDistribution | None = None,
+    **options: Any,
+) -> Comparison:
+    """Compare the agents of runs, and baselines, on the same tasks with the same random numbers.
+
+    It is the command ``metarl evaluate RUN… --baselines …`` as a function: it prints the table and
+    writes the same files, and what was evaluated before with the same settings is read from there.
+
+    Args:
+        runs: runs, or their directories; differences are to the first one.
+        baselines: names of baselines, with options after a colon (``"ucb1:c=1.5"``), or
+            ``package.module:Name``; ``metarl evaluate --list`` shows those there are.
+        agents: names of the runs' agents again that are modules of yours.
+        env: other tasks of the same spaces, or the runs' own again if they are a module of yours.
+        options: the options of the command, such as ``evaluation_tasks=200``,
+            ``output=Path("results")`` or ``num_workers=0``.
+
+    Returns:
+        The comparison: ``rows`` is the table, ``curves`` has every task's values by label.
+
+    Raises:
+        UserError: for an unknown option or anything that cannot work, before any work is done.
+    """
+    _refuse_unknown("metarl.compare", options, option_paths(EvaluateConfig).keys())
+    opened: list[Run] = []
+    for run in runs:
+        opened += [run] if isinstance(run, Run) else comparing.open_runs([Path(run)])
+    opened = comparing.name_agents(opened, agents)
+    tasks = registry.make(env) if isinstance(env, str) else env
+    config = with_options(EvaluateConfig(), **options)
+    return comparing.compare(opened, config, baselines=baselines, tasks=tasks)
 
 
 def _refuse_unknown(function: str, options: dict[str, Any], known: Collection[str]) -> None:

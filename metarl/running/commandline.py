@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metarl import registry
-from metarl.console import console
+from metarl.console import print_names
 from metarl.errors import UserError, bad_option, require_seed
 from metarl.options import option_values, with_options
 from metarl.running.exits import exits
@@ -236,10 +236,7 @@ def _print_names() -> None:
         ("agents", {**agents, own: "an agent of yours"}),
         ("presets", sources),
     ):
-        console.print(f"{title}:")
-        width = max(map(len, entries))
-        for name, about in sorted(entries.items()):
-            console.print(f"  {name:{width}}  {about}".rstrip())
+        print_names(title, entries)
 
 
 def child() -> None:

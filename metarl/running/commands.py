@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, subcommand
 
 from metarl import registry
-from metarl.errors import UserError
+from metarl.console import print_names
+from metarl.errors import UserError, bad_option
+from metarl.running.compare import compare, name_agents, open_runs
 from metarl.running.evaluate import EvaluateConfig, evaluate
 from metarl.running.parsing import parse
 from metarl.running.plot import plot
 from metarl.running.record import Summarize, summarize_runs
-from metarl.running.run import Run
 from metarl.task import Split
 
 MEASURE = Path(__file__).parents[2] / "benchmarks" / "measure.py"
@@ -29,14 +30,16 @@ MEASURE = Path(__file__).parents[2] / "benchmarks" / "measure.py"
 class Evaluate:
     """Options of ``metarl evaluate``."""
 
-    run: Positional[Path]
-    """Run directory whose agent is evaluated."""
+    runs: Positional[tuple[Path, ...]]
+    """Run directories whose agents are evaluated; that of several seeds stands for all its runs."""
+    baselines: tuple[str, ...] = ()
+    """Baselines to compare with on the same tasks, such as `random`; options follow a colon, as in
+    `name:option=1.5`, and `package.module:Name` is one of yours. `--list` shows all names."""
     env: str | None = None
     """Other tasks with the same spaces (default: the run's own). Tasks from a module of yours must
     be named again, since files cannot make the program import code."""
-    agent: str | None = None
-    """Name of the run's agent, needed only if it is in a module of yours (default: the run's
-    own)."""
+    agent: tuple[str, ...] = ()
+    """Names of the runs' agents, needed only for those that are in modules of yours."""
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     """What is evaluated, and how."""
 
@@ -64,12 +67,33 @@ class Plot:
     the next free name)."""
 
 
+_EVALUATE_HELP = """\
+Evaluate how a run's agent adapts to held-out tasks, beside an untrained agent.
+
+usage: metarl evaluate RUN… [--baselines NAME…] [options]
+
+Several runs, or baselines, are compared on the same tasks: in one table and one picture, in the
+folder `comparison` of the first run. Evaluations that exist already are not made again, so that
+the same command goes on with a comparison that was cut off.
+  --list           print the names of baselines, and leave"""
+
+
 def run_evaluate(arguments: Sequence[str]) -> None:
-    """Evaluate how a run's agent adapts to held-out tasks, beside an untrained agent."""
-    options = parse(Evaluate, run_evaluate.__doc__ or "", "evaluate", arguments)
-    run = Run.open(options.run, options.agent)
+    """Evaluate the agent of a run, or compare those of several and baselines."""
+    if "--list" in arguments:
+        own = {"package.module:Name": "a baseline of yours"}
+        entries = registry.baselines().items()
+        print_names("baselines", {**{name: entry.description for name, entry in entries}, **own})
+        return
+    options = parse(Evaluate, _EVALUATE_HELP, "evaluate", arguments)
+    if not options.runs:
+        raise bad_option("RUNS", [], "at least one run directory")
+    runs = name_agents(open_runs(options.runs), options.agent)
     tasks = None if options.env is None else registry.make(options.env)
-    evaluate(run, options.evaluation, tasks=tasks)
+    if len(runs) == 1 and not options.baselines:
+        evaluate(runs[0], options.evaluation, tasks=tasks)
+    else:
+        compare(runs, options.evaluation, baselines=options.baselines, tasks=tasks)
 
 
 def run_plot(arguments: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from metarl.evaluation.metaworld import (
 from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.evaluation.report import print_adaptation
 from metarl.evaluation.video import check_can_record, record_adaptation
-from metarl.experience.agent import Agent
+from metarl.experience.agent import Adapter, Agent
 from metarl.experience.rollout import torch_threads
 from metarl.files import write_json
 from metarl.running.checkpoints import Checkpoint, Which
@@ -51,7 +51,7 @@ class EvaluateConfig:
     split: Split = "test"
     """Tasks to evaluate on: held-out `test` tasks, `validation` tasks, or those of `train`."""
     evaluation_tasks: Annotated[int, AtLeast(1)] | None = None
-    """Number of tasks (default: as many as the run's own evaluation has)."""
+    """Number of tasks (default: as many as the first run's own evaluation has)."""
     episodes_per_trial: Annotated[int, AtLeast(1)] | None = None
     """Number of episodes that the agent has with each task (default: as many as in training for
     agents that learn while they act, four rounds for others)."""
@@ -71,7 +71,8 @@ class EvaluateConfig:
     device: str = "cpu"
     """Device of the agent's tensors: `cpu`, `cuda`, or `cuda:1` for the second GPU."""
     output: Path | None = None
-    """Folder for the files (default: the folder `evaluation` of the run)."""
+    """Folder for the files (default: the folder `evaluation` of the run, or `comparison` of the
+    first run if several agents or baselines are compared)."""
     workers: Workers = field(default_factory=Workers)
     """How environments are stepped."""
 
@@ -157,58 +158,29 @@ def evaluate_subject(
     """
     agent, saved, initial = subject
     split, seed = config.split, config.seed
-    own_tasks = run.train_config.evaluation.evaluation_tasks or default_tasks(tasks, split)
-    num_tasks = config.evaluation_tasks or own_tasks
-    own_episodes, episodes = (
-        evaluation_shape(agent, tasks, number).num_episodes
-        for number in (None, config.episodes_per_trial)
-    )
-    label = evaluation_name(
-        split,
-        env=None if tasks.name == run.content.get("tasks", run.env) else tasks.name,
-        tasks=None if num_tasks == own_tasks else num_tasks,
-        episodes=None if episodes == own_episodes else episodes,
-        seed=seed,
-        greedy=config.greedy,
-        greedy_copy=config.score == "greedy-copy",
-        best=config.checkpoint == "best",
-    )
+    label, num_tasks = name_evaluation(run, agent, tasks, config)
     folder = config.output or run.directory / "evaluation"
-    writing = _Writing(folder)
+    writing = Writing(folder)
 
-    def measure(name: str, title: str, state: Checkpoint, count: int) -> AdaptationCurve:
-        slots = evaluation_slots(
-            agent, tasks, count, config.workers, num_episodes=config.episodes_per_trial
+    def measured(name: str, title: str, state: Checkpoint, count: int) -> AdaptationCurve:
+        curve = measure(
+            agent,
+            tasks,
+            config,
+            envs,
+            title=title,
+            num_tasks=count,
+            num_episodes=config.episodes_per_trial,
         )
-        with ticker(title, count, unit="tasks") as progress:
-            curve = evaluate_adaptation(
-                agent,
-                tasks,
-                split=split,
-                num_tasks=count,
-                num_episodes=config.episodes_per_trial,
-                seed=seed,
-                greedy=config.greedy,
-                score=config.score,
-                workers=config.workers,
-                envs=envs.sized(slots),
-                advance=progress.advance,
-            )
-        curve = dataclasses.replace(
-            curve,
-            agent=run.agent_name,
-            iteration=state.iteration,
-            env_steps=state.env_steps,
-            checkpoint=config.checkpoint,
-        )
+        curve = with_state(curve, run, state, config)
         with writing:
             curve.save(folder, name)
         return curve
 
-    curve = measure(label, "evaluating", saved, num_tasks)
+    curve = measured(label, "evaluating", saved, num_tasks)
     initial.load_into(agent)
     few = min(num_tasks, UNTRAINED_TASKS)
-    reference = measure(f"{label}-untrained", "untrained agent", initial, few)
+    reference = measured(f"{label}-untrained", "untrained agent", initial, few)
     envs.close()  # Videos and Meta-World's evaluation make their own.
     saved.load_into(agent)
     trained, untrained = curve.summary(), reference.summary()
@@ -234,7 +206,84 @@ def evaluate_subject(
     return curve
 
 
-class _Writing:
+def name_evaluation(
+    run: Run, agent: Agent, tasks: TaskDistribution, config: EvaluateConfig
+) -> tuple[str, int]:
+    """Return the name of the files of a run's evaluation, without suffix, and its number of tasks.
+
+    The name consists of what differs from the run's own evaluation (:func:`evaluation_name`).
+    """
+    own_tasks = run.train_config.evaluation.evaluation_tasks or default_tasks(tasks, config.split)
+    num_tasks = config.evaluation_tasks or own_tasks
+    own_episodes, episodes = (
+        evaluation_shape(agent, tasks, number).num_episodes
+        for number in (None, config.episodes_per_trial)
+    )
+    name = evaluation_name(
+        config.split,
+        env=None if tasks.name == run.content.get("tasks", run.env) else tasks.name,
+        tasks=None if num_tasks == own_tasks else num_tasks,
+        episodes=None if episodes == own_episodes else episodes,
+        seed=config.seed,
+        greedy=config.greedy,
+        greedy_copy=config.score == "greedy-copy",
+        best=config.checkpoint == "best",
+    )
+    return name, num_tasks
+
+
+def measure(
+    adapter: Adapter,
+    tasks: TaskDistribution,
+    config: EvaluateConfig,
+    envs: SharedEnvs,
+    *,
+    title: str,
+    num_tasks: int,
+    num_episodes: int | None,
+) -> AdaptationCurve:
+    """Measure the adaptation curve of an agent in its present state, and show the progress.
+
+    Args:
+        adapter: the agent, or anything else that adapts.
+        tasks: the tasks.
+        config: the options; the numbers of tasks and episodes there are not used.
+        envs: environments of ``tasks``.
+        title: the words before the progress.
+        num_tasks: the number of tasks.
+        num_episodes: the number of episodes of a trial (default: see :func:`evaluation_shape`).
+    """
+    slots = evaluation_slots(adapter, tasks, num_tasks, config.workers, num_episodes=num_episodes)
+    with ticker(title, num_tasks, unit="tasks") as progress:
+        return evaluate_adaptation(
+            adapter,
+            tasks,
+            split=config.split,
+            num_tasks=num_tasks,
+            num_episodes=num_episodes,
+            seed=config.seed,
+            greedy=config.greedy,
+            score=config.score,
+            workers=config.workers,
+            envs=envs.sized(slots),
+            advance=progress.advance,
+        )
+
+
+def with_state(
+    curve: AdaptationCurve, run: Run, state: Checkpoint, config: EvaluateConfig
+) -> AdaptationCurve:
+    """Return a curve that says which agent it is of, and in which state."""
+    return dataclasses.replace(
+        curve,
+        agent=run.agent_name,
+        iteration=state.iteration,
+        env_steps=state.env_steps,
+        checkpoint=config.checkpoint,
+    )
+
+
+class Writing:
     """Postpones errors of writing files, so that an evaluation still prints its table."""
 
     def __init__(self, folder: Path) -> None:

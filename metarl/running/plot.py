@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
@@ -18,6 +18,7 @@ from metarl.experience.agent import require_spaces
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial
 from metarl.running.folders import claim_file
+from metarl.running.labels import labels_of, source_of_file, source_of_run
 from metarl.running.metrics import read_metrics
 from metarl.running.run import Run
 from metarl.running.settings import members
@@ -71,7 +72,7 @@ def plot(
     runs = [Run.open(each, agent) for path in paths for each in members(path)]
     if kind == "learning":
         curves = [read_metrics(run.directory / "metrics.jsonl") for run in runs]
-        named = list(zip(_labels([_source(run) for run in runs]), curves, strict=True))
+        named = list(zip(labels_of([source_of_run(run) for run in runs]), curves, strict=True))
         envs = ", ".join(sorted({run.env for run in runs}))
         return _draw(output, lambda target: plot_learning(named, target, envs))
     if len(runs) > 1:
@@ -103,13 +104,13 @@ def _adaptation_lines(
     for path in paths:
         if path.suffix == ".json" and path.is_file():
             files.append(path)
-            sources.append(_source_of_file(path, agent))
+            sources.append(source_of_file(path, agent))
             continue
         for directory in members(path):
             files.append(directory / "evaluation" / f"{split}.json")
-            sources.append(_source(Run.open(directory, agent)))
+            sources.append(source_of_run(Run.open(directory, agent)))
     lines = []
-    for file, label in zip(files, _labels(sources), strict=True):
+    for file, label in zip(files, labels_of(sources), strict=True):
         summary = read_summary(file)
         if summary.get(metric) is None:
             raise bad_option("--metric", metric, f"return (no success in {file})")
@@ -160,39 +161,3 @@ def _plot_paths(
         output,
         f"{run.agent_name} on {kind} tasks of {tasks.name}, iteration {checkpoint.iteration}",
     )
-
-
-class _Source(NamedTuple):
-    """The properties of a run or an evaluation that can name its line in a picture."""
-
-    agent: str
-    env: str
-    seed: str
-    name: str
-    path: Path
-
-
-def _source(run: Run) -> _Source:
-    seed = f"seed {run.train_config.seed}"
-    return _Source(run.agent_name, run.env, seed, run.directory.name, run.directory)
-
-
-def _source_of_file(file: Path, agent: str | None) -> _Source:
-    """Return the source of an evaluation's file, inside a run directory or elsewhere."""
-    directory = file.parent.parent
-    if file.parent.name == "evaluation" and (directory / "config.json").is_file():
-        run = _source(Run.open(directory, agent))
-        return run._replace(name=f"{run.name}/{file.stem}", path=file)
-    summary = read_summary(file)
-    return _Source(summary["agent"], summary["env"], "", file.stem, file)
-
-
-def _labels(sources: Sequence[_Source]) -> list[str]:
-    """Return labels that differ: agents, with environment, seed, name and path if needed."""
-    used = [i for i in range(3) if i == 0 or len({source[i] for source in sources}) > 1]
-    labels = [", ".join(str(source[i]) for i in used if source[i]) for source in sources]
-    if len(set(labels)) < len(labels):
-        labels = [f"{label}, {x.name}" for label, x in zip(labels, sources, strict=True)]
-    if len(set(labels)) < len(labels):
-        labels = [f"{label} ({x.path})" for label, x in zip(labels, sources, strict=True)]
-    return labels

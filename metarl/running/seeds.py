@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +22,7 @@ from metarl.evaluation.curve import (
     Summary,
     first_row,
     read_summary,
+    read_values,
     summarize_metrics,
     summarize_returns,
 )
@@ -194,13 +194,9 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
                     f"{file}.json: {key} is {summary.get(key)!r}, but "
                     f"{summaries[0].get(key)!r} in {files[0]}.json; evaluate both in the same way"
                 )
-        try:
-            with np.load(file.with_suffix(".npz"), allow_pickle=False) as arrays:
-                for name in arrays:
-                    if name != "group":
-                        values.setdefault(name, []).append(np.atleast_2d(arrays[name]))
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file}.npz: cannot be read: {error}") from error
+        for name, array in read_values(file.with_suffix(".npz")).items():
+            if name != "group":
+                values.setdefault(name, []).append(np.atleast_2d(array))
     total = values.pop("trial_return", None)
     stacked = {k.removeprefix("info."): np.stack(parts, 1) for k, parts in values.items()}
     result = {

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import metarl
 from metarl.agents.rl2 import RL2, RL2Config
@@ -351,6 +352,23 @@ def test_interval_is_the_normal_one_where_there_are_many_tasks(n, tolerance):
     for i in range(3):
         assert result["high"][i] - result["mean"][i] == pytest.approx(half[i], rel=tolerance)
         assert result["mean"][i] - result["low"][i] == pytest.approx(half[i], rel=tolerance)
+
+
+@pytest.mark.parametrize("n", [2, 7, 999])
+def test_the_quick_interval_of_whole_numbers_is_scipy_s_to_the_bit(n):
+    values = np.random.default_rng(n).integers(-3, 1000, (4, n)).astype(float)
+    drawn = stats.bootstrap(
+        (values,),
+        np.mean,
+        axis=1,
+        n_resamples=2000,
+        batch=50,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    result = summarize(values.astype(np.float32))
+    assert result["low"] == drawn.confidence_interval.low.tolist()
+    assert result["high"] == drawn.confidence_interval.high.tolist()
 
 
 # files

@@ -98,6 +98,24 @@ def test_adaptation_shows_mean_interval_and_episodes(tmp_path, axes):
     assert labels(axes[0]) == ["rl2", "untrained"]
 
 
+def test_baselines_have_thin_lines_and_no_checkpoint(tmp_path, axes):
+    own = summary(checkpoint="best")
+    lines = [Line("rl2", own), Line("untrained", own, reference=True)]
+    lines += [
+        Line(f"b{i}", summary(told_task=i == 0, checkpoint="final"), baseline=True)
+        for i in range(12)
+    ]
+    plot_adaptation(lines, tmp_path / "plot.png")
+    agent, untrained, *baselines = axes[0].lines
+    assert all(line.get_linewidth() < untrained.get_linewidth() < 2 for line in baselines)
+    assert all(line.get_marker() == "None" != agent.get_marker() for line in baselines)
+    drawn = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in axes[0].lines}
+    assert len(drawn) == 14  # More lines than colours can be told apart.
+    names = labels(axes[0])
+    assert names == ["rl2", "untrained", "b0 (told the task)", *(f"b{i}" for i in range(1, 12))]
+    assert "best checkpoint" in axes[0].get_ylabel()
+
+
 @pytest.mark.parametrize(
     ("split", "kind", "shared"), [("test", "held-out", False), ("train", "training", True)]
 )

@@ -1,0 +1,362 @@
+"""Compare agents and baselines that were evaluated on the same tasks: tables and their files."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from rich.table import Table
+
+from metarl.console import console
+from metarl.evaluation.curve import AdaptationCurve, first_row, summarize
+from metarl.files import write_json, write_whole
+from metarl.task import SPLIT_NAMES
+
+FORMAT = 1
+"""The format of a comparison's JSON file."""
+
+SHOWN_POINTS = 5
+"""The number of points of the curves that the console and Markdown show; the last point of every
+agent is shown in any case."""
+
+Kind: TypeAlias = Literal["agent", "untrained", "baseline"]
+"""An agent of a run, the same before its first update, or what needs no meta-training of ours."""
+
+Statistics: TypeAlias = Mapping[str, Any]
+"""A ``mean`` and the bounds ``low`` and ``high`` of its 95% confidence interval, or lists of
+them."""
+
+Cells: TypeAlias = dict[str, str]
+"""The texts of one row of a table, by the name of their column."""
+
+
+class Participant(NamedTuple):
+    """An agent or a baseline, and the curve that it was measured at."""
+
+    label: str
+    """The name that tells it apart from the others."""
+    kind: Kind
+    """What it is."""
+    curve: AdaptationCurve
+    """The adaptation curve, with every task's values."""
+    summary: dict[str, Any]
+    """The curve's summary, which :meth:`AdaptationCurve.save` has returned."""
+    num_episodes: int
+    """The number of episodes of a trial, those of the last point included."""
+    file: Path | None = None
+    """The file of the summary, if there is one."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Agents and baselines that were evaluated on the same tasks.
+
+    Tables have one row for each. Baselines are shown at the agents' points, so that a baseline
+    with a point at every episode is measured by the same yardstick as an agent that adapts every
+    20 episodes. Differences are to the first agent, and paired by task.
+    """
+
+    participants: Sequence[Participant] = field(repr=False)
+    """The first one is an agent."""
+
+    def __post_init__(self) -> None:
+        """Refuse curves that are not of the same tasks."""
+        if not self.participants or self.participants[0].kind != "agent":
+            raise ValueError("the first participant of a comparison is an agent")
+        kinds = {
+            (p.curve.env, p.curve.split, p.curve.seed, p.curve.score, p.summary["actions"])
+            for p in self.participants
+        }
+        if len(kinds) > 1:
+            raise ValueError(f"curves of one comparison have tasks in common, got {kinds}")
+        if len({p.label for p in self.participants}) < len(self.participants):
+            raise ValueError("labels of one comparison differ")
+
+    @property
+    def curves(self) -> dict[str, AdaptationCurve]:
+        """The adaptation curves by label, with all their points and every task's values."""
+        return {p.label: p.curve for p in self.participants}
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """The points of the tables: those of all agents, in episodes of experience."""
+        agents = [p for p in self.participants if p.kind == "agent"]
+        return tuple(sorted({e for p in agents for e in p.curve.episodes}))
+
+    @property
+    def few_points(self) -> tuple[int, ...]:
+        """The points that the console and Markdown show: first, last, and some between."""
+        agents = [p for p in self.participants if p.kind == "agent"]
+        shown = {self.points[0], *(p.curve.episodes[-1] for p in agents)}
+        spread = np.linspace(0, len(self.points) - 1, SHOWN_POINTS).round().astype(int)
+        for index in (0, 4, 2, 1, 3):  # Halves first, then quarters.
+            if len(shown) < SHOWN_POINTS:
+                shown.add(self.points[spread[index]])
+        return tuple(sorted(shown))
+
+    @functools.cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """What the tables hold: one row for each participant, as JSON represents it.
+
+        ``return`` and ``success`` are lists that go with the row's own ``episodes``.
+        ``difference`` is the return minus that of the first agent, paired by task, at the last
+        point that both have; ``total_difference`` is the same of ``trial_return``, None unless
+        both trials have the same number of episodes.
+        """
+        return [self._row(p) for p in self.participants]
+
+    def _row(self, participant: Participant) -> dict[str, Any]:
+        label, kind, curve, summary, num_episodes, _ = participant
+        points = set(self.points)
+        shown = [i for i, e in enumerate(curve.episodes) if e in points]
+        gain = summary["gain"]
+        if shown[-1] != len(curve.episodes) - 1:
+            gain = _paired(curve.returns[shown[-1]], curve.returns[shown[0]])
+        return {
+            "label": label,
+            "kind": kind,
+            "agent": curve.agent,
+            "told_task": curve.told_task,
+            "iteration": curve.iteration,
+            "env_steps": curve.env_steps,
+            "num_tasks": curve.returns.shape[1],
+            "episodes_per_trial": num_episodes,
+            "episodes": [curve.episodes[i] for i in shown],
+            "return": _at(summary["return"], shown),
+            "success": summary["success"] and _at(summary["success"], shown),
+            "gain": gain if len(shown) > 1 else None,
+            "trial_return": summary["trial_return"],
+            **self._differences(participant, {curve.episodes[i] for i in shown}),
+        }
+
+    def _differences(self, participant: Participant, shown: set[int]) -> dict[str, Any]:
+        first, curve = self.participants[0], participant.curve
+        if participant is first:
+            return {"difference": None, "total_difference": None}
+        base = first.curve
+        at = max(shown & set(base.episodes))
+        own, other = (c.returns[c.episodes.index(at)] for c in (curve, base))
+        difference = {"to": first.label, "episodes": at, **_paired(own, other)}
+        totals = curve.trial_return, base.trial_return
+        if participant.num_episodes != first.num_episodes or totals[0] is None or totals[1] is None:
+            return {"difference": difference, "total_difference": None}
+        total = {"to": first.label, **_paired(*totals)}
+        return {"difference": difference, "total_difference": total}
+
+    def to_json(self, folder: Path | None = None) -> dict[str, Any]:
+        """Return the content of the JSON file; ``folder`` is where it lies.
+
+        ``curve`` of a row is the file with the whole curve, relative to that folder.
+        """
+        curve, rows = self.participants[0].curve, []
+        for row, participant in zip(self.rows, self.participants, strict=True):
+            path = participant.file
+            if path is not None and folder is not None:
+                path = Path(os.path.relpath(path, folder))
+            rows.append({**row, "curve": None if path is None else str(path)})
+        return {
+            "format": FORMAT,
+            "env": curve.env,
+            "split": curve.split,
+            "shared_split": curve.shared_split,
+            "seed": curve.seed,
+            "score": curve.score,
+            "actions": self.participants[0].summary["actions"],
+            "checkpoint": curve.checkpoint,
+            "num_tasks": curve.returns.shape[1],
+            "points": list(self.points),
+            "rows": rows,
+        }
+
+    def to_csv(self) -> str:
+        """Return the table with all points, one line for each participant."""
+        lines = [self._csv_line(row) for row in self.rows]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return text.getvalue()
+
+    def _csv_line(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        simple = ("label", "kind", "agent", "told_task", "iteration", "env_steps", "num_tasks")
+        line = {name: row[name] for name in (*simple, "episodes_per_trial")}
+        for metric in ("return", "success"):
+            for point in self.points if self._has(metric) else ():
+                values: Statistics = {}
+                if row[metric] is not None and point in row["episodes"]:
+                    index = row["episodes"].index(point)
+                    values = {k: x[index] for k, x in row[metric].items() if x is not None}
+                line |= _columns(f"{metric}_{point}", values)
+        for name in ("gain", "trial_return", "difference", "total_difference"):
+            line |= _columns(name, row[name] or {})
+        return line | {"difference_episodes": (row["difference"] or {}).get("episodes", "")}
+
+    def _has(self, metric: str) -> bool:
+        return any(p.summary[metric] is not None for p in self.participants)
+
+    @property
+    def title(self) -> str:
+        """One line that says what the table is about."""
+        first = self.participants[0]
+        curve, summary = first.curve, first.summary
+        shared = ", the same tasks as in training" if curve.shared_split else ""
+        best = ", best checkpoints" if curve.checkpoint == "best" else ""
+        copies = ", greedy copies" if curve.score == "greedy-copy" else ""
+        return (
+            f"{curve.returns.shape[1]:,} {SPLIT_NAMES[curve.split]} tasks of {curve.env}{shared}, "
+            f"the same for all ({summary['actions']} actions{copies}{best})"
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What the columns of the table mean, and where a row differs from the others."""
+        first = self.participants[0]
+        notes = [
+            f"Differences (−) are to {first.label}, paired by task; those of returns are after "
+            f"{first.curve.episodes[-1]} episodes."
+        ]
+        lengths = sorted({p.num_episodes for p in self.participants if p.kind == "agent"})
+        if len(lengths) > 1:
+            numbers = ", ".join(map(str, lengths))
+            notes.append(
+                f"Trials have different numbers of episodes ({numbers}), so that totals are "
+                "compared only where they are equal; --episodes-per-trial gives all the same."
+            )
+        few = {p.label: p.curve.returns.shape[1] for p in self.participants}
+        most = max(few.values())
+        fewer = [f"{label} {n:,}" for label, n in few.items() if n < most]
+        if fewer:
+            notes.append(f"The first of the tasks only: {', '.join(fewer)}.")
+        return notes
+
+    def _cells(self, row: Mapping[str, Any], cell: Callable[[Statistics], str]) -> Cells:
+        """Return the texts of a row by the titles of their columns; ``cell`` gives one's text."""
+
+        def text(statistics: Statistics | None) -> str:
+            return cell(statistics) if statistics else ""
+
+        def at(metric: str, point: int) -> str:
+            if row[metric] is None or point not in row["episodes"]:
+                return ""
+            return text(_at_one(row[metric], row["episodes"].index(point)))
+
+        first = self.participants[0]
+        last, base = first.curve.episodes[-1], first.label if len(first.label) <= 16 else "first"
+        cells = {"agent": row["label"] + (" (told the task)" if row["told_task"] else "")}
+        cells |= {f"return,\nafter {point}": at("return", point) for point in self.few_points}
+        if self._has("success"):
+            cells[f"success,\nafter {last}"] = at("success", last)
+        difference = row["difference"]
+        other = difference and difference["episodes"] != last
+        at_other = f", after {difference['episodes']}" if other else ""
+        cells[f"return,\n− {base}"] = text(difference) + at_other
+        cells["gain"] = text(row["gain"])
+        if self._has("trial_return"):
+            cells["total of\na trial"] = text(row["trial_return"])
+            cells[f"total,\n− {base}"] = text(row["total_difference"])
+        steps = row["env_steps"]
+        cells["steps of\ntraining"] = "" if steps is None else f"{steps:,}"
+        return cells
+
+    def to_markdown(self) -> str:
+        """Return the table as Markdown, with a few of the points."""
+        rows = [self._cells(row, _with_bounds) for row in self.rows]
+        titles = [title.replace("\n", " ") for title in rows[0]]
+        lines = [f"**{self.title}**", "", _line(titles), _line(["---", *["--:"] * len(titles[1:])])]
+        lines += [_line(list(row.values())) for row in rows]
+        return "\n".join([*lines, "", "Means, with 95% intervals over tasks.", *self.notes, ""])
+
+    def print(self) -> None:
+        """Print the table with a few of the points, in parts if the console is too narrow."""
+        rows = [self._cells(row, _with_half) for row in self.rows]
+        titles = list(rows[0])
+        widths = {t: max(map(_width, (t, *(row[t] for row in rows)))) + 3 for t in titles}
+        console.print(self.title)
+        rest = titles[1:]
+        while rest:
+            part: list[str] = []
+            free = console.width - 1 - widths[titles[0]]
+            while rest and (not part or widths[rest[0]] <= free):
+                free -= widths[rest[0]]
+                part.append(rest.pop(0))
+            table = Table()
+            table.add_column(titles[0])
+            for title in part:
+                table.add_column(title, justify="right")
+            for row in rows:
+                table.add_row(*(row[title] for title in (titles[0], *part)))
+            console.print(table)
+        console.print("± is the wider side of the 95% interval over tasks.")
+        for note in self.notes:
+            console.print(note)
+
+    def save(self, folder: Path, name: str) -> list[Path]:
+        """Write the table to ``name.csv``, ``.md`` and ``.json``; return these files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / f"{name}.csv", self.to_csv().encode())
+        write_whole(folder / f"{name}.md", self.to_markdown().encode())
+        write_json(folder / f"{name}.json", self.to_json(folder))
+        return [folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".json")]
+
+
+def _paired(own: Any, other: Any) -> dict[str, float | None]:
+    """Return the mean of a difference, paired by task, and its 95% interval.
+
+    Args:
+        own: one value per task, ``[task]``.
+        other: the values that are subtracted; only tasks that both have are counted.
+    """
+    number = min(len(own), len(other))
+    difference = np.asarray(own[:number], np.float64) - np.asarray(other[:number], np.float64)
+    return first_row(summarize(difference[None]))
+
+
+def _at(statistics: Statistics, points: Sequence[int]) -> dict[str, list[float] | None]:
+    """Return statistics at some of their points."""
+    return {k: x and [x[i] for i in points] for k, x in statistics.items()}
+
+
+def _at_one(statistics: Statistics, point: int) -> dict[str, float]:
+    """Return statistics at one of their points, as numbers."""
+    return {k: x[point] for k, x in statistics.items() if x is not None}
+
+
+def _columns(name: str, statistics: Statistics) -> dict[str, Any]:
+    """Return the three columns of a mean and its interval."""
+    keys = {name: "mean", f"{name}_low": "low", f"{name}_high": "high"}
+    return {column: statistics.get(key, "") for column, key in keys.items()}
+
+
+def _with_bounds(statistics: Statistics) -> str:
+    """Return a mean and its interval as text: ``0.512 (0.480 to 0.545)``."""
+    mean, low, high = _texts(statistics["mean"], statistics["low"], statistics["high"])
+    return f"{mean} ({low} to {high})"
+
+
+def _with_half(statistics: Statistics) -> str:
+    """Return a mean and the wider side of its interval as text: ``0.512 ±0.033``."""
+    mean, low, high = (statistics[key] for key in ("mean", "low", "high"))
+    return " ±".join(_texts(mean, max(mean - low, high - mean)))
+
+
+def _texts(*numbers: float) -> list[str]:
+    """Return numbers with three digits after the point, or one if they are large."""
+    digits = 3 if max(map(abs, numbers)) < 100 else 1
+    return [f"{number:.{digits}f}" for number in numbers]
+
+
+def _width(text: str) -> int:
+    """Return the number of characters of a text's longest line."""
+    return max(map(len, text.split("\n")))
+
+
+def _line(cells: Sequence[str]) -> str:
+    """Return a line of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
