@@ -95,11 +95,12 @@ def measured(family: Family, name: str) -> dict[str, object]:
 def main(options: Options) -> None:
     """Measure every baseline on every family; write after each family."""
     torch.set_num_threads(1)
-    content = {"format": 1, "commit": commit(), "machine": device_name("cpu"), "families": {}}
+    content = {"format": 1, "machine": device_name("cpu"), "families": {}}
     for family in FAMILIES:
         if options.envs and family.env not in options.envs:
             continue
         content["families"][family.env] = {
+            "commit": commit(),
             "tasks": family.num_tasks,
             "known": family.source,
             "baselines": {name: measured(family, name) for name in family.baselines},
