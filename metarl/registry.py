@@ -79,12 +79,12 @@ AGENTS: dict[str, Entry] = {
     "maml-ppo": Entry("metarl.agents.maml_ppo:MAMLPPO", "MAML with PPO, adapts by gradient steps"),
     "ppo-multitask": Entry(
         "metarl.agents.ppo_multitask:PPOMultitask",
-        "Stable-Baselines3's PPO over the task distribution, does not adapt",
+        "Stable-Baselines3's PPO over all tasks, does not adapt",
     ),
     "rl2": Entry("metarl.agents.rl2:RL2", "RL² with PPO, adapts by its recurrent memory"),
     "sac-multitask": Entry(
         "metarl.agents.sac_multitask:SACMultitask",
-        "Stable-Baselines3's SAC over the task distribution, does not adapt",
+        "Stable-Baselines3's SAC over all tasks, does not adapt",
     ),
 }
 """Agents by name; the class of each has its config's dataclass as ``Config``."""

@@ -357,7 +357,7 @@ def test_seeds_and_modules_of_the_user(runs, monkeypatch, call):
     name = "metarl.agents.maml_ppo:MAMLPPO"
     path.write_text(path.read_text().replace('"maml-ppo"', f'"{name}"'))
     code, _, error = call("rl2", "maml")
-    assert code == 2 and "which is not imported because a file says so" in error
+    assert code == 2 and "which a file alone cannot make the program import" in error
     assert call("rl2", "maml", "--agent", name)[0] == 0
     assert name in metarl.compare(["rl2", "maml"], agents=[name]).curves
 
