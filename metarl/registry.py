@@ -100,7 +100,7 @@ BASELINES: dict[str, Entry] = {
     "oracle": Entry("metarl.agents.oracle:Oracle", "best possible if the task is known"),
     "ppo-finetune": Entry(
         "metarl.agents.ppo_finetune:PPOFinetune",
-        "PPO on each task from a ppo-multitask run's policy (run=DIRECTORY)",
+        "PPO on each task, from a ppo-multitask policy (run=DIR)",
     ),
     "ppo-scratch": Entry(
         "metarl.agents.ppo_scratch:PPOScratch",
