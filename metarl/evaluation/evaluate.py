@@ -273,7 +273,9 @@ def evaluation_slots(
     """Return how many environments an evaluation of ``num_tasks`` tasks makes for itself."""
     shape = evaluation_shape(agent, tasks, num_episodes)
     lanes = 1 if shape.sequential else shape.episodes_per_round
-    return min(workers.slots(tasks, num_tasks), num_tasks * lanes)
+    # A simulator costs memory, a row of an array costs nearly nothing.
+    wanted = num_tasks * lanes if tasks.array_functions else num_tasks
+    return min(workers.slots(tasks, wanted), num_tasks * lanes)
 
 
 def default_tasks(tasks: TaskDistribution, split: Split) -> int:
