@@ -73,3 +73,4 @@ class PPOFinetune(PPOPerTask):
         )
         model.policy.load_state_dict(base.policy.state_dict())
         super().__init__(tasks, rounds_of(shape), model, seed, device)
+        self.num_steps: int = trained.num_steps

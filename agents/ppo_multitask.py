@@ -114,6 +114,8 @@ class PPOMultitask:
         )
         self.policy = self.model.policy
         self.saved = Saved({"policy": self.policy}, optimizers={"adam": self.policy.optimizer})
+        self.num_steps = 0
+        """The number of environment steps that the agent has been trained on."""
         if config.observe_task:
             self.reveal = self._reveal  # Having this method marks an oracle.
 
@@ -144,6 +146,7 @@ class PPOMultitask:
         trial = trial.to(self.device)
         steps = Transitions.of(trial.rounds, trial.context)
         fill_rollouts(self.model, steps)
+        self.num_steps += trial.env_steps
         metrics = train(self.model, int(torch.randint(2**31, (), generator=generator)))
         if self.config.normalize_observations:
             # Last, because the policy acted with the old moments.
@@ -151,9 +154,10 @@ class PPOMultitask:
         return metrics
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the policy, the critic, the moments of observations and Adam's state."""
-        return self.saved.tensors(), {}
+        """Return the policy, the critic, the moments of observations, Adam's state and a count."""
+        return self.saved.tensors(), {"num_steps": self.num_steps}
 
     def load_state(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Restore what :meth:`state` returned."""
         self.saved.load(tensors)
+        self.num_steps = int(extra["num_steps"])

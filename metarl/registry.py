@@ -282,7 +282,7 @@ def make_baseline(
             ``package.module:Name``, a class or function, with options after a second colon.
         tasks: the task distribution it is to act in.
         shape: the :class:`metarl.TrialShape` of the evaluation that it stands beside. The shape of
-            the baseline has as many episodes, but may divide them into other rounds.
+            the baseline has at least as many episodes, and may divide them into other rounds.
         seed: what anything that the baseline prepares at random is drawn from.
         device: where its tensors live, such as ``"cpu"`` or ``"cuda"``.
 

@@ -67,6 +67,16 @@ class Rounds(Steady):
         return context + 1
 
 
+class Longer(Rounds):
+    """Has three times the rounds of the others, one task at a time, and was trained elsewhere."""
+
+    tasks_at_once, num_steps = 1, 5000
+
+    def __init__(self, tasks, shape, **options):
+        super().__init__(tasks, shape, **options)
+        self.shape = TrialShape(2, 3 * shape.num_episodes // 2 - 1, sequential=False)
+
+
 class Failing(Steady):
     """Is stopped while it acts."""
 

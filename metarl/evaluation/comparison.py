@@ -108,7 +108,9 @@ class Comparison:
         ``return`` and ``success`` are lists that go with the row's own ``episodes``.
         ``difference`` is the return minus that of the first agent, paired by task, at the last
         point that both have; ``total_difference`` is the same of ``trial_return``, None unless
-        both trials have the same number of episodes.
+        both trials have the same number of episodes. ``crossover`` tells after how many episodes
+        a participant equals what the first agent has reached at its last point
+        (:meth:`_crossover`).
         """
         return [self._row(p) for p in self.participants]
 
@@ -134,6 +136,29 @@ class Comparison:
             "gain": gain if len(shown) > 1 else None,
             "trial_return": summary["trial_return"],
             **self._differences(participant, {curve.episodes[i] for i in shown}),
+            "crossover": self._crossover(participant),
+        }
+
+    def _crossover(self, participant: Participant) -> dict[str, Any] | None:
+        """Return after how many episodes a participant equals the first agent's last point.
+
+        It does at the first of all its points where its mean return on the same tasks, and also
+        the mean of that point and all later ones, are not below the agent's, so that a single lucky
+        episode does not count. ``episodes`` is None if there is no such point up to ``within``.
+        """
+        first, curve = self.participants[0], participant.curve
+        if participant is first:
+            return None
+        number = min(c.returns.shape[1] for c in (curve, first.curve))
+        target = float(first.curve.returns[-1, :number].mean(dtype=np.float64))
+        means = curve.returns[:, :number].mean(1, dtype=np.float64)
+        later = np.cumsum(means[::-1])[::-1] / np.arange(len(means), 0, -1)
+        reached = np.flatnonzero((means >= target) & (later >= target))
+        return {
+            "to": first.label,
+            "return": target,
+            "episodes": curve.episodes[reached[0]] if len(reached) else None,
+            "within": curve.episodes[-1],
         }
 
     def _differences(self, participant: Participant, shown: set[int]) -> dict[str, Any]:
@@ -196,7 +221,17 @@ class Comparison:
                 line |= _columns(f"{metric}_{point}", values)
         for name in ("gain", "trial_return", "difference", "total_difference"):
             line |= _columns(name, row[name] or {})
-        return line | {"difference_episodes": (row["difference"] or {}).get("episodes", "")}
+        line["difference_episodes"] = (row["difference"] or {}).get("episodes", "")
+        crossover = row["crossover"] or {}
+        after = crossover.get("episodes")
+        line["crossover_episodes"] = "" if after is None else after
+        line["crossover_within"] = crossover.get("within", "")
+        return line
+
+    @property
+    def has_longer(self) -> bool:
+        """Whether a baseline has more experience than any agent."""
+        return any(p.curve.episodes[-1] > self.points[-1] for p in self.participants)
 
     def _has(self, metric: str) -> bool:
         return any(p.summary[metric] is not None for p in self.participants)
@@ -228,6 +263,12 @@ class Comparison:
             notes.append(
                 f"Trials have different numbers of episodes ({numbers}), so that totals are "
                 "compared only where they are equal; --episodes-per-trial gives all the same."
+            )
+        if self.has_longer:
+            last = first.curve.episodes[-1]
+            notes.append(
+                f"Equals: the episodes after which the return is that of {first.label} after "
+                f"{last} (and stays there on average), or how many were not enough."
             )
         few = {p.label: p.curve.returns.shape[1] for p in self.participants}
         most = max(few.values())
@@ -261,6 +302,8 @@ class Comparison:
         if self._has("trial_return"):
             cells["total of\na trial"] = text(row["trial_return"])
             cells[f"total,\n− {base}"] = text(row["total_difference"])
+        if self.has_longer:
+            cells[f"equals {base}\nafter"] = _crossing(row["crossover"])
         steps = row["env_steps"]
         cells["steps of\ntraining"] = "" if steps is None else f"{steps:,}"
         return cells
@@ -326,6 +369,14 @@ def _at(statistics: Statistics, points: Sequence[int]) -> dict[str, list[float] 
 def _at_one(statistics: Statistics, point: int) -> dict[str, float]:
     """Return statistics at one of their points, as numbers."""
     return {k: x[point] for k, x in statistics.items() if x is not None}
+
+
+def _crossing(crossover: Mapping[str, Any] | None) -> str:
+    """Return after how many episodes a participant equals the first agent, as text."""
+    if crossover is None:
+        return ""
+    after, within = crossover["episodes"], crossover["within"]
+    return f"not within {within:,}" if after is None else f"{after:,}"
 
 
 def _columns(name: str, statistics: Statistics) -> dict[str, Any]:

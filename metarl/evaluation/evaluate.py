@@ -97,7 +97,7 @@ def evaluate_adaptation(
     require_seed("--seed", seed)
     started = time.perf_counter()
     workers = workers or Workers()
-    slots = workers.slots(tasks, num_tasks)
+    together = _tasks_together(agent, tasks, num_tasks, workers)
     given = envs
     if envs is None:
         own = evaluation_slots(agent, tasks, num_tasks, workers, num_episodes=num_episodes)
@@ -105,8 +105,8 @@ def evaluate_adaptation(
     parts: list[_Points] = []
     groups: list[str] = []
     try:
-        for start in range(0, num_tasks, max(slots, 1)):
-            numbers = np.arange(start, min(start + slots, num_tasks))
+        for start in range(0, num_tasks, together):
+            numbers = np.arange(start, min(start + together, num_tasks))
             batch = _draw(tasks, split, numbers, seed, phase, iteration)
             if tasks.group is not None:
                 groups += [str(task[tasks.group]) for task in batch]
@@ -273,9 +273,18 @@ def evaluation_slots(
     """Return how many environments an evaluation of ``num_tasks`` tasks makes for itself."""
     shape = evaluation_shape(agent, tasks, num_episodes)
     lanes = 1 if shape.sequential else shape.episodes_per_round
+    together = _tasks_together(agent, tasks, num_tasks, workers)
     # A simulator costs memory, a row of an array costs nearly nothing.
-    wanted = num_tasks * lanes if tasks.array_functions else num_tasks
-    return min(workers.slots(tasks, wanted), num_tasks * lanes)
+    wanted = together * lanes if tasks.array_functions else together
+    return min(workers.slots(tasks, wanted), together * lanes)
+
+
+def _tasks_together(
+    agent: Adapter, tasks: TaskDistribution, num_tasks: int, workers: Workers
+) -> int:
+    """Return the number of tasks that are adapted to at the same time."""
+    limit: int = getattr(agent, "tasks_at_once", num_tasks)
+    return min(workers.slots(tasks, num_tasks), num_tasks, limit)
 
 
 def default_tasks(tasks: TaskDistribution, split: Split) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from metarl.files import replacing
 from metarl.task import SPLIT_NAMES
@@ -43,7 +43,8 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     If all evaluations have the same kind of tasks, actions and measure, the title and the axis
     labels say so. If these or the checkpoints differ, the legend says which a line has, and a
     reference has the colour of the line before it. The lines of an oracle always say "told the
-    task". Baselines have thin lines, whose number is not limited by that of the colours.
+    task". Baselines have thin lines, whose number is not limited by that of the colours. Where
+    baselines have much more experience than the agents, its axis is logarithmic beyond theirs.
 
     Args:
         lines: the curves, each reference after the line it belongs to.
@@ -100,7 +101,23 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     said += [kinds[0]["checkpoint"]] if best else []
     axes.set_ylabel(f"{metric} of an episode ({', '.join(filter(None, said))})")
     _finish(axes)
+    _shrink_beyond(axes, lines)
     _save(figure, path, 130)
+
+
+def _shrink_beyond(axes: Axes, lines: Sequence[Line]) -> None:
+    """Make the x axis logarithmic beyond the agents' points if baselines go on far beyond them."""
+    own = max((x.summary["episodes"][-1] for x in lines if not x.baseline), default=0)
+    every = max(line.summary["episodes"][-1] for line in lines)
+    if own == 0 or every <= 2 * own:
+        return
+    decades = float(np.log10(every / own))
+    axes.set_xscale("symlog", linthresh=own, linscale=1.5 * decades)
+    beyond = [own * factor for factor in (2, 5, 10, 20, 50, 100) if own * factor < 0.9 * every]
+    axes.set_xticks([0, own // 2, own, *beyond, every])
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.axvline(own, color="0.8", linewidth=0.8, zorder=0)
 
 
 def plot_learning(

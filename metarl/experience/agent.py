@@ -167,6 +167,10 @@ class Adapter(Protocol):
     which ``act`` meets the first task of ``context``, if it is a plain network without memory
     (:class:`metarl.learning.networks.PolicyNetwork`): :func:`metarl.sb3.export` then turns it into
     a model of Stable-Baselines3.
+
+    Two attributes, integers, are optional too. ``tasks_at_once`` is for an adapter whose ``adapt``
+    is slow: evaluations go through their tasks that many at a time and show the progress between.
+    ``num_steps`` is the number of environment steps that a baseline has been trained on.
     """
 
     shape: TrialShape

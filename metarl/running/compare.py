@@ -59,7 +59,8 @@ def compare(
     Args:
         runs: the runs whose agents are compared. Differences are to the first one's.
         config: the options. The number of tasks is by default that of the first run's own
-            evaluation. Baselines get trials as long as the longest of an agent.
+            evaluation. Baselines get trials as long as the longest of an agent, or longer ones if
+            they make their own shape longer.
         baselines: names of baselines, as :func:`metarl.registry.make_baseline` takes them.
         tasks: other tasks of the same spaces, by default the runs' own, which must be the same.
 
@@ -187,6 +188,8 @@ class _Plan:
     """The name of the files, without suffix."""
     state: Checkpoint | None = None
     """The agent's state; None for baselines."""
+    num_steps: int = 0
+    """The number of environment steps that the agent or the baseline was trained on."""
     checkpoint: str = "final"
     """The name of the agent's checkpoint, which baselines have none of."""
 
@@ -202,7 +205,7 @@ class _Plan:
             "actions": "greedy" if greedy else "sampled",
             "checkpoint": self.checkpoint,
             "iteration": None if self.state is None else self.state.iteration,
-            "env_steps": 0 if self.state is None else self.state.env_steps,
+            "env_steps": self.num_steps,
             "episodes": list(self.shape.points),
             "num_tasks": self.num_tasks,
         }
@@ -236,6 +239,7 @@ def _plan(
             run.directory / "evaluation",
             name,
             saved,
+            saved.env_steps,
             config.checkpoint,
         )
         untrained = dataclasses.replace(
@@ -245,6 +249,7 @@ def _plan(
             num_tasks=min(num_tasks, UNTRAINED_TASKS),
             name=f"{name}-untrained",
             state=initial,
+            num_steps=0,
         )
         plans += [plan, untrained]
     shape = max((plan.shape for plan in plans), key=lambda shape: shape.num_episodes)
@@ -253,7 +258,9 @@ def _plan(
         baseline = registry.make_baseline(
             text, tasks, shape, seed=config.seed, device=config.device
         )
-        own = evaluation_shape(baseline, tasks, shape.num_episodes)
+        own = baseline.shape  # It may be longer, for a baseline that gets more experience.
+        if own.num_episodes < shape.num_episodes:
+            own = evaluation_shape(baseline, tasks, shape.num_episodes)
         taken = text in {plan.label for plan in plans}
         plans.append(
             _Plan(
@@ -265,6 +272,7 @@ def _plan(
                 plans[0].num_tasks,
                 folder,
                 _baseline_name(text, baseline, own, plans[0].num_tasks, tasks, config),
+                num_steps=getattr(baseline, "num_steps", 0),
             )
         )
     return plans

@@ -54,6 +54,8 @@ class PPOPerTask:
         self._logits = _Logits(model.policy)
         self._initial = {name: x.detach().clone() for name, x in self._named().items()}
 
+    tasks_at_once = 10
+
     def begin(self, num_tasks: int) -> Context:
         """Return the initial parameters and an optimiser without a past for every task."""
         rows = torch.zeros(num_tasks, device=self.device)

@@ -75,6 +75,35 @@ def test_the_interval_of_a_difference_is_that_of_the_difference():
         assert made.rows[1]["difference"][key] == expected[key][0]
 
 
+@pytest.mark.parametrize(
+    ("returns", "after"),
+    [
+        ([1, 2, 3, 6, 7, 8], 60),  # 6.5 is what the agent has at its last point
+        ([7, 7, 7, 7, 7, 7], 0),
+        ([1, 9, 2, 3, 4, 5], None),  # once, by luck
+        ([1, 2, 7, 6, 8, 7], 40),  # it stays there on average
+        ([1, 2, 3, 4, 5, 6], None),
+    ],
+)
+def test_a_crossover_is_where_a_baseline_equals_the_agent_for_good(returns, after):
+    returns = np.array(returns) + (0.5 if after == 60 else 0)
+    made = two(np.stack([returns - 1, returns + 1], 1), range(0, 120, 20), num_episodes=120)
+    crossover = made.rows[1]["crossover"]
+    assert crossover == {"to": "ours", "return": 6.5, "episodes": after, "within": 100}
+    ours, theirs = csv.DictReader(io.StringIO(made.to_csv()))
+    assert theirs["crossover_episodes"] == ("" if after is None else str(after))
+    assert (theirs["crossover_within"], ours["crossover_within"]) == ("100", "")
+    lines = made.to_markdown().splitlines()
+    assert "equals ours after" in lines[2]
+    assert lines[5].split(" | ")[-2] == ("not within 100" if after is None else str(after))
+    assert "Equals: the episodes after which the return is that of ours after 40" in lines[-1]
+
+
+def test_crossovers_have_no_column_unless_a_baseline_has_more_experience():
+    text = two([[0, 1], [2, 3], [9, 9]]).to_markdown()
+    assert "equals" not in text and "Equals" not in text
+
+
 def test_totals_of_trials_of_other_lengths_are_not_compared():
     made = two([[1, 2], [3, 4]], (0, 20), num_episodes=40)
     assert made.rows[1]["trial_return"]["mean"] == 5

@@ -12,7 +12,12 @@ import metarl
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import EnvError, UserError
 from metarl.evaluation.curve import read_summary, summarize, summarize_metrics, summarize_returns
-from metarl.evaluation.evaluate import default_tasks, evaluate_adaptation, evaluation_tasks
+from metarl.evaluation.evaluate import (
+    default_tasks,
+    evaluate_adaptation,
+    evaluation_slots,
+    evaluation_tasks,
+)
 from metarl.experience.adaptation import adapt
 from metarl.experience.agent import TrialShape
 from metarl.options import with_options
@@ -167,6 +172,24 @@ def evaluate(agent, tasks=BANDIT, **changes):
 def test_number_of_slots_does_not_change_the_results(num_envs, score):
     few = evaluate(rl2(), num_envs=num_envs, score=score)
     assert np.array_equal(few.returns, evaluate(rl2(), score=score).returns)
+
+
+@pytest.mark.parametrize("num_envs", [None, 2, 100])
+def test_a_slow_adapter_takes_its_tasks_a_few_at_a_time(num_envs):
+    expected, agent, finished = evaluate(rl2()), rl2(), []
+    agent.tasks_at_once = 5
+    options = {"num_envs": num_envs} if num_envs else {}
+    found = evaluate(agent, advance=finished.append, **options)
+    assert np.array_equal(found.returns, expected.returns)
+    assert finished == ([2] * 6 if num_envs == 2 else [5, 5, 2])
+
+
+def test_rows_of_arrays_are_as_many_as_episodes_side_by_side():
+    agent = Counter(per_round=3)
+    assert evaluation_slots(agent, Echo(), 4, Workers()) == 12
+    assert evaluation_slots(agent, metarl.make("half-cheetah/velocity"), 4, Workers()) == 4
+    agent.tasks_at_once = 2
+    assert evaluation_slots(agent, Echo(), 4, Workers()) == 6
 
 
 def test_first_tasks_of_a_larger_evaluation_are_those_of_a_smaller():

@@ -127,6 +127,19 @@ def test_title_says_which_tasks(tmp_path, axes, split, kind, shared):
     assert ("the same tasks as in training" in title) == shared
 
 
+def test_much_more_experience_of_a_baseline_leaves_room_for_the_agents(tmp_path, axes):
+    long = summary(episodes=[0, 100, 400])
+    lines = [Line("rl2", summary()), Line("scratch", long, baseline=True)]
+    plot_adaptation(lines, tmp_path / "wide.png")
+    assert axes[0].get_xscale() == "symlog"
+    middle, end = axes[0].transData.transform([(40, 0), (400, 0)])[:, 0]
+    left = axes[0].transData.transform((0, 0))[0]
+    assert 0.5 < (middle - left) / (end - left) < 0.7
+    assert [int(x) for x in axes[0].get_xticks()] == [0, 20, 40, 80, 200, 400]
+    plot_adaptation([lines[0], Line("b", summary(), baseline=True)], tmp_path / "narrow.png")
+    assert axes[1].get_xscale() == "linear"
+
+
 def test_learning_shows_before_and_after_adaptation(tmp_path, axes):
     metrics = [
         {"env_steps": 10 * i, "train/return_before": -i, "train/return_after": i} for i in (1, 2)

@@ -34,7 +34,7 @@ SMALL = {"env": "bandit/n4-k3", "iterations": 2, "evaluation_tasks": 7, "validat
 RL2 = with_options(RL2Config(), tasks_per_update=4, hidden_size=4, num_minibatches=1)
 MAML = with_options(MAMLPPOConfig(), tasks_per_update=2, hidden_sizes=(4,), num_epochs=1)
 MAML = with_options(MAML, episodes_per_adaptation=2, num_adaptations=1)
-NAMES = ("Steady", "Told", "Greedy", "Rounds", "Failing")
+NAMES = ("Steady", "Told", "Greedy", "Rounds", "Longer", "Failing")
 BASELINES = {name.lower(): Entry(f"stand_ins:{name}", f"{name} pulls") for name in NAMES}
 
 
@@ -154,6 +154,22 @@ def test_csv_markdown_and_json_hold_the_same_table(runs):
     assert f"{rows[0]['gain']['mean']:.3f} ({rows[0]['gain']['low']:.3f} to " in body[0]
     assert "Trials have different numbers of episodes (4, 8)" in "\n".join(table)
     assert not Path("rl2/comparison").exists()
+
+
+def test_a_baseline_may_have_more_experience_and_training_of_its_own(runs, monkeypatch):
+    finished = []
+    monkeypatch.setattr(comparing, "plot_adaptation", lambda lines, path: None)
+    monkeypatch.setattr("metarl.console.Ticker.advance", lambda self, n: finished.append(n))
+    made = metarl.compare(["maml"], ["longer"])
+    row = made.rows[-1]
+    assert (row["episodes_per_trial"], row["env_steps"]) == (24, 5000)
+    assert made.curves["longer"].episodes == tuple(range(0, 24, 2))
+    assert row["episodes"] == [0, 2, 4, 6]
+    assert row["crossover"]["within"] == 22 and row["total_difference"] is None
+    assert finished[-7:] == [1] * 7  # progress after every task
+    finished.clear()
+    again = metarl.compare(["maml"], ["longer"])
+    assert again.rows[-1] == row and not finished  # read
 
 
 def test_baselines_are_thin_lines_of_the_picture(runs, monkeypatch):

@@ -352,6 +352,7 @@ def test_fine_tuning_begins_with_the_run_s_policy(multitask):
     weights = trial.context.params["action_net.weight"]
     assert not torch.equal(weights, tuned.begin(2).params["action_net.weight"])
     metarl.check_adapter(tuned, tasks)
+    assert tuned.num_steps == agent.num_steps == multitask.checkpoint().env_steps > 0
 
 
 def test_fine_tuning_refuses_other_runs(multitask, tmp_path):
