@@ -272,6 +272,17 @@ def agent_class(name: str) -> Any:
     return kind
 
 
+def name_of_baseline(text: str) -> str:
+    """Return the name in ``text`` as :func:`make_baseline` takes it, without options.
+
+    >>> name_of_baseline("ucb1:c=0.5"), name_of_baseline("mine:Agent:steps=3")
+    ('ucb1', 'mine:Agent')
+    """
+    own = re.match(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(?=:|$)", text)
+    name = text.partition(":")[0]
+    return own[0] if own and name not in baselines() else name
+
+
 def make_baseline(
     text: str, tasks: TaskDistribution, shape: Any, *, seed: int = 0, device: str = "cpu"
 ) -> Any:
@@ -293,13 +304,10 @@ def make_baseline(
         UserError: if a name or an option is unknown, or if the baseline does not apply to
             ``tasks``; the message is one line.
     """
-    name, _, options = text.partition(":")
-    path = baselines()[name].path if name in baselines() else ""
-    own = re.match(r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)(?::(.*))?$", text)
-    if not path and own:
-        name = path = own[1]
-        options = own[2] or ""
-    if not path:
+    name = name_of_baseline(text)
+    options = text[len(name) + 1 :]
+    path = baselines()[name].path if name in baselines() else name
+    if ":" not in path:
         raise UserError(
             f"--baselines: unknown baseline {name!r}; {near_matches(name, baselines())}"
         )

@@ -231,7 +231,8 @@ class Comparison:
     @property
     def has_longer(self) -> bool:
         """Whether a baseline has more experience than any agent."""
-        return any(p.curve.episodes[-1] > self.points[-1] for p in self.participants)
+        longest = max(p.num_episodes for p in self.participants if p.kind == "agent")
+        return any(p.num_episodes > longest for p in self.participants)
 
     def _has(self, metric: str) -> bool:
         return any(p.summary[metric] is not None for p in self.participants)
@@ -264,6 +265,11 @@ class Comparison:
                 f"Trials have different numbers of episodes ({numbers}), so that totals are "
                 "compared only where they are equal; --episodes-per-trial gives all the same."
             )
+        notes += [
+            f"{p.label} is {p.curve.agent}."
+            for p in self.participants
+            if p.kind == "baseline" and p.curve.agent not in p.label
+        ]
         if self.has_longer:
             last = first.curve.episodes[-1]
             notes.append(

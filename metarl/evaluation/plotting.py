@@ -113,7 +113,7 @@ def _shrink_beyond(axes: Axes, lines: Sequence[Line]) -> None:
         return
     decades = float(np.log10(every / own))
     axes.set_xscale("symlog", linthresh=own, linscale=1.5 * decades)
-    beyond = [own * factor for factor in (2, 5, 10, 20, 50, 100) if own * factor < 0.9 * every]
+    beyond = [own * factor for factor in (2, 5, 10, 20, 50, 100) if own * factor < 0.7 * every]
     axes.set_xticks([0, own // 2, own, *beyond, every])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())

@@ -254,17 +254,16 @@ def _plan(
         plans += [plan, untrained]
     shape = max((plan.shape for plan in plans), key=lambda shape: shape.num_episodes)
     folder = config.output or runs[0].directory / "comparison"
-    for text in baselines:
+    for text, label in zip(baselines, _baseline_labels(baselines, plans), strict=True):
         baseline = registry.make_baseline(
             text, tasks, shape, seed=config.seed, device=config.device
         )
         own = baseline.shape  # It may be longer, for a baseline that gets more experience.
         if own.num_episodes < shape.num_episodes:
             own = evaluation_shape(baseline, tasks, shape.num_episodes)
-        taken = text in {plan.label for plan in plans}
         plans.append(
             _Plan(
-                f"{text} (baseline)" if taken else text,
+                label,
                 "baseline",
                 baseline,
                 text,
@@ -276,6 +275,20 @@ def _plan(
             )
         )
     return plans
+
+
+def _baseline_labels(baselines: Sequence[str], agents: Sequence[_Plan]) -> list[str]:
+    """Return labels of baselines: without their options, unless two have the same name.
+
+    The options of all are in the column ``agent`` of the files and in the notes of the table.
+    """
+    names = [registry.name_of_baseline(text) for text in baselines]
+    short = [
+        name if names.count(name) == 1 else text
+        for name, text in zip(names, baselines, strict=True)
+    ]
+    taken = {plan.label for plan in agents}
+    return [f"{label} (baseline)" if label in taken else label for label in short]
 
 
 def _baseline_name(
