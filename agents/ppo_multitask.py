@@ -17,6 +17,7 @@ from metarl.constraints import AtLeast, Between, NotNegative, Positive, validate
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
 from metarl.learning.distributions import choose, log_prob
+from metarl.learning.networks import PolicyNetwork
 from metarl.learning.normalization import ObservationNormalizer
 from metarl.learning.state import Saved
 from metarl.sb3.models import (
@@ -24,6 +25,7 @@ from metarl.sb3.models import (
     distribution_of,
     fill_rollouts,
     make_ppo,
+    network_of,
     told_numbers,
     train,
 )
@@ -118,6 +120,8 @@ class PPOMultitask:
         """The number of environment steps that the agent has been trained on."""
         if config.observe_task:
             self.reveal = self._reveal  # Having this method marks an oracle.
+        else:
+            self.network = self._network  # Having this method makes it fit for metarl.sb3.export.
 
     def begin(self, num_tasks: int) -> Context:
         """Return no knowledge: ``[task, number]``, filled by ``reveal`` if tasks are observed."""
@@ -152,6 +156,10 @@ class PPOMultitask:
             # Last, because the policy acted with the old moments.
             self.normalizer.track(steps.observation[steps.valid])
         return metrics
+
+    def _network(self, context: Context) -> PolicyNetwork:
+        """Return policy and critic, which are the same for all tasks."""
+        return network_of(self.policy)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the policy, the critic, the moments of observations, Adam's state and a count."""

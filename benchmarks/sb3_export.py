@@ -2,12 +2,14 @@
 
 On held-out tasks, Stable-Baselines3's PPO learns from three initial policies with the same
 network, observation scaling and number of steps: the parameters that `maml-ppo` has meta-learned
-(`metarl.sb3.export`), random ones, and those of a PPO that was trained on all training tasks at
-once, a new one in every episode. PPO's settings are chosen for each beginning from the same few,
-on validation tasks. Beside them stand the agent's own gradient steps with as many episodes.
+(`metarl.sb3.export`), random ones, and those that `ppo-multitask` has trained on all tasks at once,
+with as many environment steps as the meta-learner. PPO's settings are chosen for each beginning
+from the same few, on validation tasks. Beside them stand the agent's own gradient steps with as
+many episodes.
 
     python scripts/train.py --preset maml-ppo-navigation --run-dir runs/navigation
-    python benchmarks/sb3_export.py --run runs/navigation --output benchmarks/sb3-export.json
+    python scripts/train.py --preset ppo-multitask-navigation --run-dir runs/navigation-multitask
+    python benchmarks/sb3_export.py --run runs/navigation --multitask runs/navigation-multitask
 """
 
 import math
@@ -82,15 +84,8 @@ class Options:
 
     run: Path
     """Run directory of an agent without memory, such as maml-ppo's."""
-    multitask: Path | None = None
-    """Model of PPO trained on the task distribution, a file of an earlier comparison's
-    --save-multitask; by default one is trained first."""
-    save_multitask: Path | None = None
-    """File to save the model to that was trained on the task distribution."""
-    multitask_steps: int = 1_000_000
-    """Number of environment steps that this model is trained for."""
-    multitask_envs: int = 40
-    """Number of environments that this model is trained in at once."""
+    multitask: Path
+    """Run directory of ppo-multitask, with the same network and training tasks."""
     num_tasks: int = 20
     """Number of held-out tasks."""
     validation_tasks: int = 4
@@ -105,20 +100,6 @@ class Options:
     """Seed of tasks, episodes and learning."""
     output: Path = Path("benchmarks/sb3-export.json")
     """JSON file to write the results to."""
-
-
-class NewTaskEachEpisode(gym.Wrapper):
-    """Draws a training task for every episode."""
-
-    def __init__(self, tasks: TaskDistribution, seed: int) -> None:
-        super().__init__(tasks.make())
-        self.tasks, self.generator = tasks, np.random.default_rng(seed)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        (task,) = self.tasks.sample(self.generator, 1, "train")
-        return self.env.reset(seed=seed, options={**(options or {}), "task": task})
 
 
 def many(make: Callable[[int], gym.Env], n: int) -> DummyVecEnv:
@@ -223,22 +204,6 @@ def interval(values: npt.NDArray[np.float64]) -> dict[str, float]:
     return {name: numbers[0] for name, numbers in summarize(values[None]).items()}
 
 
-def multitask(comparison: Comparison, agent: Any) -> PPO:
-    """Return a PPO that was trained on all training tasks at once."""
-    options, tasks = comparison.options, comparison.tasks
-    if options.multitask is not None:
-        return PPO.load(options.multitask, device="cpu")
-    n = options.multitask_envs
-    envs = many(lambda i: NewTaskEachEpisode(tasks, 1000 * options.seed + i), n)
-    steps = max(tasks.horizon, 2)
-    batch = {"n_steps": steps, "batch_size": max(steps * n // 4, 2), "learning_rate": 1e-3}
-    model = metarl.sb3.export(agent, envs, seed=options.seed, device="cpu", **batch)
-    model.learn(options.multitask_steps)
-    if options.save_multitask is not None:
-        model.save(options.save_multitask)
-    return model
-
-
 def compare(options: Options) -> None:
     """Compare the beginnings, print the result and write it to the output file."""
     run, source = Run.open(options.run), commit()  # Files may change while this runs.
@@ -247,11 +212,13 @@ def compare(options: Options) -> None:
         raise UserError(f"--rules: got {name}; {near_matches(name, RULES)}")
     if options.num_episodes < EVERY or options.num_episodes % EVERY:
         raise bad_option("--num-episodes", options.num_episodes, f"a multiple of {EVERY}")
-    tasks, agent, untrained = run.make_tasks(), run.load_agent()[0], run.make_agent()
-    started, seconds = time.perf_counter(), {}
+    other = Run.open(options.multitask)
+    if (run.env, "ppo-multitask") != (other.env, other.agent_name):
+        accepted = f"a run of ppo-multitask on {run.env}"
+        raise bad_option("--multitask", f"{other.agent_name} on {other.env}", accepted)
+    tasks, agent = run.make_tasks(), run.load_agent()[0]
+    seconds: dict[str, float] = {}
     comparison = Comparison(options, tasks)
-    trained = multitask(comparison, untrained)
-    seconds["multitask training"] = time.perf_counter() - started
 
     def exported(source: Any) -> Beginning:
         def begin(envs: DummyVecEnv, seed: int, settings: Settings) -> PPO:
@@ -259,15 +226,10 @@ def compare(options: Options) -> None:
 
         return begin
 
-    def from_multitask(envs: DummyVecEnv, seed: int, settings: Settings) -> PPO:
-        model = exported(untrained)(envs, seed, settings)
-        model.policy.load_state_dict(trained.policy.state_dict())
-        return model
-
     comparison.beginnings = {
         "meta-learned": exported(agent),
-        "scratch": exported(untrained),
-        "multitask": from_multitask,
+        "scratch": exported(run.make_agent()),
+        "multitask": exported(other.load_agent()[0]),
     }
     draw = np.random.default_rng(options.seed)
     validation = tasks.sample(draw, options.validation_tasks, "validation")
@@ -301,7 +263,13 @@ def compare(options: Options) -> None:
             for key, value in asdict(options).items()
         },
         "env": tasks.name,
-        "run": {key: run.content[key] for key in ("id", "agent", "agent_config", "commit")},
+        **{
+            name: {
+                **{key: one.content[key] for key in ("id", "agent", "agent_config", "commit")},
+                "env_steps": one.checkpoint().env_steps,
+            }
+            for name, one in (("run", run), ("multitask", other))
+        },
         "commit": source,
         "device": device_name("cpu"),
         "seconds": seconds,

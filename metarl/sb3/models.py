@@ -29,6 +29,7 @@ from metarl.errors import DivergenceError, bad_option
 from metarl.experience.agent import TaskSpec
 from metarl.experience.data import Episodes, Metrics, join_episodes, next_observations
 from metarl.learning.distributions import Categorical, Distribution, Gaussian
+from metarl.learning.networks import Params, PolicyNetwork
 from metarl.learning.normalization import ObservationNormalizer
 from metarl.stepping.spaces import ActionCodec
 
@@ -189,6 +190,28 @@ def distribution_of(
         return Categorical(found.logits.reshape(*batch, -1))
     assert isinstance(found, torch.distributions.Normal)
     return Gaussian(found.loc.reshape(*batch, -1), found.scale.log().reshape(*batch, -1))
+
+
+def network_of(policy: ActorCriticPolicy) -> PolicyNetwork:
+    """Return the policy and the critic of a model that :func:`make_ppo` has made, as plain data."""
+    extractor = policy.mlp_extractor
+    actor = _layers(extractor.policy_net, policy.action_net)
+    if isinstance(policy.action_space, gym.spaces.Box):
+        actor["log_std"] = policy.log_std.detach()
+    assert isinstance(policy.features_extractor, Normalized)
+    return PolicyNetwork(
+        actor,
+        min_std=torch.finfo(torch.float32).tiny,
+        activation=policy.activation_fn,
+        critic=_layers(extractor.value_net, policy.value_net),
+        normalizer=policy.features_extractor.normalizer,
+    )
+
+
+def _layers(hidden: nn.Module, output: nn.Module) -> Params:
+    layers = [module for module in [*hidden.modules(), output] if isinstance(module, nn.Linear)]
+    weights = {f"weight.{i}": layer.weight.detach().T for i, layer in enumerate(layers)}
+    return weights | {f"bias.{i}": layer.bias.detach() for i, layer in enumerate(layers)}
 
 
 class Transitions:

@@ -24,6 +24,7 @@ from torch import nn
 
 import metarl
 from metarl.agents.maml_ppo import MAMLPPO
+from metarl.agents.ppo_multitask import PPOMultitask
 from metarl.agents.rl2 import RL2
 from metarl.errors import UserError
 from metarl.experience.agent import TaskSpec, TrialShape
@@ -32,6 +33,7 @@ from metarl.learning.distributions import from_record, log_prob
 from metarl.learning.networks import PolicyNetwork
 from metarl.options import with_options
 from metarl.running.run import Run
+from metarl.sb3.models import distribution_of
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import (
     ActionCodec,
@@ -261,6 +263,35 @@ def test_an_agent_of_the_user_s_is_exported_with_its_values():
     close(values, [agent.run(agent.critic, x) for x in observations])
     spread = model.policy.get_distribution(tensor).distribution.stddev
     close(spread.detach(), np.broadcast_to([0.05, 0.1 * math.exp(0.5)], spread.shape))
+
+
+class Recording(PPOMultitask):
+    """Records whole distributions, as ``compare`` reads them."""
+
+    @torch.no_grad()
+    def act(self, context, timestep, generator, greedy=False):
+        action, _, context = super().act(context, timestep, generator, greedy)
+        return action, distribution_of(self.policy, timestep.observation)._asdict(), context
+
+
+@pytest.mark.parametrize("actions", ["small", "discrete"])
+def test_a_policy_over_all_tasks_is_exported_with_its_values(actions):
+    env = AnyEnv(OBSERVATIONS["box"], ACTIONS[actions])
+    config = PPOMultitask.Config(
+        hidden_sizes=(5, 4), normalize_observations=True, initial_std=0.3, observe_task=False
+    )
+    agent = Recording(config, TaskSpec(env.observation_space, env.action_space, 7), seed=3)
+    seen = torch.from_numpy(np.stack(sampled(env.observation_space)))
+    agent.normalizer.track(3 * seen + 1)
+    model = export(agent, env)
+    compare(model, agent, env.observation_space, env.action_space)
+    close(model.policy.predict_values(seen).detach(), agent.policy.predict_values(seen).detach())
+    told = PPOMultitask(
+        PPOMultitask.Config(observe_task=True),
+        TaskSpec(env.observation_space, env.action_space, 7, task_size=2),
+    )
+    with pytest.raises(UserError, match="an agent with a method network"):
+        export(told, env)
 
 
 # learning
@@ -778,13 +809,24 @@ def test_a_run_is_exported_and_training_it_imports_no_stable_baselines3(trained)
         compare(export(source, env), agent, env.observation_space, env.action_space)
 
 
-def test_the_comparison_pairs_beginnings_by_task(trained, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def multitask(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("multitask") / "run"
+    metarl.train(
+        "ppo-multitask",
+        env="navigation:horizon=5",
+        iterations=1,
+        **{"tasks_per_update": 2, "episodes_per_task": 2, "hidden_sizes": (8,)},
+        **{"evaluation_tasks": 1, "validation_tasks": 1, "run_dir": folder, "check": False},
+    )
+    return folder
+
+
+def test_the_comparison_pairs_beginnings_by_task(trained, multitask, tmp_path, capsys):
     rules = ("sgd-0.05", "sgd-0.1-halved")
     options = Options(
         trained,
-        save_multitask=tmp_path / "multitask.zip",
-        multitask_steps=10,
-        multitask_envs=2,
+        multitask,
         num_tasks=2,
         validation_tasks=1,
         measured_episodes=2,
@@ -793,7 +835,7 @@ def test_the_comparison_pairs_beginnings_by_task(trained, tmp_path, capsys):
     )
     comparison.compare(options)
     found = json.loads(options.output.read_text())
-    assert isinstance(PPO.load(options.save_multitask).policy, metarl.sb3.NetworkPolicy)
+    assert found["multitask"]["env_steps"] == Run.open(multitask).checkpoint().env_steps > 0
     returns = {name: np.array(x) for name, x in found["returns"].items()}
     assert found["episodes"] == [0, 20, 40] and {x.shape for x in returns.values()} == {(2, 3)}
     gain = (returns["meta-learned"] - returns["multitask"])[:, -1]
@@ -810,11 +852,12 @@ def test_the_comparison_pairs_beginnings_by_task(trained, tmp_path, capsys):
         ({"rules": ("sgd",)}, "--rules: got sgd; did you mean sgd-0.1"),
         ({"num_episodes": 30}, "--num-episodes: got 30; accepted: a multiple of 20"),
         ({"run": Path("none")}, "none: not a run directory"),
+        ({}, "--multitask: got 'maml-ppo on navigation:horizon=5'; accepted: a run of"),
     ],
 )
 def test_a_comparison_that_cannot_work_is_refused(changes, message, trained):
     with pytest.raises(UserError, match=one_line(message)):
-        comparison.compare(replace(Options(trained), **changes))
+        comparison.compare(replace(Options(trained, trained), **changes))
 
 
 def test_the_rate_is_halved_at_every_update_after_the_first():
