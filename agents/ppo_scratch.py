@@ -33,6 +33,8 @@ class PPOScratch(PPOPerTask):
         batch_size: the number of steps in a minibatch.
         discount: the discount factor per step.
         gae_lambda: GAE lambda of the advantage estimates.
+        normalize_observations: whether observations are normalised by the mean and variance of
+            the task's own rounds so far.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class PPOScratch(PPOPerTask):
         batch_size: int = 64,
         discount: float = 0.99,
         gae_lambda: float = 0.95,
+        normalize_observations: bool = False,
     ) -> None:
         if experience < 1:
             raise bad_option("--baselines: ppo-scratch: experience", experience, "at least 1")
@@ -75,4 +78,6 @@ class PPOScratch(PPOPerTask):
         )
         rounds = rounds_of(shape)
         rounds = replace(rounds, num_adaptations=experience * rounds.num_rounds - 1)
-        super().__init__(tasks, rounds, model, seed, device)
+        super().__init__(
+            *(tasks, rounds, model, seed, device), normalize_observations=normalize_observations
+        )

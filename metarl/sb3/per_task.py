@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from stable_baselines3 import PPO
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -16,7 +16,7 @@ from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Record, Timestep
 from metarl.learning.distributions import Categorical, Gaussian, choose
 from metarl.learning.networks import Params
-from metarl.sb3.models import Transitions, fill_rollouts, train
+from metarl.sb3.models import Normalized, Transitions, fill_rollouts, train
 from metarl.seeding import LaneGenerator, derive
 from metarl.tasks.distribution import TaskDistribution
 
@@ -28,6 +28,8 @@ class Tuned(NamedTuple):
     """The model's parameters by name, ``[task, …]`` each."""
     moments: Params
     """Adam's state as ``<parameter>/<moment>``, ``[task, …]`` each."""
+    scaling: Params
+    """The moments by which each task's observations are normalised, ``[task, …]`` each."""
     num_rounds: Int[Tensor, " task"]
     """The number of rounds that have been trained on."""
 
@@ -44,17 +46,30 @@ class PPOPerTask:
         model: the model, whose parameters all tasks begin with.
         seed: the seed of the order of minibatches, which is the same for all tasks.
         device: where the tensors live.
+        normalize_observations: whether each task's observations are normalised by the mean and
+            variance of its own rounds so far; otherwise they are as the model has them.
     """
 
+    tasks_at_once = 10
+
     def __init__(
-        self, tasks: TaskDistribution, shape: TrialShape, model: PPO, seed: int, device: str
+        self,
+        tasks: TaskDistribution,
+        shape: TrialShape,
+        model: PPO,
+        seed: int,
+        device: str,
+        *,
+        normalize_observations: bool = False,
     ) -> None:
         self.spec, self.shape, self.device = TaskSpec.of(tasks), shape, torch.device(device)
         self.model, self._seed = model, seed
         self._logits = _Logits(model.policy)
+        assert isinstance(model.policy.features_extractor, Normalized)
+        self._normalizer = model.policy.features_extractor.normalizer
+        self._tracks = normalize_observations
         self._initial = {name: x.detach().clone() for name, x in self._named().items()}
-
-    tasks_at_once = 10
+        self._scaling = {name: x.clone() for name, x in self._normalizer.named_buffers()}
 
     def begin(self, num_tasks: int) -> Context:
         """Return the initial parameters and an optimiser without a past for every task."""
@@ -63,7 +78,8 @@ class PPOPerTask:
         moments = {f"{name}/step": rows for name in params}
         for moment in ("exp_avg", "exp_avg_sq"):
             moments |= {f"{name}/{moment}": torch.zeros_like(x) for name, x in params.items()}
-        return Tuned(params, moments, rows.long())
+        scaling = {name: x.expand(num_tasks, *x.shape) for name, x in self._scaling.items()}
+        return Tuned(params, moments, scaling, rows.long())
 
     @torch.no_grad()
     def act(
@@ -72,11 +88,11 @@ class PPOPerTask:
         """Act by each task's own policy."""
         named = {f"policy.{name}": x for name, x in context.params.items()}
 
-        def own(params: Params, observation: Tensor) -> Tensor:
-            result: Tensor = functional_call(self._logits, params, (observation,))
+        def own(params: Params, features: Tensor) -> Tensor:
+            result: Tensor = functional_call(self._logits, params, (features,))
             return result
 
-        output = vmap(own)(named, timestep.observation.to(self.device))
+        output = vmap(own)(named, self._features(context, timestep.observation.to(self.device)))
         if "log_std" not in context.params:
             return choose(Categorical(output.log_softmax(-1)), generator, greedy), {}, context
         log_std = context.params["log_std"].unsqueeze(1).expand_as(output)
@@ -97,12 +113,27 @@ class PPOPerTask:
             )
             fill_rollouts(self.model, Transitions.of([one], torch.zeros(1, 0)))
             train(self.model, seed)
+            if self._tracks:  # Last, because the policy acted with the old moments.
+                self._normalizer.track(one.observation[one.valid])
             tuned.append(self._saved())
-        params, moments = (
+        params, moments, scaling = (
             {name: torch.stack([one[k][name] for one in tuned]) for name in tuned[0][k]}
-            for k in (0, 1)
+            for k in (0, 1, 2)
         )
-        return Tuned(params, moments, context.num_rounds + 1)
+        return Tuned(params, moments, scaling, context.num_rounds + 1)
+
+    def _features(
+        self, context: Tuned, observation: Float[Tensor, "task lane observation"]
+    ) -> Float[Tensor, "task lane observation"]:
+        """Return the observations as each task's model sees them."""
+        if not self._tracks:
+            scaled: Tensor = self._normalizer(observation)
+            return scaled
+        rows = []
+        for i in range(len(observation)):
+            self._load_scaling(context, i)
+            rows.append(self._normalizer(observation[i]))
+        return torch.stack(rows)
 
     def _named(self) -> Mapping[str, nn.Parameter]:
         return dict(self.model.policy.named_parameters())
@@ -118,8 +149,16 @@ class PPOPerTask:
                 for moment in ("step", "exp_avg", "exp_avg_sq")
             }
 
-    def _saved(self) -> tuple[Params, Params]:
-        """Return copies of the model's parameters and optimiser state."""
+        self._load_scaling(context, row)
+
+    def _load_scaling(self, context: Tuned, row: int) -> None:
+        """Put one task's moments of observations into the model."""
+        for name, x in self._normalizer.named_buffers():
+            x.copy_(context.scaling[name][row])
+        self._normalizer.refresh()
+
+    def _saved(self) -> tuple[Params, Params, Params]:
+        """Return copies of the model's parameters, optimiser state and moments of observations."""
         state = self.model.policy.optimizer.state
         params = {name: x.detach().clone() for name, x in self._named().items()}
         moments = {
@@ -127,22 +166,21 @@ class PPOPerTask:
             for name, x in self._named().items()
             for moment, value in state[x].items()
         }
-        return params, moments
+        return params, moments, {name: x.clone() for name, x in self._normalizer.named_buffers()}
 
 
 _TENSORS = [x for x in Episodes._fields if x not in ("record", "metrics", "info")]
 
 
 class _Logits(nn.Module):
-    """The policy's part of a model: from observations to means, or to logits."""
+    """The policy's part of a model: from scaled observations to means, or to logits."""
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
         self.policy = policy
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Return means or logits, ``[step, number]``."""
-        features = self.policy.pi_features_extractor(observation)
         output: Tensor = self.policy.action_net(self.policy.mlp_extractor.forward_actor(features))
         return output
 

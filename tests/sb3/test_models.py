@@ -21,7 +21,7 @@ from metarl.agents.ppo_scratch import PPOScratch
 from metarl.agents.sac_multitask import SACMultitask, SACMultitaskConfig
 from metarl.errors import DivergenceError, UserError
 from metarl.evaluation.evaluate import evaluate_adaptation
-from metarl.experience.data import episodes_of
+from metarl.experience.data import Timestep, episodes_of
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator
 from metarl.learning.normalization import ObservationNormalizer
@@ -29,7 +29,7 @@ from metarl.options import with_options
 from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train as train_run
 from metarl.sb3.models import Transitions, fill_replay, fill_rollouts, make_ppo, seeded, train
-from metarl.seeding import Phase
+from metarl.seeding import LaneGenerator, Phase
 from metarl.stepping.options import Workers
 from metarl.stepping.spaces import ActionCodec
 
@@ -309,6 +309,38 @@ def test_a_round_of_ppo_on_one_task_is_stable_baselines3_s_own_training():
         train(model, int(metarl.seeding.derive(0, number)) % 2**63)
     for name, expected in model.policy.named_parameters():
         assert torch.equal(trial.context.params[name][0], expected), name
+
+
+NORM = ("mean", "scale")
+
+
+def test_scratch_normalises_observations_by_those_of_the_task_s_own_rounds():
+    options = {"experience": 1, "hidden_size": 8, "num_epochs": 1}
+    drawn = TASKS.sample(np.random.default_rng(0), 2, "test")
+    trials = []
+    for normalize in (False, True):
+        scratch = PPOScratch(TASKS, SHAPE, normalize_observations=normalize, **options)
+        keys = TrialKeys(0, Phase.EVALUATE, 0, 2)
+        trials.append(run_trial(scratch, TASKS.make_vec(12), drawn, shape=SHAPE, keys=keys))
+    plain, scaled = trials
+    assert torch.equal(plain.rounds[0].action, scaled.rounds[0].action)  # nothing is known yet
+    assert plain.context.scaling["count"].tolist() == [0, 0]
+    for task in (0, 1):
+        seen = torch.cat([x.observation[task][x.valid[task]] for x in scaled.rounds[:2]]).double()
+        torch.testing.assert_close(scaled.context.scaling["mean"][task], seen.mean(0))
+        deviation = seen.std(0, correction=0).clamp(min=0.01).float()
+        torch.testing.assert_close(scaled.context.scaling["scale"][task], deviation)
+    params, (mean, scale) = scaled.context.params, (scaled.context.scaling[k] for k in NORM)
+    seen = torch.randn(2, 3, mean.shape[-1])
+    x = ((seen - mean[:, None].float()) / scale[:, None]).clamp(-10, 10)
+    for name in ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net"):
+        x = x @ params[f"{name}.weight"].mT + params[f"{name}.bias"][:, None]
+        x = x if name == "action_net" else x.tanh()
+    flags = torch.ones(2, 3, dtype=torch.bool)
+    timestep = Timestep(seen, torch.zeros(2, 3, 2), torch.zeros(2, 3), flags, flags, flags)
+    keys = np.zeros((2, 3), np.uint64)
+    action, _, _ = scratch.act(scaled.context, timestep, LaneGenerator(keys, keys), greedy=True)
+    torch.testing.assert_close(action, x)
 
 
 def test_scratch_gets_ten_times_the_experience_of_the_others():
