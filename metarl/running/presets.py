@@ -12,8 +12,9 @@ from metarl.errors import UserError, near_matches
 from metarl.imports import load_object
 from metarl.running.settings import Settings
 
-FAMILIES = ("bandits", "mdps", "navigation", "gymnasium", "half_cheetah", "metaworld")
-"""The modules of ``metarl.presets``; each has a dict ``PRESETS``."""
+FAMILIES = ("bandits", "mdps", "navigation", "gymnasium", "half_cheetah", "metaworld", "multitask")
+"""The modules of ``metarl.presets``; each has a dict ``PRESETS``. The last imports
+Stable-Baselines3."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,7 @@ class Preset:
 @functools.cache
 def presets() -> dict[str, Preset]:
     """Return all presets by name."""
-    found: dict[str, Preset] = {}
-    for family in FAMILIES:
-        found |= load_object(f"metarl.presets.{family}:PRESETS")
-    return found
+    return {name: preset for family in FAMILIES for name, preset in _of(family).items()}
 
 
 def preset(name: str) -> Preset:
@@ -41,6 +39,12 @@ def preset(name: str) -> Preset:
     Raises:
         UserError: for an unknown name; near matches are listed.
     """
-    if name not in presets():
-        raise UserError(f"--preset: unknown preset {name!r}; {near_matches(name, presets())}")
-    return presets()[name]
+    for family in FAMILIES:  # one after the other, so that no more is imported than needed
+        if name in _of(family):
+            return _of(family)[name]
+    raise UserError(f"--preset: unknown preset {name!r}; {near_matches(name, presets())}")
+
+
+def _of(family: str) -> dict[str, Preset]:
+    found: dict[str, Preset] = load_object(f"metarl.presets.{family}:PRESETS")
+    return found

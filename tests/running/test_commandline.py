@@ -410,6 +410,19 @@ def test_presets_parse_and_build(name):
     assert request.settings.agent_config == presets()[name].settings.agent_config
 
 
+def test_a_preset_imports_no_other_library_than_its_own_agent_s(quick_python):
+    code = """
+import sys
+from metarl.running.commandline import parse_train
+parse_train(["--preset", "maml-ppo-navigation"])
+assert "stable_baselines3" not in sys.modules
+parse_train(["--preset", "ppo-multitask-navigation"])
+assert "stable_baselines3" in sys.modules
+"""
+    done = subprocess.run([quick_python, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_options_win_over_a_preset():
     (name, *_) = presets()
     request = parse_train(
