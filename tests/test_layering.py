@@ -152,7 +152,13 @@ def test_library_imports_no_env_and_no_agent(path):
 
 @pytest.mark.parametrize("path", PRESETS, ids=name_of)
 def test_preset_imports_agents_their_parts_and_settings(path):
-    inward = ("metarl.agents", "metarl.learning", "metarl.running", "metarl.options")
+    inward = (
+        "metarl.agents",
+        "metarl.presets",
+        "metarl.learning",
+        "metarl.running",
+        "metarl.options",
+    )
     own = {m for m in imports(path) if not inside(m, *sys.stdlib_module_names)}
     assert all(inside(m, *inward, "metarl.stepping.options") for m in own)
 
