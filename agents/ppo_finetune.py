@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from stable_baselines3 import PPO
 
 import metarl
-from metarl.errors import UserError
+from metarl.errors import UserError, bad_option
 from metarl.experience.agent import TrialShape, require_spaces
 from metarl.learning.normalization import ObservationNormalizer
 from metarl.sb3.models import make_ppo
@@ -29,6 +30,8 @@ class PPOFinetune(PPOPerTask):
         learning_rate: Adam's learning rate.
         num_epochs: the number of passes over a round.
         batch_size: the number of steps in a minibatch.
+        initial_std: the standard deviation that continuous actions have at first, since a policy
+            that is trained to the end hardly explores; 0 keeps that of the run.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class PPOFinetune(PPOPerTask):
         learning_rate: float = 3e-4,
         num_epochs: int = 10,
         batch_size: int = 64,
+        initial_std: float = 0.0,
     ) -> None:
         if not run:
             raise UserError(
@@ -52,12 +56,14 @@ class PPOFinetune(PPOPerTask):
         name = f"--baselines: ppo-finetune: {run}"
         base = getattr(trained, "model", None)
         if not isinstance(base, PPO) or trained.config.observe_task:
-            raise UserError(f"{name}: accepted: a run of ppo-multitask without --observe-task")
+            got = "one of " + type(trained).__name__ if not isinstance(base, PPO) else "an oracle"
+            accepted = "a run of ppo-multitask without --observe-task"
+            raise UserError(f"{name}: got {got}; accepted: {accepted}")
         require_spaces(trained, tasks.observation_space, tasks.action_space, name)
-        size = observation_size(tasks.observation_space)
+        size, codec = observation_size(tasks.observation_space), ActionCodec(tasks.action_space)
         model = make_ppo(
             size,
-            ActionCodec(tasks.action_space),
+            codec,
             ObservationNormalizer(size),
             seed=seed,
             device=torch.device(device),
@@ -72,5 +78,10 @@ class PPOFinetune(PPOPerTask):
             clip_range=trained.config.clip,
         )
         model.policy.load_state_dict(base.policy.state_dict())
+        if initial_std:
+            if initial_std < 0 or codec.discrete:
+                accepted = "a positive number, for continuous actions, or 0"
+                raise bad_option("--baselines: ppo-finetune: initial_std", initial_std, accepted)
+            model.policy.log_std.data.fill_(math.log(initial_std))
         super().__init__(tasks, rounds_of(shape), model, seed, device)
         self.num_steps: int = trained.num_steps

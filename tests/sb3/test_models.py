@@ -387,6 +387,19 @@ def test_fine_tuning_begins_with_the_run_s_policy(multitask):
     assert tuned.num_steps == agent.num_steps == multitask.checkpoint().env_steps > 0
 
 
+def test_fine_tuning_may_begin_with_more_exploration(multitask):
+    tasks = metarl.make("navigation:horizon=5")
+    kept, wide = (
+        PPOFinetune(tasks, SHAPE, run=str(multitask.directory), initial_std=std).begin(1).params
+        for std in (0.0, 0.25)
+    )
+    assert wide["log_std"].exp().tolist() == [[0.25, 0.25]]
+    assert not torch.equal(kept["log_std"], wide["log_std"])
+    assert torch.equal(kept["action_net.weight"], wide["action_net.weight"])
+    with pytest.raises(UserError, match="ppo-finetune: initial_std: got -1.0; accepted: a pos"):
+        PPOFinetune(tasks, SHAPE, run=str(multitask.directory), initial_std=-1.0)
+
+
 def test_fine_tuning_refuses_other_runs(multitask, tmp_path):
     tasks = metarl.make("navigation:horizon=5")
     with pytest.raises(UserError, match=r"ppo-finetune: got no run; accepted: .*run=DIRECTORY"):
