@@ -396,7 +396,7 @@ def test_fine_tuning_may_begin_with_more_exploration(multitask):
     assert wide["log_std"].exp().tolist() == [[0.25, 0.25]]
     assert not torch.equal(kept["log_std"], wide["log_std"])
     assert torch.equal(kept["action_net.weight"], wide["action_net.weight"])
-    with pytest.raises(UserError, match="ppo-finetune: initial_std: got -1.0; accepted: a pos"):
+    with pytest.raises(UserError, match=r"ppo-finetune: initial_std: got -1\.0; accepted: a pos"):
         PPOFinetune(tasks, SHAPE, run=str(multitask.directory), initial_std=-1.0)
 
 
