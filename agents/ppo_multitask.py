@@ -28,6 +28,7 @@ from metarl.sb3.models import (
     network_of,
     told_numbers,
     train,
+    with_told,
 )
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import ActionCodec, observation_size
@@ -135,9 +136,8 @@ class PPOMultitask:
         self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
     ) -> tuple[Tensor, Record, Context]:
         """Act by the policy, which is the same for all tasks."""
-        seen = timestep.observation.to(self.device)
-        told = context.unsqueeze(1).expand(-1, seen.shape[1], -1)
-        distribution = distribution_of(self.policy, torch.cat([seen, told], -1))
+        seen = with_told(timestep.observation.to(self.device), context)
+        distribution = distribution_of(self.policy, seen)
         action = choose(distribution, generator, greedy)
         return action, {"log_prob": log_prob(distribution, action)}, context
 

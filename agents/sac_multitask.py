@@ -23,7 +23,14 @@ from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep,
 from metarl.learning.distributions import Gaussian, choose
 from metarl.learning.normalization import ObservationNormalizer
 from metarl.learning.state import Saved
-from metarl.sb3.models import Transitions, fill_replay, make_model, told_numbers, train
+from metarl.sb3.models import (
+    Transitions,
+    fill_replay,
+    make_model,
+    told_numbers,
+    train,
+    with_told,
+)
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import ActionCodec, observation_size
 from metarl.task import Task, numbers_of
@@ -129,10 +136,8 @@ class SACMultitask:
         self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
     ) -> tuple[Tensor, Record, Context]:
         """Act by the policy, or at random before learning starts."""
-        seen = timestep.observation.to(self.device)
-        told = context.unsqueeze(1).expand(-1, seen.shape[1], -1)
-        observation = torch.cat([seen, told], -1).flatten(0, 1)
-        mean, log_std, _ = self.model.actor.get_action_dist_params(observation)
+        seen = with_told(timestep.observation.to(self.device), context)
+        mean, log_std, _ = self.model.actor.get_action_dist_params(seen.flatten(0, 1))
         shape = (*seen.shape[:2], -1)
         drawn = choose(Gaussian(mean.reshape(shape), log_std.reshape(shape)), generator, greedy)
         action = torch.tanh(drawn)

@@ -192,6 +192,13 @@ def distribution_of(
     return Gaussian(found.loc.reshape(*batch, -1), found.scale.log().reshape(*batch, -1))
 
 
+def with_told(
+    observation: Float[Tensor, "task lane observation"], told: Float[Tensor, "task number"]
+) -> Float[Tensor, "task lane seen"]:
+    """Append to observations the numbers that an agent is told of each task."""
+    return torch.cat([observation, told.unsqueeze(1).expand(-1, observation.shape[1], -1)], -1)
+
+
 def network_of(policy: ActorCriticPolicy) -> PolicyNetwork:
     """Return the policy and the critic of a model that :func:`make_ppo` has made, as plain data."""
     extractor = policy.mlp_extractor

@@ -111,7 +111,7 @@ class PPOPerTask:
                 metrics={},
                 info={},
             )
-            fill_rollouts(self.model, Transitions.of([one], torch.zeros(1, 0)))
+            fill_rollouts(self.model, Transitions.of([one], torch.zeros(1, 0, device=self.device)))
             train(self.model, seed)
             if self._tracks:  # Last, because the policy acted with the old moments.
                 self._normalizer.track(one.observation[one.valid])
@@ -148,7 +148,6 @@ class PPOPerTask:
                 moment: context.moments[f"{name}/{moment}"][row].clone()
                 for moment in ("step", "exp_avg", "exp_avg_sq")
             }
-
         self._load_scaling(context, row)
 
     def _load_scaling(self, context: Tuned, row: int) -> None:

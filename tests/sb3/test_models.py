@@ -408,3 +408,24 @@ def test_fine_tuning_refuses_other_runs(multitask, tmp_path):
         PPOFinetune(tasks, SHAPE, run=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="got observation space"):
         PPOFinetune(metarl.make("bandit/n10-k5"), SHAPE, run=str(multitask.directory))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_models_train_and_adapt_on_a_gpu_as_on_the_cpu():
+    options = {"experience": 1, "hidden_size": 8, "num_epochs": 1, "normalize_observations": True}
+    own, other = (
+        evaluate_adaptation(
+            PPOScratch(TASKS, SHAPE, device=device, **options), TASKS, num_tasks=3, num_episodes=18
+        )
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(own.returns, other.returns, rtol=1e-3, atol=1e-3)
+    agent = PPOMultitask(
+        PPOMultitaskConfig(tasks_per_update=3, episodes_per_task=4),
+        metarl.TaskSpec.of(TASKS),
+        device="cuda",
+    )
+    before = [p.clone() for p in agent.policy.parameters()]
+    agent.update(trial_of(agent, TASKS), torch_generator(0), 0.0)
+    assert not all(map(torch.equal, before, agent.policy.parameters()))
