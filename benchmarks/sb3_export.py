@@ -32,7 +32,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import metarl
 from metarl.errors import UserError, bad_option, near_matches
-from metarl.evaluation.curve import summarize
+from metarl.evaluation.summaries import summarize
 from metarl.files import write_json
 from metarl.running.exits import exits
 from metarl.running.machine import commit, device_name

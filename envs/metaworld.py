@@ -46,6 +46,7 @@ class MetaWorld(TaskDistribution):
 
     info_keys = ("success",)
     group = "cls"
+    drawn_set = True  # The goals of a class are a sample, the classes are not.
     episodes_per_trial = 10
     max_slots = 60  # A class takes 20 MB per process, and every slot some more.
 

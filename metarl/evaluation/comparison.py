@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 
 from metarl.console import console
-from metarl.evaluation.curve import AdaptationCurve, first_row, summarize
+from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.summaries import first_row, summarize
 from metarl.files import write_json, write_whole
 from metarl.task import SPLIT_NAMES
 
@@ -25,6 +27,9 @@ FORMAT = 1
 SHOWN_POINTS = 5
 """The number of points of the curves that the console and Markdown show; the last point of every
 agent is shown in any case."""
+
+OVER = "tasks, these runs only: other training seeds would move them further"
+"""What the intervals of a comparison are over."""
 
 Kind: TypeAlias = Literal["agent", "untrained", "baseline"]
 """An agent of a run, the same before its first update, or what needs no meta-training of ours."""
@@ -120,7 +125,7 @@ class Comparison:
         shown = [i for i, e in enumerate(curve.episodes) if e in points]
         gain = summary["gain"]
         if shown[-1] != len(curve.episodes) - 1:
-            gain = _paired(curve.returns[shown[-1]], curve.returns[shown[0]])
+            gain = _paired(curve.returns[shown[-1]], curve.returns[shown[0]], curve.strata)
         return {
             "label": label,
             "kind": kind,
@@ -168,11 +173,11 @@ class Comparison:
         base = first.curve
         at = max(shown & set(base.episodes))
         own, other = (c.returns[c.episodes.index(at)] for c in (curve, base))
-        difference = {"to": first.label, "episodes": at, **_paired(own, other)}
+        difference = {"to": first.label, "episodes": at, **_paired(own, other, base.strata)}
         totals = curve.trial_return, base.trial_return
         if participant.num_episodes != first.num_episodes or totals[0] is None or totals[1] is None:
             return {"difference": difference, "total_difference": None}
-        total = {"to": first.label, **_paired(*totals)}
+        total = {"to": first.label, **_paired(*totals, base.strata)}
         return {"difference": difference, "total_difference": total}
 
     def to_json(self, folder: Path | None = None) -> dict[str, Any]:
@@ -320,7 +325,7 @@ class Comparison:
         titles = [title.replace("\n", " ") for title in rows[0]]
         lines = [f"**{self.title}**", "", _line(titles), _line(["---", *["--:"] * len(titles[1:])])]
         lines += [_line(list(row.values())) for row in rows]
-        return "\n".join([*lines, "", "Means, with 95% intervals over tasks.", *self.notes, ""])
+        return "\n".join([*lines, "", f"Means, with 95% intervals over {OVER}.", *self.notes, ""])
 
     def print(self) -> None:
         """Print the table with a few of the points, in parts if the console is too narrow."""
@@ -342,7 +347,7 @@ class Comparison:
             for row in rows:
                 table.add_row(*(row[title] for title in (titles[0], *part)))
             console.print(table)
-        console.print("± is the wider side of the 95% interval over tasks.")
+        console.print(f"± is the wider side of the 95% interval over {OVER}.")
         for note in self.notes:
             console.print(note)
 
@@ -355,16 +360,18 @@ class Comparison:
         return [folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".json")]
 
 
-def _paired(own: Any, other: Any) -> dict[str, float | None]:
+def _paired(own: Any, other: Any, strata: npt.NDArray[Any] | None) -> dict[str, float | None]:
     """Return the mean of a difference, paired by task, and its 95% interval.
 
     Args:
         own: one value per task, ``[task]``.
         other: the values that are subtracted; only tasks that both have are counted.
+        strata: what is fixed of the tasks, ``[task]``, if anything.
     """
     number = min(len(own), len(other))
     difference = np.asarray(own[:number], np.float64) - np.asarray(other[:number], np.float64)
-    return first_row(summarize(difference[None]))
+    own_strata = None if strata is None else strata[:number]
+    return first_row(summarize(difference[None], own_strata))
 
 
 def _at(statistics: Statistics, points: Sequence[int]) -> dict[str, list[float] | None]:
@@ -388,17 +395,22 @@ def _crossing(crossover: Mapping[str, Any] | None) -> str:
 def _columns(name: str, statistics: Statistics) -> dict[str, Any]:
     """Return the three columns of a mean and its interval."""
     keys = {name: "mean", f"{name}_low": "low", f"{name}_high": "high"}
-    return {column: statistics.get(key, "") for column, key in keys.items()}
+    found = {column: statistics.get(key) for column, key in keys.items()}
+    return {column: "" if value is None else value for column, value in found.items()}
 
 
 def _with_bounds(statistics: Statistics) -> str:
     """Return a mean and its interval as text: ``0.512 (0.480 to 0.545)``."""
+    if statistics.get("low") is None:
+        return _texts(statistics["mean"])[0]
     mean, low, high = _texts(statistics["mean"], statistics["low"], statistics["high"])
     return f"{mean} ({low} to {high})"
 
 
 def _with_half(statistics: Statistics) -> str:
     """Return a mean and the wider side of its interval as text: ``0.512 ±0.033``."""
+    if statistics.get("low") is None:
+        return _texts(statistics["mean"])[0]
     mean, low, high = (statistics[key] for key in ("mean", "low", "high"))
     return " ±".join(_texts(mean, max(mean - low, high - mean)))
 

@@ -1,32 +1,34 @@
-"""Adaptation curves, their files, and the statistics that summarize them."""
+"""Adaptation curves, their files, and what a file says of one run or of several seeds."""
 
 from __future__ import annotations
 
+import functools
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from metarl.errors import UserError
+from metarl.evaluation.scores import has_two_kinds
+from metarl.evaluation.statistics import task_weights
+from metarl.evaluation.summaries import (
+    first_row,
+    summarize,
+    summarize_metrics,
+    summarize_over_seeds,
+    summarize_returns,
+)
 from metarl.files import read_object, write_json, write_whole
 from metarl.task import Split
 
 FORMAT = 1
 """The format of ``evaluation/<split>.json``."""
-
-RESAMPLES = 2000
-"""The number of bootstrap resamples of a confidence interval."""
-
-RESAMPLES_AT_ONCE = 50
-"""The number of resamples that are drawn together, which bounds the memory."""
 
 Score: TypeAlias = Literal["adapting-episodes", "greedy-copy"]
 """Which episodes are measured: those the agent also adapts on, or greedy ones of a copy of it."""
@@ -70,6 +72,9 @@ class AdaptationCurve:
     ``greedy-copy``."""
     groups: npt.NDArray[Any] | None = field(default=None, repr=False)
     """The kind of each task, ``[task]``; None if the distribution does not tell kinds apart."""
+    strata: npt.NDArray[Any] | None = field(default=None, repr=False)
+    """What is fixed of the tasks, ``[task]``: the number in a finite set that was gone through
+    whole, or the kind if the tasks of a kind are a sample; None if all tasks are one sample."""
     told_task: bool = False
     """Whether the agent is an oracle that is told its tasks; tables and pictures mark its curve."""
     iteration: int | None = None
@@ -83,6 +88,8 @@ class AdaptationCurve:
 
     def summary(self) -> dict[str, Any]:
         """Return the content of ``evaluation/<split>.json``."""
+        over = functools.partial(summarize, strata=self.strata)
+        in_trial = len(self.episodes) * self.episodes_per_point
         return {
             "format": FORMAT,
             "env": self.env,
@@ -98,13 +105,29 @@ class AdaptationCurve:
             "actions": "greedy" if self.greedy or self.score == "greedy-copy" else "sampled",
             "episodes": list(self.episodes),
             "num_tasks": self.returns.shape[1],
+            "fixed": self.fixed,
             "seconds": self.seconds,
-            **summarize_metrics(self.metrics),
+            **summarize_metrics(self.metrics, over, self.episodes_per_point),
             "trial_return": None
             if self.trial_return is None
-            else first_row(summarize_returns(self.trial_return[None])),
+            else first_row(summarize_returns(self.trial_return[None], over, in_trial)),
             "groups": self._group_summaries(),
         }
+
+    @property
+    def episodes_per_point(self) -> int:
+        """The number of episodes that each task's values at a point are a mean over."""
+        if self.score == "greedy-copy" or len(self.episodes) == 1:
+            return 1
+        return self.episodes[1] - self.episodes[0]
+
+    @property
+    def fixed(self) -> Literal["tasks", "kinds"] | None:
+        """What of the tasks is fixed, so that intervals do not count it as a sample."""
+        if self.strata is None:
+            return None
+        kinds = self.groups is not None and np.array_equal(self.strata, self.groups)
+        return "kinds" if kinds else "tasks"
 
     @property
     def metrics(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -115,14 +138,19 @@ class AdaptationCurve:
     def _group_summaries(self) -> dict[str, dict[str, Any]] | None:
         if self.groups is None:
             return None
-        return {
-            label: {
+        found = {}
+        for label in dict.fromkeys(self.groups.tolist()):
+            own = self.groups == label
+            strata = None if self.strata is None else self.strata[own]
+            found[label] = {
                 "num_tasks": int(own.sum()),
-                **summarize_metrics({k: x[:, own] for k, x in self.metrics.items()}),
+                **summarize_metrics(
+                    {k: x[:, own] for k, x in self.metrics.items()},
+                    functools.partial(summarize, strata=strata),
+                    self.episodes_per_point,
+                ),
             }
-            for label in dict.fromkeys(self.groups.tolist())
-            for own in [self.groups == label]
-        }
+        return found
 
     def save(self, directory: Path, name: str) -> dict[str, Any]:
         """Write the summary to ``name.json`` and every task's values to ``name.npz``.
@@ -137,6 +165,7 @@ class AdaptationCurve:
             "success": self.success,
             "trial_return": self.trial_return,
             "group": self.groups,
+            "stratum": self.strata,
         }
         for key, values in optional.items():
             if values is not None:
@@ -174,6 +203,8 @@ class AdaptationCurve:
             info={k[5:]: values for k, values in arrays.items() if k.startswith("info.")},
             trial_return=arrays.get("trial_return"),
             groups=arrays.get("group"),
+            # Earlier versions do not say what is fixed: their kinds were classes or finite sets.
+            strata=arrays.get("stratum" if "fixed" in summary else "group"),
             told_task=bool(summary.get("told_task")),
             iteration=summary.get("iteration"),
             env_steps=summary.get("env_steps"),
@@ -182,117 +213,62 @@ class AdaptationCurve:
         )
 
 
-Summary: TypeAlias = dict[str, list[float]]
-"""Each point's ``mean``, and the bounds ``low`` and ``high`` of its 95% confidence interval."""
-
-
-def summarize_metrics(
-    metrics: Mapping[str, npt.NDArray[np.floating[Any]]],
-    summarized: Callable[[npt.NDArray[np.floating[Any]]], Summary] | None = None,
-) -> dict[str, Any]:
-    """Return the statistics of ``metrics`` that every summary of an evaluation contains.
+def summarize_curves(curves: Sequence[AdaptationCurve]) -> dict[str, Any]:
+    """Return the part of a summary that is of the evaluations of several training seeds together.
 
     Args:
-        metrics: arrays by name, ``[point, task]`` each, or ``[point, seed, task]``: ``return``,
-            ``success`` if it is reported, and any other values.
-        summarized: a function that returns the mean and the interval of such an array (default:
-            :func:`summarize`).
+        curves: evaluations on the same tasks at the same points, one of each seed, in order.
 
     Returns:
-        Statistics of ``return``, ``success`` and ``info`` (all other metrics), and ``gain``: the
-        increase of the return from the first to the last point, paired by task.
+        What :meth:`AdaptationCurve.summary` has of them, with intervals over seeds and tasks;
+        ``seed_means``: every metric's mean at each point, ``[seed][point]``, by name; and
+        ``two_kinds``: whether the seeds' returns at the last point look like two kinds.
     """
-    of = summarized or summarize
-    returns = summarize_returns(metrics["return"], of)
-    difference = metrics["return"][-1:] - metrics["return"][:1]
-    gain = {**of(difference), "iqm": returns["iqm"] and _iqm(difference)}
+    first = curves[0]
+    number = first.episodes_per_point
+    shared = [name for name in first.metrics if all(name in c.metrics for c in curves)]
+    stacked = {name: np.stack([c.metrics[name] for c in curves], 1) for name in shared}
+    totals = [c.trial_return for c in curves if c.trial_return is not None]
+    total = None
+    if len(totals) == len(curves):
+        over = functools.partial(summarize_over_seeds, strata=first.strata)
+        of_trial = number * len(first.episodes)
+        total = first_row(summarize_returns(np.stack(totals)[None], over, of_trial))
+    kinds = [] if first.groups is None else list(dict.fromkeys(first.groups.tolist()))
     return {
-        "return": returns,
-        "success": of(metrics["success"]) if "success" in metrics else None,
-        "info": {k: of(x) for k, x in metrics.items() if k not in ("return", "success")},
-        "gain": first_row(gain),
+        "seconds": sum(c.seconds or 0.0 for c in curves),
+        **_summarize_stacked(stacked, first.strata, number),
+        "trial_return": total,
+        "groups": {kind: _of_kind(stacked, first, kind) for kind in kinds} or None,
+        "seed_means": {k: _means_of_seeds(x, first.strata) for k, x in stacked.items()},
+        "two_kinds": has_two_kinds(stacked["return"][-1]),
     }
 
 
-def summarize_returns(
-    values: npt.NDArray[np.floating[Any]],
-    summarized: Callable[[npt.NDArray[np.floating[Any]]], Summary] | None = None,
-) -> dict[str, list[float] | None]:
-    """Return each point's mean, confidence interval and interquartile mean (``iqm``).
-
-    ``iqm`` is None if there are at most two different values, as in the pulls of a Bernoulli
-    bandit: the middle half of zeros and ones is almost always only zeros or only ones.
-
-    Args:
-        values: returns, ``[point, task]`` or ``[point, seed, task]``.
-        summarized: a function that returns the mean and the interval of such an array (default:
-            :func:`summarize`).
-    """
-    binary = len(np.unique(values)) <= 2
-    return {**(summarized or summarize)(values), "iqm": None if binary else _iqm(values)}
+def _summarize_stacked(
+    stacked: Mapping[str, npt.NDArray[np.floating[Any]]],
+    strata: npt.NDArray[Any] | None,
+    episodes_per_score: int,
+) -> dict[str, Any]:
+    over = functools.partial(summarize_over_seeds, strata=strata)
+    return summarize_metrics(stacked, over, episodes_per_score)
 
 
-def _iqm(values: npt.NDArray[np.floating[Any]]) -> list[float]:
-    """Return each point's interquartile mean: the mean of the middle half of its values."""
-    flat = np.asarray(values, np.float64).reshape(len(values), -1)
-    return [float(x) for x in np.atleast_1d(stats.trim_mean(flat, 0.25, axis=1))]
+def _of_kind(
+    stacked: Mapping[str, npt.NDArray[np.floating[Any]]], curve: AdaptationCurve, kind: str
+) -> dict[str, Any]:
+    own = curve.groups == kind
+    strata = None if curve.strata is None else curve.strata[own]
+    values = {name: x[..., own] for name, x in stacked.items()}
+    found = _summarize_stacked(values, strata, curve.episodes_per_point)
+    return {"num_tasks": int(np.sum(own)), **found}
 
 
-def summarize(values: npt.NDArray[np.floating[Any]]) -> Summary:
-    """Return each point's mean over tasks and its 95% confidence interval.
-
-    Up to 1000 tasks, the interval is SciPy's percentile bootstrap; for more tasks, it is the
-    normal approximation that the bootstrap converges to.
-
-    Args:
-        values: ``[point, task]``.
-    """
-    values = np.asarray(values, np.float64)
-    mean = values.mean(1)
-    n = values.shape[1]
-    if n == 1:
-        low = high = mean
-    elif n <= 1000:
-        whole = bool((values == np.rint(values)).all())
-        interval = stats.bootstrap(
-            (values,),
-            np.mean,
-            axis=1,
-            n_resamples=0 if whole else RESAMPLES,
-            batch=RESAMPLES_AT_ONCE,
-            method="percentile",
-            bootstrap_result=_resampled(values) if whole else None,
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-        low, high = interval.low, interval.high
-    else:
-        half = stats.norm.ppf(0.975) * values.std(1, ddof=1) / np.sqrt(n)
-        low, high = mean - half, mean + half
-    return {
-        "mean": mean.tolist(),
-        "low": np.asarray(low).tolist(),
-        "high": np.asarray(high).tolist(),
-    }
-
-
-def _resampled(values: npt.NDArray[np.floating[Any]]) -> Any:
-    """Return SciPy's bootstrap of the mean of whole numbers, 30 times faster and to the same bits.
-
-    Sums of whole numbers are exact in any order, so that a matrix product may take them. A trial
-    of 100 pulls of a bandit has 100 points, which took three seconds.
-    """
-    number, rng, parts = values.shape[1], np.random.default_rng(0), []
-    for start in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
-        rows = min(RESAMPLES_AT_ONCE, RESAMPLES - start)
-        drawn = rng.integers(0, number, (rows, number)) + number * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * number).reshape(rows, number)
-        parts.append(values @ times.T.astype(np.float64) / number)
-    return SimpleNamespace(bootstrap_distribution=np.concatenate(parts, axis=1))
-
-
-def first_row(summary: Mapping[str, list[float] | None]) -> dict[str, float | None]:
-    """Return the statistics of a summary's only point as numbers instead of lists."""
-    return {name: None if x is None else x[0] for name, x in summary.items()}
+def _means_of_seeds(
+    values: npt.NDArray[np.floating[Any]], strata: npt.NDArray[Any] | None
+) -> list[list[float]]:
+    weighted = values @ task_weights(values.shape[-1], strata)
+    return [[float(x) for x in seed] for seed in weighted.T]
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -139,6 +140,7 @@ def evaluate_adaptation(
         if parts[0].total is None
         else np.concatenate([p.total.numpy() for p in parts if p.total is not None]),
         groups=np.array(groups) if groups else None,
+        strata=_strata(tasks, split, num_tasks, groups),
         told_task=hasattr(agent, "reveal"),
         seconds=time.perf_counter() - started,
     )
@@ -304,6 +306,23 @@ def evaluation_tasks(
 ) -> list[Task]:
     """Return the tasks that :func:`evaluate_adaptation` uses, in the order of its results."""
     return _draw(tasks, split, np.arange(num_tasks), seed, Phase.EVALUATE, 0)
+
+
+def _strata(
+    tasks: TaskDistribution, split: Split, num_tasks: int, groups: Sequence[str]
+) -> npt.NDArray[Any] | None:
+    """Return what is fixed of an evaluation's tasks, ``[task]``; None if all are one sample.
+
+    A finite set that is gone through whole has no other tasks; what repeats of a task differ in
+    is a sample. Where the set is itself drawn, its kinds are fixed.
+    """
+    if tasks.drawn_set:
+        return np.array(groups) if groups else None
+    try:
+        count = len(tasks.tasks(split))
+    except NotImplementedError:
+        return None
+    return np.arange(num_tasks) % count if num_tasks >= count else None
 
 
 def _draw(

@@ -38,7 +38,10 @@ class Line(NamedTuple):
 
 
 def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -> None:
-    """Draw each evaluation's mean and 95% interval over tasks against episodes of experience.
+    """Draw each evaluation's mean and 95% interval against episodes of experience.
+
+    The interval of one run is over tasks; that of several seeds is over seeds and tasks, and every
+    seed's mean is a dot.
 
     If all evaluations have the same kind of tasks, actions and measure, the title and the axis
     labels say so. If these or the checkpoints differ, the legend says which a line has, and a
@@ -85,10 +88,12 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
         named.add(label)
         label = "_" + label if hidden else label
         axes.plot(x, values["mean"], label=label, **style)
-        alpha = 0.07 if line.baseline else 0.2
-        axes.fill_between(
-            x, values["low"], values["high"], color=style["color"], alpha=alpha, linewidth=0
-        )
+        if values.get("low") is not None:
+            alpha = 0.07 if line.baseline else 0.2
+            bounds = values["low"], values["high"]
+            axes.fill_between(x, *bounds, color=style["color"], alpha=alpha, linewidth=0)
+        for seed in line.summary.get("seed_means", {}).get(metric, ()):
+            axes.plot(x, seed, linestyle="", marker=".", color=style["color"], alpha=0.6)
     envs = sorted({line.summary["env"] for line in lines})
     counts = sorted({line.summary["num_tasks"] for line in lines if not line.reference})
     number = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")

@@ -8,7 +8,14 @@ from typing import Any
 from rich.table import Table
 
 from metarl.console import console
+from metarl.evaluation.statistics import FEWEST_SEEDS
 from metarl.task import SPLIT_NAMES
+
+TWO_KINDS = (
+    "The seeds are of two kinds, as if some succeeded and some failed: no interval covers there as "
+    "often as it says; look at each seed."
+)
+"""What is said of seeds that :func:`metarl.evaluation.scores.has_two_kinds`."""
 
 
 def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
@@ -30,15 +37,27 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
     gain = summary["gain"]
     if len(summary["episodes"]) > 1:
         console.print(
-            f"gain from first to last point, paired by task: {gain['mean']:.3f} ("
-            f"{gain['low']:.3f} to {gain['high']:.3f}), untrained {untrained['gain']['mean']:.3f}"
+            f"gain from first to last point, paired by task: {gain['mean']:.3f}"
+            f"{_in_brackets(gain)}, untrained {untrained['gain']['mean']:.3f}"
         )
     total = summary["trial_return"]
     if total is not None:
         console.print(
-            f"total return of a trial: {total['mean']:.3f} ({total['low']:.3f} to "
-            f"{total['high']:.3f}), untrained {untrained['trial_return']['mean']:.3f}"
+            f"total return of a trial: {total['mean']:.3f}{_in_brackets(total)}, untrained "
+            f"{untrained['trial_return']['mean']:.3f}"
         )
+    seeds = summary["seed"] if isinstance(summary.get("seed"), list) else None
+    if seeds is not None and len(seeds) < FEWEST_SEEDS:
+        console.print(f"no intervals: {len(seeds)} seeds are too few, they take {FEWEST_SEEDS}")
+    if summary.get("two_kinds"):
+        console.print(TWO_KINDS)
+
+
+def _in_brackets(statistics: Mapping[str, Any]) -> str:
+    """Return the interval of some statistics as text, which is empty if there is none."""
+    if statistics["low"] is None:
+        return ""
+    return f" ({statistics['low']:.3f} to {statistics['high']:.3f})"
 
 
 def metric_names(summary: Mapping[str, Any]) -> list[str]:
@@ -56,7 +75,7 @@ def metric_of(summary: Mapping[str, Any], metric: str) -> dict[str, list[float]]
 def _print_points(metric: str, summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
     table = Table()
     table.add_column("episodes of\nexperience", justify="right")
-    over = "seeds, tasks" if isinstance(summary.get("seed"), list) else "tasks"
+    over = "seeds, tasks" if isinstance(summary.get("seed"), list) else "tasks, this run"
     values, other = metric_of(summary, metric), metric_of(untrained, metric)
     columns = [f"{metric},\nmean", f"95% interval\nover {over}", "untrained,\nmean"]
     if metric == "return":
@@ -67,10 +86,10 @@ def _print_points(metric: str, summary: Mapping[str, Any], untrained: Mapping[st
         row = [
             str(episodes),
             f"{values['mean'][i]:.3f}",
-            f"{values['low'][i]:.3f} to {values['high'][i]:.3f}",
+            f"{values['low'][i]:.3f} to {values['high'][i]:.3f}" if values.get("low") else "",
             f"{other['mean'][i]:.3f}",
         ]
-        if metric == "return":  # The IQM is missing if returns take two values at most.
+        if metric == "return":  # The IQM is missing if scores are means over few episodes.
             row.insert(3, f"{values['iqm'][i]:.3f}" if values.get("iqm") else "")
         table.add_row(*row)
     console.print(table)

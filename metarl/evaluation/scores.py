@@ -29,16 +29,21 @@ _GAPS = {3: 46.7, 4: 11.8, 5: 7.09, 6: 5.41, 7: 4.48, 8: 3.85, 10: 3.12, 15: 2.3
 """Number of seeds -> the gap that 5% of Gaussian samples exceed (simulated, 100 000 samples)."""
 
 
-def robust_means(scores: Floats, episodes_per_score: int) -> dict[str, float | None]:
-    """Return the ``median`` and the interquartile mean ``iqm`` of all scores.
+def robust_means(scores: Floats, episodes_per_score: int) -> dict[str, list[float] | None]:
+    """Return the ``median`` and the interquartile mean ``iqm`` of each point's scores.
 
     Both are None unless every score is a mean over at least ten episodes: of single episodes they
     describe the noise of an episode, and of single successes they are almost always 0 or 1.
+
+    Args:
+        scores: ``[point, …]``.
+        episodes_per_score: the number of episodes that every score is a mean over.
     """
     if episodes_per_score < FEWEST_EPISODES:
         return {"median": None, "iqm": None}
-    flat = np.asarray(scores, np.float64).ravel()
-    return {"median": float(np.median(flat)), "iqm": float(stats.trim_mean(flat, 0.25))}
+    flat = np.asarray(scores, np.float64).reshape(len(scores), -1)
+    middle = np.atleast_1d(stats.trim_mean(flat, 0.25, axis=1))
+    return {"median": np.median(flat, 1).tolist(), "iqm": middle.tolist()}
 
 
 def area_under_curve(values: Floats, episodes: Sequence[int]) -> Floats:

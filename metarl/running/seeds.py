@@ -12,20 +12,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from metarl import registry
 from metarl.console import console
 from metarl.errors import SeedsError, UserError
-from metarl.evaluation.curve import (
-    Summary,
-    first_row,
-    read_summary,
-    read_values,
-    summarize_metrics,
-    summarize_returns,
-)
+from metarl.evaluation.curve import AdaptationCurve, read_summary, summarize_curves
 from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.evaluation.report import print_adaptation
 from metarl.files import create_json, write_json
@@ -39,9 +29,6 @@ from metarl.tasks.effects import warn_of_tasks
 
 _CHILD = "from metarl.running.commandline import child; child()"
 """The program of the process that trains with one seed."""
-
-RESAMPLES = 2000
-"""The number of bootstrap resamples of a confidence interval over seeds and tasks."""
 
 _COMMON = (
     *("env", "split", "seed", "score", "actions", "checkpoint"),
@@ -170,8 +157,9 @@ def _print_how_to_resume(folder: Path, named: Sequence[str], options: Sequence[s
 def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dict[str, Any]:
     """Summarize the evaluations of several seeds, and write ``evaluation/test.json``.
 
-    All runs are evaluated on the same tasks. Means and interquartile means are over seeds and
-    tasks; the 95% intervals come from a bootstrap that resamples seeds and tasks independently.
+    All runs are evaluated on the same tasks. Means estimate the mean over training seeds and the
+    task distribution; the intervals are those of seeds and tasks crossed, and None below three
+    seeds (:func:`metarl.evaluation.curve.summarize_over_seeds`).
 
     Args:
         folder: the folder of the group, with one run directory per seed.
@@ -186,7 +174,6 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
     """
     files = [folder / str(seed) / "evaluation" / f"test{suffix}" for seed in seeds]
     summaries = [read_summary(file.with_suffix(".json")) for file in files]
-    values: dict[str, list[npt.NDArray[np.float64]]] = {}
     for file, summary in zip(files, summaries, strict=True):
         for key in _COMMON:
             if summary.get(key) != summaries[0].get(key):
@@ -194,48 +181,11 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
                     f"{file}.json: {key} is {summary.get(key)!r}, but "
                     f"{summaries[0].get(key)!r} in {files[0]}.json; evaluate both in the same way"
                 )
-        for name, array in read_values(file.with_suffix(".npz")).items():
-            if name != "group":
-                values.setdefault(name, []).append(np.atleast_2d(array))
-    total = values.pop("trial_return", None)
-    stacked = {k.removeprefix("info."): np.stack(parts, 1) for k, parts in values.items()}
-    result = {
-        **summaries[0],
-        "seed": list(seeds),
-        "seconds": sum(s["seconds"] for s in summaries),
-        **summarize_metrics(stacked, summarize_over_seeds),
-        "trial_return": None
-        if total is None
-        else first_row(summarize_returns(np.stack(total, 1), summarize_over_seeds)),
-        "groups": None,
-        "by_seed": {str(k): s["return"]["mean"] for k, s in zip(seeds, summaries, strict=True)},
-    }
+    curves = [AdaptationCurve.load(file.parent, file.name) for file in files]
+    result = {**summaries[0], **summarize_curves(curves), "seed": list(seeds)}
     (folder / "evaluation").mkdir(exist_ok=True)
     write_json(folder / "evaluation" / f"test{suffix}.json", result)
     return result
-
-
-def summarize_over_seeds(values: npt.NDArray[np.floating[Any]]) -> Summary:
-    """Return each point's mean over seeds and tasks and its 95% confidence interval.
-
-    Args:
-        values: ``[point, seed, task]``; every seed has the same tasks.
-    """
-    values = np.asarray(values, np.float64)
-    points, seeds, tasks = values.shape
-    rng = np.random.default_rng(0)
-    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
-    means = np.empty((points, RESAMPLES))
-    for start in range(0, RESAMPLES, 100):  # In blocks: every resample has one weight per task.
-        part = slice(start, start + 100)
-        by_task = rng.multinomial(tasks, np.full(tasks, 1 / tasks), 100) / tasks
-        means[:, part] = np.einsum("pst,bs,bt->pb", values, by_seed[part], by_task, optimize=True)
-    low, high = np.quantile(means, (0.025, 0.975), axis=1)
-    return {
-        "mean": values.reshape(points, -1).mean(1).tolist(),
-        "low": low.tolist(),
-        "high": high.tolist(),
-    }
 
 
 class _Child:

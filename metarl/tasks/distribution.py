@@ -43,6 +43,10 @@ class TaskDistribution(ABC):
     test tasks are still others."""
     group: str | None = None
     """Name of a parameter that divides tasks into kinds; evaluations also show each kind alone."""
+    drawn_set: bool = False
+    """True if the finite set of tasks was itself drawn from a larger distribution, as 50 goals of
+    each class; otherwise it holds all tasks that there are. Intervals then count tasks as a sample
+    and kinds (``group``) as fixed."""
     max_slots: int = 400
     """Default number of environments stepped at once; large environments need a smaller one."""
     array_functions: ClassVar[bool] = False

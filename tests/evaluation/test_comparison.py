@@ -8,7 +8,8 @@ import pytest
 
 from metarl.evaluation import comparison as comparing
 from metarl.evaluation.comparison import Comparison, Participant
-from metarl.evaluation.curve import AdaptationCurve, summarize
+from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.summaries import summarize
 
 
 def participant(label, returns, episodes, kind="agent", num_episodes=None, **changes):

@@ -11,13 +11,14 @@ from scipy import stats
 import metarl
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import EnvError, UserError
-from metarl.evaluation.curve import read_summary, summarize, summarize_metrics, summarize_returns
+from metarl.evaluation.curve import AdaptationCurve, read_summary
 from metarl.evaluation.evaluate import (
     default_tasks,
     evaluate_adaptation,
     evaluation_slots,
     evaluation_tasks,
 )
+from metarl.evaluation.summaries import summarize, summarize_metrics, summarize_returns
 from metarl.experience.adaptation import adapt
 from metarl.experience.agent import TrialShape
 from metarl.options import with_options
@@ -41,6 +42,7 @@ FIELDS = {
     "actions",
     "episodes",
     "num_tasks",
+    "fixed",
     "seconds",
     "return",
     "success",
@@ -332,9 +334,10 @@ def test_episodes_that_fill_no_round_are_refused(num_episodes):
 
 
 def test_summary_of_hand_typed_numbers():
-    result = summarize_returns(np.array([[1.0, 2, 3, 4, 100], [7, 7, 7, 7, 7]]))
+    values = np.array([[1.0, 2, 3, 4, 100], [7, 7, 7, 7, 7]])
+    result = summarize_returns(values, episodes_per_score=10)
     assert result["mean"] == [22, 7]
-    assert result["iqm"] == [3, 7]  # of the middle half: 2, 3, 4
+    assert result["iqm"] == result["median"] == [3, 7]  # of the middle half: 2, 3, 4
     assert result["low"][0] < 22 < result["high"][0]
     assert result["low"][1] == result["high"][1] == 7
 
@@ -343,28 +346,59 @@ def test_interval_of_one_task_is_its_value():
     assert summarize(np.array([[3.0]])) == {"mean": [3], "low": [3], "high": [3]}
 
 
-@pytest.mark.parametrize("successes", [22, 96])
-def test_single_outcomes_of_two_values_have_no_interquartile_mean(successes):
-    """It would be 0 for 22 of 100 successes, and 1 for 96."""
-    outcomes = (np.arange(100) < successes).astype(float)
-    paid = np.stack([np.zeros(100), outcomes])
-    assert summarize_returns(paid)["iqm"] is None
-    summary = summarize_metrics({"return": paid, "success": paid, "speed": 3 * paid})
-    assert summary["gain"]["mean"] == successes / 100
-    assert summary["gain"]["iqm"] is summary["return"]["iqm"] is None
-    assert summary["success"].keys() == summary["info"]["speed"].keys() == {"mean", "low", "high"}
+def test_only_means_over_ten_episodes_have_a_median_and_an_interquartile_mean():
+    """Of single outcomes, both would be 0 for 22 of 100 successes, and 1 for 96."""
+    paid = np.stack([np.zeros(100), (np.arange(100) < 22).astype(float)])
+    assert summarize_returns(paid)["iqm"] is summarize_returns(paid)["median"] is None
+    for number, given in ((9, False), (10, True)):
+        metrics = {"return": paid, "success": paid, "speed": 3 * paid}
+        summary = summarize_metrics(metrics, episodes_per_score=number)
+        assert summary["gain"]["mean"] == 0.22
+        for name in ("gain", "return"):
+            assert (summary[name]["iqm"] is not None) == (summary[name]["median"] is not None)
+            assert (summary[name]["iqm"] is not None) == given
+        for values in (summary["success"], summary["info"]["speed"]):
+            assert values.keys() == {"mean", "low", "high"}
 
 
-def test_pulls_of_a_bandit_have_no_interquartile_mean_but_their_total_has():
-    summary = evaluate(rl2()).summary()
-    assert summary["return"]["iqm"] is summary["gain"]["iqm"] is None
-    assert 0 < summary["trial_return"]["iqm"] < 4
+def test_rounds_of_ten_episodes_have_an_interquartile_mean_and_pulls_have_not():
+    pulls = evaluate(rl2()).summary()
+    assert pulls["return"]["iqm"] is pulls["gain"]["iqm"] is pulls["trial_return"]["iqm"] is None
+    rounds = evaluate(Counter(10), Kinds()).summary()
+    assert None not in (rounds["return"]["iqm"], rounds["gain"]["median"])
+    group = rounds["groups"]["0"]
+    assert group["success"].keys() == {"mean", "low", "high"}
+    assert group["return"]["iqm"] is not None
 
 
-def test_success_of_a_kind_of_task_has_no_interquartile_mean():
-    summary = evaluate(Counter(), Kinds()).summary()
-    assert summary["groups"]["0"]["success"].keys() == {"mean", "low", "high"}
-    assert summary["groups"]["0"]["return"]["iqm"] is not None
+@pytest.mark.parametrize(("num_tasks", "fixed"), [(59, None), (60, "tasks"), (150, "tasks")])
+def test_a_finite_set_that_is_gone_through_whole_is_fixed(tmp_path, num_tasks, fixed):
+    """Returns are the number of the task, so that nothing varies but the task."""
+    curve = evaluate(Counter(), Kinds(), num_tasks=num_tasks)
+    summary = curve.save(tmp_path, "test")
+    assert summary["fixed"] == fixed
+    low, high = (summary["return"][name] for name in ("low", "high"))
+    if num_tasks == 59:
+        assert low[0] < summary["return"]["mean"][0] < high[0]
+    elif num_tasks == 60:
+        assert low is high is None  # There is nothing to take a sample of.
+    else:  # 30 tasks were met three times and 30 twice, each with one result.
+        assert low == high == summary["return"]["mean"]
+        assert summary["return"]["mean"] == pytest.approx([59] * 4)  # 29.5 at both steps
+    again = AdaptationCurve.load(tmp_path, "test")
+    assert again.fixed == fixed and np.array_equal(again.strata, curve.strata)
+
+
+def test_kinds_of_a_set_that_was_drawn_are_fixed_and_its_tasks_are_not():
+    class Drawn(Kinds):
+        drawn_set = True
+
+    curve = evaluate(Counter(), Drawn(), num_tasks=60)
+    assert curve.fixed == "kinds"
+    low, high = (curve.summary()["return"][name][0] for name in ("low", "high"))
+    over = [curve.returns[0, i::3].var(ddof=1) / 20 for i in range(3)]
+    half = stats.t.ppf(0.975, 57) * np.sqrt(sum(over)) / 3
+    assert (high - low) / 2 == pytest.approx(half, rel=1e-3)
 
 
 @pytest.mark.parametrize(("n", "tolerance"), [(200, 0.1), (1000, 0.1), (1001, 1e-6), (5000, 1e-6)])
@@ -408,9 +442,8 @@ def test_files_have_the_fields_of_the_design(tmp_path, tasks, score):
     assert (summary["format"], summary["split"], summary["num_tasks"]) == (1, "test", 12)
     assert (summary["score"], summary["actions"]) == (score, "greedy")
     assert summary["episodes"] == [0, 1, 2, 3]
-    assert summary["return"].keys() == {"mean", "iqm", "low", "high"}
+    assert summary["return"].keys() == {"mean", "median", "iqm", "low", "high"}
     assert all(len(summary["return"][name]) == 4 for name in ("mean", "low", "high"))
-    assert (summary["return"]["iqm"] is None) == (tasks is BANDIT)
     assert (summary["success"] is None) == (tasks is BANDIT)
     with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["return"], curve.returns)

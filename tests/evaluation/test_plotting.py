@@ -116,6 +116,18 @@ def test_baselines_have_thin_lines_and_no_checkpoint(tmp_path, axes):
     assert "best checkpoint" in axes[0].get_ylabel()
 
 
+def test_every_seed_is_a_dot_and_no_interval_is_drawn_where_there_is_none(tmp_path, axes):
+    seeds = [[0.2, 0.7, 0.9], [0.3, 0.8, 1.1]]
+    without = {"mean": [0.25, 0.75, 1.0], "low": None, "high": None}
+    both = summary(**{"seed": [0, 1], "seed_means": {"return": seeds}, "return": without})
+    plot_adaptation([Line("rl2", both)], tmp_path / "plot.png")
+    mean, *dots = axes[0].lines
+    assert list(mean.get_ydata()) == without["mean"]
+    assert [list(line.get_ydata()) for line in dots] == seeds
+    assert {(line.get_marker(), line.get_linestyle()) for line in dots} == {(".", "None")}
+    assert not axes[0].collections
+
+
 @pytest.mark.parametrize(
     ("split", "kind", "shared"), [("test", "held-out", False), ("train", "training", True)]
 )

@@ -24,7 +24,8 @@ RNG = np.random.default_rng(3)
 
 def test_median_and_iqm_are_of_scores_only():
     scores = np.array([[1.0, 2, 3, 4], [5, 6, 7, 100]])
-    assert robust_means(scores, 10) == {"median": 4.5, "iqm": 4.5}  # of 3, 4, 5, 6
+    assert robust_means(scores[None], 10) == {"median": [4.5], "iqm": [4.5]}  # of 3, 4, 5, 6
+    assert robust_means(scores, 20) == {"median": [2.5, 6.5], "iqm": [2.5, 6.5]}
     assert robust_means(scores, 9) == {"median": None, "iqm": None}
 
 

@@ -469,6 +469,7 @@ def test_a_saved_curve_is_read_back_whole(tmp_path):
         info={"distance": values + 1},
         trial_return=values[0],
         groups=np.array(["x", "y", "x"]),
+        strata=np.array([0, 1, 0]),
         told_task=True,
         iteration=4,
         env_steps=5,

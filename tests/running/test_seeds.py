@@ -16,6 +16,9 @@ import pytest
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import SeedsError, UserError
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.report import print_adaptation
+from metarl.evaluation.statistics import crossed_mean
+from metarl.evaluation.summaries import summarize_over_seeds
 from metarl.options import with_options
 from metarl.running import commandline
 from metarl.running.commandline import parse_train, run_train
@@ -23,7 +26,7 @@ from metarl.running.parsing import command_line
 from metarl.running.plot import plot
 from metarl.running.record import summarize_runs
 from metarl.running.run import Run
-from metarl.running.seeds import summarize_over_seeds, summarize_seeds, train_seeds
+from metarl.running.seeds import summarize_seeds, train_seeds
 from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train
 
@@ -146,7 +149,7 @@ def test_intervals_hold_the_spread_over_seeds_and_over_tasks():
     ):
         summary = summarize_over_seeds(values)
         assert summary["mean"][0] == pytest.approx(values.mean())
-        width = (summary["high"][0] - summary["low"][0]) / (2 * 1.96)
+        width = (summary["high"][0] - summary["low"][0]) / (2 * 2.1)
         assert width == pytest.approx(spread, rel=0.35)
 
 
@@ -161,7 +164,7 @@ def test_what_environments_report_is_taken_together_too(tmp_path):
             seconds=1.0,
         ).save(tmp_path / str(seed) / "evaluation", "test")
     summary = summarize_seeds(tmp_path, (0, 3))
-    assert summary["info"]["speed"]["mean"] == [3, 3]
+    assert summary["info"]["speed"]["mean"] == pytest.approx([3, 3])
     assert summary["success"]["mean"] == pytest.approx([29 / 30] * 2)
     for values in (summary["success"], summary["info"]["speed"]):
         assert values.keys() == {"mean", "low", "high"}  # no interquartile mean of outcomes
@@ -284,3 +287,52 @@ def test_a_signal_reaches_every_run_once(tmp_path, monkeypatch):
         assert Run.open(tmp_path / "group" / seed).checkpoints.load().iteration == last + 1
     summary = json.loads((tmp_path / "group" / "evaluation" / "test.json").read_text())
     assert (summary["seed"], summary["num_tasks"]) == ([1, 2], 5)
+
+
+def saved_curve(folder, seed, values, **fields):
+    """Save the evaluation of one seed: values[point, task]."""
+    values = np.asarray(values, np.float32)
+    AdaptationCurve(
+        *("x", "rl2", 0, "test", False, "adapting-episodes", False),
+        episodes=tuple(range(len(values))),
+        **{"returns": values, "seconds": 1.0, **fields},
+    ).save(folder / str(seed) / "evaluation", "test")
+
+
+def test_three_seeds_have_an_interval_and_two_have_none(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    values = {seed: rng.normal(size=(2, 30)) + seed for seed in (1, 2, 3)}
+    for seed, own in values.items():
+        saved_curve(tmp_path, seed, own)
+    summary = summarize_seeds(tmp_path, (1, 2, 3))
+    stacked = np.stack(list(values.values()), 1)
+    estimate = crossed_mean(stacked)
+    assert summary["return"]["mean"] == pytest.approx(estimate.mean)
+    low = estimate.mean - estimate.half_width()
+    assert summary["return"]["low"] == pytest.approx(low, rel=1e-4)
+    assert np.transpose(summary["seed_means"]["return"]) == pytest.approx(stacked.mean(2), rel=1e-5)
+    two = summarize_seeds(tmp_path, (1, 2))
+    assert two["return"]["low"] is two["gain"]["low"] is None
+    print_adaptation(two, two)
+    assert "no intervals: 2 seeds are too few, they take 3" in capsys.readouterr().out
+
+
+def test_kinds_are_shown_and_count_equally_over_seeds(tmp_path):
+    kinds = np.array(["push"] * 2 + ["reach"] * 4)
+    returns = np.where(kinds == "push", 0.0, 1.0)[None] + np.zeros((2, 1))
+    for seed in (0, 1, 2):
+        saved_curve(tmp_path, seed, returns + seed, groups=kinds, strata=kinds)
+    summary = summarize_seeds(tmp_path, (0, 1, 2))
+    assert summary["return"]["mean"] == pytest.approx([1.5, 1.5])
+    assert summary["groups"]["reach"]["return"]["mean"] == pytest.approx([2, 2])
+    assert summary["groups"]["push"]["num_tasks"] == 2
+
+
+def test_seeds_of_two_kinds_are_flagged(tmp_path, capsys):
+    for seed, level in enumerate((0.0, 1.0, 0.0, 1.0, 1.0)):
+        noise = np.random.default_rng(seed).normal(0, 0.1, (2, 40))
+        saved_curve(tmp_path, seed, level + noise)
+    summary = summarize_seeds(tmp_path, range(5))
+    assert summary["two_kinds"]
+    print_adaptation(summary, summary)
+    assert "no interval covers there" in capsys.readouterr().out
