@@ -13,6 +13,7 @@ from metarl.running.exits import exits, stopping_later
 COMMANDS = {
     "train": ("running.commandline:run_train", "meta-train an agent, then evaluate it"),
     "evaluate": ("running.commands:run_evaluate", "evaluate how a run's agent adapts to new tasks"),
+    "compare": ("running.groups:run_compare", "say which runs are better, and how surely"),
     "plot": ("running.commands:run_plot", "draw several runs into one picture"),
     "benchmark": ("running.commands:run_benchmark", "record runs, or time agents and simulators"),
 }

@@ -96,8 +96,8 @@ def rooms(write_module):
     return f"{write_module('rooms', ROOMS)}:rooms"
 
 
-def test_there_are_four_scripts():
-    assert SCRIPTS == ["benchmark", "evaluate", "plot", "train"]
+def test_there_are_five_scripts():
+    assert SCRIPTS == ["benchmark", "compare", "evaluate", "plot", "train"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
