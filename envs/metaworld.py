@@ -8,6 +8,7 @@ only faster (:mod:`metarl.envs.metaworld_step`).
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -26,6 +27,9 @@ from metarl.task import Env, Split, Task, require_task
 from metarl.tasks.distribution import TaskDistribution, name_with_options, require_horizon
 
 HORIZON = 500
+
+_FURTHER: dict[Split, int] = {"train": 1000, "validation": 2000, "test": 3000}
+"""What is added to the seed of a split's goals for further ones, beside 10 000 for each 50."""
 
 
 class MetaWorld(TaskDistribution):
@@ -81,6 +85,7 @@ class MetaWorld(TaskDistribution):
             "validation": seed + 2,
             "test": seed if test_seed is None else test_seed,
         }
+        self._seeds = seeds
         self.goals = {split: draw_goals(self.classes[split], seeds[split]) for split in seeds}
         self.observation_space = _observation_space()
         self.action_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
@@ -90,6 +95,21 @@ class MetaWorld(TaskDistribution):
         """Return every goal of every class: the first goals of all classes, then the second."""
         goals = self.goals[split]
         return [self._task(cls, goals[cls][i]) for i in range(NUM_GOALS) for cls in goals]
+
+    def more_tasks(self, split: Split, n: int) -> list[Task]:
+        """Return the official goals, then those of further seeds, in the order of :meth:`tasks`.
+
+        A further seed is the split's own plus a number that no other split adds, so that goals of
+        no two splits are the same.
+        """
+        found = self.tasks(split)
+        for block in itertools.count(1):
+            if len(found) >= n:
+                return found[:n]
+            seed = (self._seeds[split] + _FURTHER[split] + 10_000 * block) % 2**32
+            goals = draw_goals(self.classes[split], seed)
+            found += [self._task(cls, goals[cls][i]) for i in range(NUM_GOALS) for cls in goals]
+        raise AssertionError("there is always another seed")
 
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
         """Draw equally many goals of every class, in the order of the classes.

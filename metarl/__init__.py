@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from metarl.experience.sampling import TaskSampler
     from metarl.registry import make
     from metarl.running.api import compare, evaluate, train
+    from metarl.running.reading import read_run
     from metarl.running.run import load
     from metarl.running.settings import TrainConfig
     from metarl.stepping.vector import TaskVectorEnv
@@ -79,6 +80,7 @@ _HOME = {
     "evaluate_adaptation": "evaluation.evaluate",
     "load": "running.run",
     "make": "registry",
+    "read_run": "running.reading",
     "train": "running.api",
 }
 
@@ -121,6 +123,7 @@ __all__ = [
     "evaluate_adaptation",
     "load",
     "make",
+    "read_run",
     "train",
 ]
 

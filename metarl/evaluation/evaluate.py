@@ -63,7 +63,8 @@ def evaluate_adaptation(
         agent: the agent to evaluate; it is not changed.
         tasks: the distribution that the tasks come from.
         split: the split that the tasks come from. A finite task set is evaluated in its own
-            order, and from its start again if ``num_tasks`` is larger than the set.
+            order. If ``num_tasks`` is larger than the set, it goes on with further tasks where the
+            set was drawn (Meta-World's goals), and otherwise from its start again.
         num_tasks: the number of tasks (default: :func:`default_tasks`). Only the results take
             more memory if there are more tasks.
         num_episodes: the number of episodes of a whole trial, including those of the last point
@@ -334,6 +335,9 @@ def _draw(
     iteration: int,
 ) -> list[Task]:
     """Return the tasks with these numbers; equal arguments give a number the same task."""
+    with contextlib.suppress(NotImplementedError):
+        if tasks.drawn_set:
+            return tasks.more_tasks(split, int(numbers[-1]) + 1)[int(numbers[0]) :]
     with contextlib.suppress(NotImplementedError):
         every = tasks.tasks(split)
         return [every[number % len(every)] for number in numbers]

@@ -75,10 +75,11 @@ def metric_of(summary: Mapping[str, Any], metric: str) -> dict[str, list[float]]
 def _print_points(metric: str, summary: Mapping[str, Any], untrained: Mapping[str, Any]) -> None:
     table = Table()
     table.add_column("episodes of\nexperience", justify="right")
-    over = "seeds, tasks" if isinstance(summary.get("seed"), list) else "tasks, this run"
+    over = "seeds, tasks" if isinstance(summary.get("seed"), list) else "tasks,\nthis run only"
     values, other = metric_of(summary, metric), metric_of(untrained, metric)
     columns = [f"{metric},\nmean", f"95% interval\nover {over}", "untrained,\nmean"]
-    if metric == "return":
+    robust = values.get("iqm") if metric == "return" else None
+    if robust:  # It is missing if scores are means over few episodes.
         columns.insert(2, "IQM")
     for column in columns:
         table.add_column(column, justify="right")
@@ -89,8 +90,8 @@ def _print_points(metric: str, summary: Mapping[str, Any], untrained: Mapping[st
             f"{values['low'][i]:.3f} to {values['high'][i]:.3f}" if values.get("low") else "",
             f"{other['mean'][i]:.3f}",
         ]
-        if metric == "return":  # The IQM is missing if scores are means over few episodes.
-            row.insert(3, f"{values['iqm'][i]:.3f}" if values.get("iqm") else "")
+        if robust:
+            row.insert(3, f"{robust[i]:.3f}")
         table.add_row(*row)
     console.print(table)
 

@@ -35,6 +35,7 @@ from metarl.files import write_json
 from metarl.running.checkpoints import Checkpoint, Which
 from metarl.running.folders import evaluation_name
 from metarl.running.machine import check_device
+from metarl.running.reading import validation_over_training
 from metarl.running.run import Run
 from metarl.stepping.options import SharedEnvs, Workers
 from metarl.task import Split
@@ -185,6 +186,8 @@ def evaluate_subject(
     saved.load_into(agent)
     trained, untrained = curve.summary(), reference.summary()
     print_adaptation(trained, untrained)
+    for line in validation_over_training(run):
+        console.print(line)
     picture = folder / f"{label}.png"
     lines = [Line(run.agent_name, trained), Line("untrained", untrained, reference=True)]
     with writing:

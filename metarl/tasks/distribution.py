@@ -88,6 +88,16 @@ class TaskDistribution(ABC):
         """
         raise NotImplementedError(f"{self.name} has infinitely many tasks: use sample()")
 
+    def more_tasks(self, split: Split, n: int) -> list[Task]:
+        """Return ``n`` tasks: those of :meth:`tasks`, then further ones, drawn in the same way.
+
+        An evaluation of more tasks than a drawn set (``drawn_set``) has meets these.
+
+        Raises:
+            NotImplementedError: if there are no further ones; tasks are then met repeatedly.
+        """
+        raise NotImplementedError(f"{self.name} has no tasks beside those of tasks()")
+
     def ends(self) -> dict[str, tuple[Task, Task]]:
         """Return, for every parameter that varies, two tasks that are far apart in it.
 

@@ -18,6 +18,7 @@ from metarl.envs.metaworld import ML10
 from metarl.envs.metaworld_goals import CLASSES, NUM_GOALS, draw_goals
 from metarl.envs.metaworld_step import fast
 from metarl.errors import UserError
+from metarl.evaluation.evaluate import evaluation_tasks
 from metarl.task import Task
 
 # Their features: grasping, quaternions, two objects, moving sites, a mocked goal, a door.
@@ -156,6 +157,23 @@ def test_splits_share_no_task_and_the_seed_decides(name):
         assert members == again.tasks(split)
         assert members[0] != other.tasks(split)[0]
     assert not set(splits["train"]) & set(splits["test"])
+
+
+@pytest.mark.parametrize(
+    "name", ["metaworld/ml1-reach", "metaworld/custom:train=push,test=reach+door-open"]
+)
+def test_more_goals_than_the_official_ones_are_of_further_seeds(name):
+    """200 held-out goals: none twice, none of another split, classes in turns as the first 50."""
+    tasks = metarl.make(name)
+    goals = evaluation_tasks(tasks, num_tasks=200)
+    official = tasks.tasks("test")
+    assert goals[: len(official)] == official
+    assert goals == tasks.more_tasks("test", 200) == tasks.more_tasks("test", 300)[:200]
+    others = tasks.more_tasks("train", 200) + tasks.more_tasks("validation", 200)
+    assert len({*goals, *others}) == 600
+    classes = tasks.classes["test"]
+    assert [goal["cls"] for goal in goals] == [*classes] * (200 // len(classes))
+    assert evaluation_tasks(tasks, num_tasks=200, seed=7) == goals
 
 
 def test_a_task_survives_json():
