@@ -21,7 +21,7 @@ from metarl.running.exits import exits
 from metarl.running.parsing import parse
 from metarl.running.presets import preset, presets
 from metarl.running.run import Run, named_class, trusted_tasks
-from metarl.running.seeds import resume_seeds, train_seeds
+from metarl.running.seeds import group_content, resume_seeds, settings_of_group, train_seeds
 from metarl.running.settings import Settings, TrainConfig, members, read_settings
 from metarl.running.train import prepare, train
 
@@ -39,7 +39,8 @@ These options decide which others there are:
   --resume RUN     continue a run where it stopped; only options that do not change the agent
                    may differ (iterations, checkpoints, evaluation, workers, logging)
   --seeds N N …    train once with each seed, as many side by side as there are cores, and
-                   evaluate them together; --run-dir is then the folder of their runs
+                   evaluate them together; --run-dir is then the folder of their runs, and
+                   with the folder of a finished group these seeds are added to it
   --print-config   print all settings as JSON, and exit
 
 The options below are those of {agent}."""
@@ -97,6 +98,17 @@ def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return early, rest
 
 
+def _existing_group(seeds: Sequence[int], words: Sequence[str]) -> Path | None:
+    """Return the ``--run-dir`` of ``words`` if seeds are to be added to the runs in it."""
+    option = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    option.add_argument("--run-dir", "--run_dir", type=Path)
+    try:
+        folder: Path | None = option.parse_known_args(list(words))[0].run_dir
+    except argparse.ArgumentError:  # It has no value, which is reported with the other options.
+        return None
+    return folder if seeds and folder is not None and group_content(folder) else None
+
+
 def parse_train(arguments: Sequence[str]) -> Request:
     """Parse the command line of ``metarl train``; the name of an agent, if any, comes first."""
     early, rest = _early(arguments)
@@ -119,6 +131,9 @@ def parse_train(arguments: Sequence[str]) -> Request:
         before = Settings.of(content, where, agent_class).for_another_run()
         if "--seed" not in typed:
             seeds = seeds or tuple(content.get("seeds", ()))
+    elif (group := _existing_group(seeds, rest)) is not None:
+        where = group / "config.json"
+        before = settings_of_group(group, named)
     else:
         name = named or DEFAULT_AGENT
         before = Settings(name, registry.agent_class(name).Config())

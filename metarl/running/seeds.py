@@ -14,21 +14,30 @@ from typing import Any
 
 from metarl import registry
 from metarl.console import console
-from metarl.errors import SeedsError, UserError
+from metarl.errors import SeedsError, UserError, bad_option
 from metarl.evaluation.curve import AdaptationCurve, read_summary, summarize_curves
 from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.evaluation.report import print_adaptation
 from metarl.files import create_json, write_json
+from metarl.options import option_values
 from metarl.running.folders import NewFolder, default_directory, refuse_used, used
 from metarl.running.parsing import command_line
-from metarl.running.run import Run
-from metarl.running.settings import Settings, read_settings, train_config_of
+from metarl.running.run import Run, named_class
+from metarl.running.settings import Settings, members, read_settings, train_config_of
 from metarl.running.train import CHECK_SECONDS, prepare
 from metarl.stepping.workers import usable_cores
+from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
 
 _CHILD = "from metarl.running.commandline import child; child()"
 """The program of the process that trains with one seed."""
+
+WITHOUT_EFFECT = (
+    *("num_envs", "num_workers", "env_timeout", "env_restarts", "check", "on_save_error"),
+    *("checkpoint_interval", "checkpoint_seconds", "keep_checkpoints"),
+    *("wandb_project", "wandb_entity", "wandb_group", "wandb_tags"),
+)
+"""Options in which runs of a group may differ: they change no parameter and no evaluation."""
 
 _COMMON = (
     *("env", "split", "seed", "score", "actions", "checkpoint"),
@@ -42,7 +51,7 @@ def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
 
     Several runs train at once if there are enough cores. The directory of the settings gets one
     run directory per seed, named by the seed, and a folder ``evaluation`` with the common
-    evaluation.
+    evaluation. If it holds such runs already, these seeds are added to them.
 
     Args:
         settings: the settings that all runs share; each run has its own seed and directory.
@@ -58,13 +67,18 @@ def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
     given = settings.train.run.directory
     settings, tasks, _ = prepare(settings)
     label = "seeds-" + "-".join(map(str, seeds))
-    if given is not None:
+    before = None if given is None else group_content(given)
+    if given is not None and before is not None:
+        _refuse_others(settings, seeds, given, before)
+    elif given is not None:
         refuse_used(given)  # This check comes first, since it takes no time.
     if settings.train.check:
         workers = settings.train.workers
         one = dataclasses.replace(workers, num_workers=1 if workers.num_workers != 0 else 0)
         with closing(one.make_vec(tasks, 2)) as envs:
             warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
+    if given is not None and before is not None:
+        return _add_seeds(settings, tasks, seeds, given, before)
     folder = NewFolder.claim(given, default_directory(settings.train, settings.agent, label))
     runs: list[Run] = []
     try:
@@ -81,6 +95,70 @@ def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
             raise used(folder.path) from None
         raise
     return resume_seeds(folder.path, new=folder)
+
+
+def group_content(folder: Path) -> dict[str, Any] | None:
+    """Return the content of the ``config.json`` of several seeds; None if a folder has none."""
+    path = folder / "config.json"
+    content = read_settings(path) if path.is_file() else {}
+    return content if "seeds" in content else None
+
+
+def settings_of_group(folder: Path, named: str | None = None) -> Settings:
+    """Return the settings of a group's first run, which are those of all, for further seeds.
+
+    Args:
+        folder: the folder of the group.
+        named: the agent's ``package.module:Name``, if it is a module of the user's.
+
+    Raises:
+        UserError: if the first run is missing or its settings are damaged.
+    """
+    where = members(folder)[0] / "config.json"
+    content = read_settings(where)
+    agent_class = named_class(content["agent"], named, where)
+    return Settings.of(content, where, agent_class).for_another_run().with_train(run_dir=folder)
+
+
+def _refuse_others(
+    settings: Settings, seeds: Sequence[int], folder: Path, content: dict[str, Any]
+) -> None:
+    """Refuse seeds that a group has already, and settings that are not the group's."""
+    had = [seed for seed in seeds if seed in content["seeds"]]
+    if had:
+        listed = ", ".join(map(str, content["seeds"]))
+        raise bad_option("--seeds", had, f"other seeds than those of {folder}: {listed}")
+    if settings.agent != content["agent"]:
+        raise bad_option("agent", settings.agent, f"{content['agent']}, as in {folder}")
+    first = settings_of_group(folder, settings.agent)
+    for old, new in ((first.train, settings.train), (first.agent_config, settings.agent_config)):
+        present, resolved = option_values(new), first.derived if old is first.train else ()
+        for name, value in option_values(old).items():
+            free = old is first.train and name in (*WITHOUT_EFFECT, "seed", "run_dir", *resolved)
+            if value != present[name] and not free:
+                accepted = f"{value!r}, as the other seeds in {folder}"
+                raise bad_option(f"--{name.replace('_', '-')}", present[name], accepted)
+
+
+def _add_seeds(
+    settings: Settings,
+    tasks: TaskDistribution,
+    seeds: Sequence[int],
+    folder: Path,
+    content: dict[str, Any],
+) -> dict[str, Any]:
+    """Begin a run for each of more seeds in a group's folder, and finish the group."""
+    runs: list[Run] = []
+    try:
+        for seed in seeds:
+            own = settings.with_train(seed=seed, run_dir=folder / str(seed))
+            runs.append(Run.create(own, tasks))
+        write_json(folder / "config.json", {**content, "seeds": [*content["seeds"], *seeds]})
+    except BaseException:
+        for run in runs:
+            run.remove_unless_begun()
+        raise
+    return resume_seeds(folder)
 
 
 def resume_seeds(

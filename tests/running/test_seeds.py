@@ -171,9 +171,38 @@ def test_what_environments_report_is_taken_together_too(tmp_path):
     assert summary["return"]["iqm"] is None
 
 
-def test_a_group_s_folder_is_not_written_into_twice(group):
-    with pytest.raises(UserError, match=r"--run-dir: got .*empty"):
-        train_seeds(Settings("rl2", AGENT, config_of(group[0])), (1,))
+def test_seeds_are_added_to_a_finished_group(group, tmp_path):
+    """Added seeds are those of a group that had them from the start; the others stay."""
+    folder = tmp_path / "group"
+    shutil.copytree(group[0], folder)
+    before = (folder / "3" / "metrics.jsonl").read_bytes()
+    run_train(["--seeds", "5", "--run-dir", str(folder), "--keep-checkpoints", "3"])
+    assert json.loads((folder / "config.json").read_text())["seeds"] == [0, 3, 5]
+    summary = json.loads((folder / "evaluation" / "test.json").read_text())
+    assert summary["seed"] == [0, 3, 5]
+    assert summary["return"]["low"] is not None
+    assert (folder / "3" / "metrics.jsonl").read_bytes() == before
+    alone = train(Settings("rl2", AGENT, config_of(tmp_path / "alone", seed=5))).checkpoints.load()
+    added = Run.open(folder / "5").checkpoints.load()
+    assert all(alone.tensors[name].equal(added.tensors[name]) for name in alone.tensors)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--seeds 3 4", r"--seeds: got \[3\]; accepted: other seeds than those of .*: 0, 3"),
+        ("--seeds 4 --hidden-size 16", "--hidden-size: got 16; accepted: 6, as the other seeds"),
+        ("--seeds 4 --iterations 5", "--iterations: got 5; accepted: 2"),
+        ("--seeds 4 --evaluation-tasks 5", "--evaluation-tasks: got 5; accepted: 30"),
+        ("maml-ppo --seeds 4", "agent: got 'maml-ppo'"),
+        ("--preset maml-ppo-navigation --seeds 4", "agent: got 'maml-ppo'; accepted: rl2"),
+    ],
+)
+def test_only_other_seeds_of_the_same_settings_are_added(group, options, said):
+    before = sorted(group[0].rglob("*"))
+    with pytest.raises(UserError, match=said):
+        run_train([*options.split(), "--run-dir", str(group[0]), "--no-check"])
+    assert sorted(group[0].rglob("*")) == before
 
 
 BREAKS = """
