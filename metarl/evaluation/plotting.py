@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
+from metarl.evaluation.report import metric_of
 from metarl.files import replacing
 from metarl.task import SPLIT_NAMES
 
@@ -22,6 +23,13 @@ matplotlib.use("Agg")
 
 THIN_LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
 """The dashes of baselines' lines: the next ones are taken whenever all colours have been used."""
+
+
+Axis: TypeAlias = Literal["episodes", "env-steps"]
+"""What the x axis of a picture counts."""
+
+AXES: dict[Axis, str] = {"episodes": "episodes", "env-steps": "environment steps"}
+"""The words for an axis."""
 
 
 class Line(NamedTuple):
@@ -35,9 +43,18 @@ class Line(NamedTuple):
     """Whether other curves are compared with this one; it is drawn dashed, and grey if possible."""
     baseline: bool = False
     """Whether the curve is of a baseline, which is drawn thin and has no checkpoint."""
+    steps_per_episode: int = 1
+    """What the episodes on the x axis are multiplied by: the steps of an episode, or 1."""
+
+    @property
+    def x(self) -> list[int]:
+        """The places of the points on the x axis."""
+        return [episodes * self.steps_per_episode for episodes in self.summary["episodes"]]
 
 
-def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -> None:
+def plot_adaptation(
+    lines: Sequence[Line], path: Path, metric: str = "return", axis: Axis = "episodes"
+) -> None:
     """Draw each evaluation's mean and 95% interval against episodes of experience.
 
     The interval of one run is over tasks; that of several seeds is over seeds and tasks, and every
@@ -52,7 +69,8 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     Args:
         lines: the curves, each reference after the line it belongs to.
         path: the picture's file; its suffix determines the format.
-        metric: the metric to draw, ``return`` or ``success``.
+        metric: the metric to draw, ``return``, ``success`` or another one that all have.
+        axis: what the x axis counts; the lines' ``steps_per_episode`` are to match it.
     """
     kinds = [_kind(line.summary) for line in lines]
     own_kinds = [kind for kind, line in zip(kinds, lines, strict=True) if not line.baseline]
@@ -65,7 +83,7 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     drawn, named = 0, set()
     for line, kind in zip(lines, kinds, strict=True):
-        values, x = line.summary[metric], line.summary["episodes"]
+        values, x = metric_of(line.summary, metric), line.x
         if line.reference:
             color = colors[(drawn - 1) % len(colors)] if differ and drawn else "0.45"
             style: dict[str, Any] = {"color": color, "linestyle": "--", "linewidth": 1.4}
@@ -99,7 +117,8 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     number = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
     tasks = kinds[0]["tasks"] if "tasks" not in differ else "tasks (splits: see the legend)"
     axes.set_title(f"{', '.join(envs)}\n{number} {tasks}, mean and 95% interval", fontsize=11)
-    axes.set_xlabel("episodes of experience with the task")
+    full = ", episodes of full length" if axis == "env-steps" else ""
+    axes.set_xlabel(f"{AXES[axis]} of experience with the task{full}")
     common = {name: kinds[0][name] for name in ("actions", "score") if name not in differ}
     said = [common.get("actions", "actions: see the legend"), common.get("score", "")]
     best = "checkpoint" not in differ and kinds[0]["checkpoint"] != "final checkpoint"
@@ -112,8 +131,8 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
 
 def _shrink_beyond(axes: Axes, lines: Sequence[Line]) -> None:
     """Make the x axis logarithmic beyond the agents' points if baselines go on far beyond them."""
-    own = max((x.summary["episodes"][-1] for x in lines if not x.baseline), default=0)
-    every = max(line.summary["episodes"][-1] for line in lines)
+    own = max((line.x[-1] for line in lines if not line.baseline), default=0)
+    every = max(line.x[-1] for line in lines)
     if own == 0 or every <= 2 * own:
         return
     decades = float(np.log10(every / own))
@@ -125,34 +144,63 @@ def _shrink_beyond(axes: Axes, lines: Sequence[Line]) -> None:
     axes.axvline(own, color="0.8", linewidth=0.8, zorder=0)
 
 
+class Learning(NamedTuple):
+    """One learning curve of a picture: a metric during training, of one seed or of several."""
+
+    label: str
+    """The curve's name in the legend."""
+    seeds: Sequence[Sequence[tuple[int, float]]]
+    """The points of each seed, along the x axis."""
+    before: bool = False
+    """Whether the curve is of the time before adaptation, which is drawn dotted."""
+
+    def mean(self) -> list[tuple[int, float]]:
+        """Return the mean over seeds at the places that all of them have."""
+        values = [dict(points) for points in self.seeds]
+        shared = [x for x in values[0] if all(x in seed for seed in values)]
+        return [(x, float(np.mean([seed[x] for seed in values]))) for x in sorted(shared)]
+
+
 def plot_learning(
-    runs: Sequence[tuple[str, Sequence[dict[str, Any]]]], path: Path, env: str
+    curves: Sequence[Sequence[Learning]],
+    path: Path,
+    env: str,
+    metric: str = "return",
+    axis: Axis = "env-steps",
 ) -> None:
-    """Draw the return before and after adaptation against environment steps.
+    """Draw a metric during training; several seeds have thin lines below their mean.
 
     Args:
-        runs: each run's label and the lines of its ``metrics.jsonl``.
+        curves: the curves of each run or group, which share a colour.
         path: the picture's file; its suffix determines the format.
         env: the name of the environment, for the title.
+        metric: the metric's name: ``return``, or one of the metrics' file.
+        axis: what the x axis counts.
     """
     figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
     colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    for index, (label, metrics) in enumerate(runs):
+    for index, group in enumerate(curves):
         color = colors[index % len(colors)]
-        for key, style, when in (("before", ":", "before"), ("after", "-", "after")):
-            name = f"train/return_{key}"
-            points = [(m["env_steps"], m[name]) for m in metrics if name in m]
+        for curve in group:
+            style = ":" if curve.before else "-"
+            if len(curve.seeds) > 1:
+                for points in filter(None, curve.seeds):
+                    thin = {"linestyle": style, "color": color, "linewidth": 0.6, "alpha": 0.5}
+                    axes.plot(*zip(*points, strict=True), **thin)
+            points = curve.mean()
             if points:
                 axes.plot(
                     *zip(*points, strict=True),
                     linestyle=style,
                     color=color,
                     linewidth=1.6,
-                    label=f"{label}, {when} adaptation",
+                    label=curve.label,
                 )
-    axes.set_title(f"{env}\ntraining tasks, sampled actions", fontsize=11)
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("return of an episode")
+    whole = "/" in metric
+    kind = "" if whole and not metric.startswith("train/") else "training tasks, sampled actions"
+    axes.set_title(f"{env}\n{kind}", fontsize=11)
+    axes.set_xlabel(f"{AXES[axis]} of training")
+    axes.set_ylabel(metric if whole else f"{metric} of an episode")
     _finish(axes, integers=False)
     _save(figure, path, 130)
 

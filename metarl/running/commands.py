@@ -15,6 +15,7 @@ from tyro.conf import Positional, subcommand
 from metarl import registry
 from metarl.console import print_names
 from metarl.errors import UserError, bad_option
+from metarl.evaluation.plotting import Axis
 from metarl.running.compare import compare, name_agents, open_runs
 from metarl.running.evaluate import EvaluateConfig, evaluate
 from metarl.running.parsing import parse
@@ -49,13 +50,18 @@ class Plot:
     """Options of ``metarl plot``."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run directories to draw; adaptation curves can also come from evaluations' .json files."""
+    """Run directories to draw; that of several seeds is one curve, with every seed as dots or thin
+    lines. Adaptation curves can also come from evaluations' .json files."""
     kind: Literal["adaptation", "learning", "paths"] = "adaptation"
     """Kind of picture: `adaptation` draws the return against episodes of experience; `learning`
     draws it against the environment steps of training; `paths` draws a few paths before and after
     adaptation, of one run on tasks with a goal in the plane."""
-    metric: Literal["return", "success"] = "return"
-    """Metric to draw in adaptation curves."""
+    metric: str = "return"
+    """Metric to draw: `return`, `success` or another value that the environment reports; learning
+    curves also show any metric that was logged by its whole name, such as `update/kl`."""
+    axis: Axis | None = None
+    """What the x axis counts: `episodes` or `env-steps` (default: episodes of experience with the
+    task in adaptation curves, environment steps of training in learning curves)."""
     split: Split = "test"
     """Split whose evaluation is drawn, or whose tasks the paths are on."""
     env: str | None = None
@@ -63,8 +69,8 @@ class Plot:
     agent: str | None = None
     """The run's agent, needed only if it is in a module of yours."""
     output: Path | None = None
-    """File of the picture, .png, .pdf or .svg (default: comparison.png in the current folder, or
-    the next free name)."""
+    """File of the picture, .png, .pdf or .svg, or .csv for the numbers in it (default:
+    comparison.png in the current folder, or the next free name)."""
 
 
 _EVALUATE_HELP = """\

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from metarl import registry, seeding
 from metarl.console import console
 from metarl.errors import bad_option
-from metarl.evaluation.curve import read_summary
 from metarl.evaluation.evaluate import evaluation_shape
-from metarl.evaluation.plotting import Line, Paths, plot_adaptation, plot_learning, plot_paths
+from metarl.evaluation.plotting import Axis, Paths, plot_adaptation, plot_learning, plot_paths
 from metarl.experience.agent import require_spaces
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial
+from metarl.files import write_whole
 from metarl.running.folders import claim_file
-from metarl.running.labels import labels_of, source_of_file, source_of_run
-from metarl.running.metrics import read_metrics
+from metarl.running.lines import (
+    adaptation_lines,
+    adaptation_rows,
+    learning_curves,
+    learning_rows,
+)
 from metarl.running.run import Run
 from metarl.running.settings import members
 from metarl.seeding import Phase
@@ -33,48 +39,64 @@ def plot(
     output: Path | None = None,
     *,
     metric: str = "return",
+    axis: Axis | None = None,
     split: Split = "test",
     env: str | None = None,
     agent: str | None = None,
 ) -> Path:
     """Draw the evaluations or the training of several runs, or one run's paths.
 
+    The folder of several seeds is one curve: the mean over seeds, with its interval and a dot or
+    a thin line for every seed.
+
     Args:
         paths: run directories; for adaptation curves also evaluations' files ``<name>.json``,
             with ``<name>-untrained.json`` in the same folder.
-        kind: ``adaptation`` draws the return against episodes of experience; ``learning`` draws
-            it against the environment steps of training; ``paths`` lets one run's agent adapt to
-            a few tasks with a goal in the plane, and draws its paths.
-        output: the picture's file (default: ``comparison.png``, or the next free name like it).
-        metric: the metric of adaptation curves.
+        kind: ``adaptation`` draws a metric against experience with the task; ``learning`` draws
+            it against that of training; ``paths`` lets one run's agent adapt to a few tasks with
+            a goal in the plane, and draws its paths.
+        output: the picture's file (default: ``comparison.png``, or the next free name like it),
+            or a ``.csv`` file for the numbers that would be drawn.
+        metric: the metric: ``return``, ``success`` or another value that evaluations have; for
+            learning curves also the whole name of any metric that was logged.
+        axis: what the x axis counts (default: episodes for adaptation curves, environment steps
+            for learning curves).
         split: the split whose evaluation is drawn, or whose tasks the paths are on.
         env: the tasks, needed for paths if the run's tasks are a module of the user's.
         agent: the agent, needed if the run's agent is a module of the user's.
 
     Returns:
-        The picture's file.
+        The file.
 
     Raises:
         UserError: if a path is no run, or what is to be drawn is missing there.
     """
     if not paths:
         raise bad_option("RUNS", [], "at least one run directory")
-    if output is not None and output.suffix not in (".png", ".pdf", ".svg"):
-        raise bad_option("--output", str(output), "a name that ends with .png, .pdf or .svg")
-    if metric != "return" and kind != "adaptation":
-        raise bad_option("--metric", metric, "return for --kind learning and paths")
+    suffixes = (".png", ".pdf", ".svg", *((".csv",) if kind != "paths" else ()))
+    if output is not None and output.suffix not in suffixes:
+        accepted = f"a name that ends with {', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise bad_option("--output", str(output), accepted)
+    if kind == "paths" and metric != "return":
+        raise bad_option("--metric", metric, "return for --kind paths")
+    if kind == "paths" and axis is not None:
+        raise bad_option("--axis", axis, "no axis for --kind paths")
     files = [path for path in paths if path.suffix == ".json" and path.is_file()]
     if files and kind != "adaptation":
         raise bad_option("RUNS", str(files[0]), f"run directories for --kind {kind}")
     if kind == "adaptation":
-        lines = _adaptation_lines(paths, metric, split, agent)
-        return _draw(output, lambda target: plot_adaptation(lines, target, metric))
-    runs = [Run.open(each, agent) for path in paths for each in members(path)]
+        lines = adaptation_lines(paths, metric, axis or "episodes", split, agent)
+        if output is not None and output.suffix == ".csv":
+            return _write(output, adaptation_rows(lines, metric, axis or "episodes"))
+        return _draw(output, lambda to: plot_adaptation(lines, to, metric, axis or "episodes"))
     if kind == "learning":
-        curves = [read_metrics(run.directory / "metrics.jsonl") for run in runs]
-        named = list(zip(labels_of([source_of_run(run) for run in runs]), curves, strict=True))
-        envs = ", ".join(sorted({run.env for run in runs}))
-        return _draw(output, lambda target: plot_learning(named, target, envs))
+        curves, envs = learning_curves(paths, metric, axis or "env-steps", agent)
+        if output is not None and output.suffix == ".csv":
+            return _write(output, learning_rows(curves, metric, axis or "env-steps"))
+        return _draw(
+            output, lambda to: plot_learning(curves, to, envs, metric, axis or "env-steps")
+        )
+    runs = [Run.open(each, agent) for path in paths for each in members(path)]
     if len(runs) > 1:
         raise bad_option("RUNS", [str(path) for path in paths], "one run for --kind paths")
     tasks = registry.make(env) if env else runs[0].make_tasks()
@@ -96,27 +118,16 @@ def _draw(output: Path | None, draw: Callable[[Path], None]) -> Path:
     return output
 
 
-def _adaptation_lines(
-    paths: Sequence[Path], metric: str, split: Split, agent: str | None
-) -> list[Line]:
-    """Read the evaluations to draw, each with the evaluation of the untrained agent."""
-    sources, files = [], []
-    for path in paths:
-        if path.suffix == ".json" and path.is_file():
-            files.append(path)
-            sources.append(source_of_file(path, agent))
-            continue
-        for directory in members(path):
-            files.append(directory / "evaluation" / f"{split}.json")
-            sources.append(source_of_run(Run.open(directory, agent)))
-    lines = []
-    for file, label in zip(files, labels_of(sources), strict=True):
-        summary = read_summary(file)
-        if summary.get(metric) is None:
-            raise bad_option("--metric", metric, f"return (no success in {file})")
-        untrained = read_summary(file.with_name(f"{file.stem}-untrained.json"))
-        lines += [Line(label, summary), Line("untrained", untrained, reference=True)]
-    return lines
+def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write numbers as lines of comma-separated values."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(output, text.getvalue().encode())
+    console.print(f"numbers: {output}")
+    return output
 
 
 def _plot_paths(

@@ -39,7 +39,7 @@ WITHOUT_EFFECT = (
 )
 """Options in which runs of a group may differ: they change no parameter and no evaluation."""
 
-_COMMON = (
+COMMON = (
     *("env", "split", "seed", "score", "actions", "checkpoint"),
     *("num_tasks", "episodes", "iteration"),
 )
@@ -253,7 +253,7 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
     files = [folder / str(seed) / "evaluation" / f"test{suffix}" for seed in seeds]
     summaries = [read_summary(file.with_suffix(".json")) for file in files]
     for file, summary in zip(files, summaries, strict=True):
-        for key in _COMMON:
+        for key in COMMON:
             if summary.get(key) != summaries[0].get(key):
                 raise UserError(
                     f"{file}.json: {key} is {summary.get(key)!r}, but "

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
-from metarl.evaluation.plotting import Line, plot_adaptation, plot_learning
+from metarl.evaluation.plotting import Learning, Line, plot_adaptation, plot_learning
 from metarl.options import with_options
 from metarl.running.api import evaluate
 from metarl.running.folders import claim_file
@@ -153,10 +153,11 @@ def test_much_more_experience_of_a_baseline_leaves_room_for_the_agents(tmp_path,
 
 
 def test_learning_shows_before_and_after_adaptation(tmp_path, axes):
-    metrics = [
-        {"env_steps": 10 * i, "train/return_before": -i, "train/return_after": i} for i in (1, 2)
+    x = [
+        Learning("b", [[(10, -1.0), (20, -2.0)]], before=True),
+        Learning("a", [[(10, 1.0), (20, 2.0)]]),
     ]
-    plot_learning([("x", metrics), ("y", [])], tmp_path / "plot.png", "bandit/n3-k2")
+    plot_learning([x, [Learning("y", [[]])]], tmp_path / "plot.png", "bandit/n3-k2")
     assert is_picture(tmp_path / "plot.png")
     points = {tuple(line.get_ydata()): list(line.get_xdata()) for line in axes[0].lines}
     assert points == {(-1, -2): [10, 20], (1, 2): [10, 20]}
@@ -282,7 +283,15 @@ def test_one_run_is_named_by_its_agent(trained, tmp_path, axes):
 def test_what_cannot_be_drawn_is_refused(trained, tmp_path):
     output = tmp_path / "plot.png"
     with pytest.raises(UserError, match="--metric: got 'success'; accepted: return for --kind"):
+        plot(trained[:1], "paths", output, metric="success")
+    with pytest.raises(UserError, match=r"--metric: got 'success'; accepted: return, .*update/kl"):
         plot(trained[:1], "learning", output, metric="success")
+    with pytest.raises(UserError, match="--axis: got 'episodes'; accepted: no axis for --kind"):
+        plot(trained[:1], "paths", output, axis="episodes")
+    with pytest.raises(UserError, match=r"--output: got .*csv.*; accepted: .*\.svg$"):
+        plot(trained[:1], "paths", tmp_path / "plot.csv")
+    with pytest.raises(UserError, match="--axis: got 'env-steps'; accepted: episodes for a file"):
+        plot([trained[0] / "evaluation" / "test.json"], "adaptation", output, axis="env-steps")
     with pytest.raises(UserError, match=r"--output: got .*txt"):
         plot(trained[:1], "adaptation", tmp_path / "plot.txt")
     with pytest.raises(UserError, match="RUNS: got"):

@@ -1,5 +1,6 @@
 """Several seeds in one command: does each run equal one alone, and are all evaluated together?"""
 
+import csv
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from metarl.evaluation.summaries import summarize_over_seeds
 from metarl.options import with_options
 from metarl.running import commandline
 from metarl.running.commandline import parse_train, run_train
+from metarl.running.lines import learning_curves
 from metarl.running.parsing import command_line
 from metarl.running.plot import plot
 from metarl.running.record import summarize_runs
@@ -365,3 +367,33 @@ def test_seeds_of_two_kinds_are_flagged(tmp_path, capsys):
     assert summary["two_kinds"]
     print_adaptation(summary, summary)
     assert "no interval covers there" in capsys.readouterr().out
+
+
+def test_a_group_is_one_curve_with_every_seed(group, tmp_path):
+    plot([group[0]], "adaptation", tmp_path / "plot.csv", axis="env-steps")
+    rows = list(csv.DictReader((tmp_path / "plot.csv").read_text().splitlines()))
+    assert [row["curve"] for row in rows] == ["rl2"] * 3 + ["rl2, untrained"] * 3
+    assert [row["environment steps"] for row in rows[:3]] == ["0", "1", "2"]  # an episode: a pull
+    for point, row in enumerate(rows[:3]):
+        assert float(row["mean"]) == pytest.approx(group[1]["return"]["mean"][point])
+        assert row["low"] == ""  # of two seeds
+        seeds = [float(x) for x in row["seeds"].split()]
+        assert seeds == pytest.approx([s[point] for s in group[1]["seed_means"]["return"]])
+
+
+def test_learning_of_a_group_is_the_mean_of_its_seeds(group, tmp_path):
+    options = {"metric": "update/kl", "axis": "episodes"}
+    plot([group[0]], "learning", tmp_path / "plot.csv", **options)
+    rows = list(csv.DictReader((tmp_path / "plot.csv").read_text().splitlines()))
+    assert [(row["seed"], row["episodes"]) for row in rows] == [
+        *(("0", "12"), ("0", "24")),  # 4 tasks of 3 episodes an update
+        *(("1", "12"), ("1", "24")),
+    ]
+    lines = (group[0] / "3" / "metrics.jsonl").read_text().splitlines()
+    assert [float(row["value"]) for row in rows[2:]] == [json.loads(x)["update/kl"] for x in lines]
+    (((curve,),), _) = learning_curves([group[0]], "update/kl", "episodes", None)
+    values = np.array([[y for _, y in seed] for seed in curve.seeds])
+    assert [y for _, y in curve.mean()] == pytest.approx(values.mean(0))
+    plot([group[0]], "learning", tmp_path / "plot.png", **options)
+    with pytest.raises(UserError, match=r"--metric: got 'speed'; accepted: return, .*update/kl"):
+        plot([group[0]], "learning", tmp_path / "plot.png", metric="speed")
