@@ -263,11 +263,14 @@ def test_readme_s_training_runs(words, trained, rooms, tmp_path):
 @pytest.mark.parametrize(
     "words", [w for w in COMMANDS if w[0] != "train.py"], ids=lambda words: " ".join(words)
 )
-def test_readme_s_other_commands_run(words, trained, on_navigation, call):
+def test_readme_s_other_commands_run(words, trained, on_navigation, call, tmp_path):
     name = words[0].removesuffix(".py")
     run = str(on_navigation if "paths" in words else trained)
     runs = [run if word.startswith("runs/") else word for word in words[1:]]
-    few = {"evaluate": ["--evaluation-tasks", "2"], "plot": [], "benchmark": []}[name]
+    if name == "compare":  # no run beside itself
+        shutil.copytree(trained, tmp_path / "other")
+        runs[runs.index("--") + 1] = str(tmp_path / "other")
+    few = ["--evaluation-tasks", "2"] if name == "evaluate" else []
     assert call(name, *runs, *few)[0] == 0
 
 

@@ -169,7 +169,7 @@ def learning_rows(
 ) -> list[dict[str, Any]]:
     """Return the numbers of learning curves: one row for each curve, seed and point."""
     return [
-        {"curve": curve.label, "seed": number, AXES[axis]: x, "metric": metric, "value": value}
+        {"curve": curve.label, "run": number, AXES[axis]: x, "metric": metric, "value": value}
         for group in curves
         for curve in group
         for number, points in enumerate(curve.seeds)

@@ -385,7 +385,7 @@ def test_learning_of_a_group_is_the_mean_of_its_seeds(group, tmp_path):
     options = {"metric": "update/kl", "axis": "episodes"}
     plot([group[0]], "learning", tmp_path / "plot.csv", **options)
     rows = list(csv.DictReader((tmp_path / "plot.csv").read_text().splitlines()))
-    assert [(row["seed"], row["episodes"]) for row in rows] == [
+    assert [(row["run"], row["episodes"]) for row in rows] == [
         *(("0", "12"), ("0", "24")),  # 4 tasks of 3 episodes an update
         *(("1", "12"), ("1", "24")),
     ]
