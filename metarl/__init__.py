@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from metarl.evaluation.comparison import Comparison
     from metarl.evaluation.curve import AdaptationCurve
     from metarl.evaluation.evaluate import evaluate_adaptation
+    from metarl.evaluation.probe import ProbeCurve, probe_context
     from metarl.experience.adaptation import AdaptedPolicy, adapt
     from metarl.experience.agent import Adapter, Agent, TaskSpec, TrialShape
     from metarl.experience.checks import check_adapter, check_agent
@@ -56,6 +57,7 @@ _HOME = {
     "Integers": "tasks.ranges",
     "LogUniform": "tasks.ranges",
     "MAMLPPOConfig": "agents.maml_ppo",
+    "ProbeCurve": "evaluation.probe",
     "RL2Config": "agents.rl2",
     "Split": "task",
     "Task": "task",
@@ -79,6 +81,7 @@ _HOME = {
     "evaluate_adaptation": "evaluation.evaluate",
     "load": "running.run",
     "make": "registry",
+    "probe_context": "evaluation.probe",
     "train": "running.api",
 }
 
@@ -98,6 +101,7 @@ __all__ = [
     "Integers",
     "LogUniform",
     "MAMLPPOConfig",
+    "ProbeCurve",
     "RL2Config",
     "Split",
     "Task",
@@ -121,6 +125,7 @@ __all__ = [
     "evaluate_adaptation",
     "load",
     "make",
+    "probe_context",
     "train",
 ]
 
