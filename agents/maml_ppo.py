@@ -140,6 +140,10 @@ class MAMLPPO:
         params = {name: x.detach() for name, x in params.items()}
         return Adapted(params, context.num_steps + 1, (*context.values, value))
 
+    def insight(self, context: Context) -> dict[str, Tensor]:
+        """Return each task's parameters, which are all that an adaptation changes."""
+        return dict(context.params)
+
     def update(self, trial: Trial, generator: torch.Generator, progress: float) -> Metrics:
         """Take ``num_epochs`` meta-gradient steps on the initial parameters."""
         config, trial = self.config, trial.to(self.device)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from metarl.evaluation.comparison import Comparison
     from metarl.evaluation.curve import AdaptationCurve
     from metarl.evaluation.evaluate import evaluate_adaptation
+    from metarl.evaluation.probe import ProbeCurve, probe_context
     from metarl.experience.adaptation import AdaptedPolicy, adapt
     from metarl.experience.agent import Adapter, Agent, TaskSpec, TrialShape
     from metarl.experience.checks import check_adapter, check_agent
@@ -57,6 +58,7 @@ _HOME = {
     "Integers": "tasks.ranges",
     "LogUniform": "tasks.ranges",
     "MAMLPPOConfig": "agents.maml_ppo",
+    "ProbeCurve": "evaluation.probe",
     "RL2Config": "agents.rl2",
     "Split": "task",
     "Task": "task",
@@ -80,6 +82,7 @@ _HOME = {
     "evaluate_adaptation": "evaluation.evaluate",
     "load": "running.run",
     "make": "registry",
+    "probe_context": "evaluation.probe",
     "read_run": "running.reading",
     "train": "running.api",
 }
@@ -100,6 +103,7 @@ __all__ = [
     "Integers",
     "LogUniform",
     "MAMLPPOConfig",
+    "ProbeCurve",
     "RL2Config",
     "Split",
     "Task",
@@ -123,6 +127,7 @@ __all__ = [
     "evaluate_adaptation",
     "load",
     "make",
+    "probe_context",
     "read_run",
     "train",
 ]

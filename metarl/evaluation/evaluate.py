@@ -99,7 +99,7 @@ def evaluate_adaptation(
     require_seed("--seed", seed)
     started = time.perf_counter()
     workers = workers or Workers()
-    together = _tasks_together(agent, tasks, num_tasks, workers)
+    together = tasks_together(agent, tasks, num_tasks, workers)
     given = envs
     if envs is None:
         own = evaluation_slots(agent, tasks, num_tasks, workers, num_episodes=num_episodes)
@@ -276,13 +276,13 @@ def evaluation_slots(
     """Return how many environments an evaluation of ``num_tasks`` tasks makes for itself."""
     shape = evaluation_shape(agent, tasks, num_episodes)
     lanes = 1 if shape.sequential else shape.episodes_per_round
-    together = _tasks_together(agent, tasks, num_tasks, workers)
+    together = tasks_together(agent, tasks, num_tasks, workers)
     # A simulator costs memory, a row of an array costs nearly nothing.
     wanted = together * lanes if tasks.array_functions else together
     return min(workers.slots(tasks, wanted), together * lanes)
 
 
-def _tasks_together(
+def tasks_together(
     agent: Adapter, tasks: TaskDistribution, num_tasks: int, workers: Workers
 ) -> int:
     """Return the number of tasks that are adapted to at the same time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
+from metarl.evaluation.probe import ProbeCurve
 from metarl.evaluation.report import metric_of
 from metarl.files import replacing
 from metarl.task import SPLIT_NAMES
@@ -202,6 +203,36 @@ def plot_learning(
     axes.set_xlabel(f"{AXES[axis]} of training")
     axes.set_ylabel(metric if whole else f"{metric} of an episode")
     _finish(axes, integers=False)
+    _save(figure, path, 130)
+
+
+def plot_probe(curves: Mapping[str, ProbeCurve], path: Path, env: str) -> None:
+    """Draw how much of tasks' parameters a linear probe explains against experience.
+
+    Args:
+        curves: the curves by their labels; the first is drawn in colour, others dashed and grey.
+        path: the picture's file; its suffix determines the format.
+        env: the name of the environment, for the title.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
+    for number, (label, curve) in enumerate(curves.items()):
+        style = {"color": "C0"} if number == 0 else {"color": "0.45", "linestyle": "--"}
+        axes.plot(curve.experience, curve.mean, marker="o", markersize=4, label=label, **style)
+        axes.fill_between(
+            curve.experience, curve.low, curve.high, color=style["color"], alpha=0.2, linewidth=0
+        )
+    first = next(iter(curves.values()))
+    if first.unit == "steps" and first.experience[-1] > 20:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+    names = ", ".join(first.parameters[:4]) + (", …" if len(first.parameters) > 4 else "")
+    axes.set_title(f"{env}\nwhat a linear probe reads from the context: {names}", fontsize=11)
+    axes.set_xlabel(f"{first.unit} of experience with the task")
+    axes.set_ylabel("explained share of variance (R²)")
+    lowest = min(float(curve.mean.min()) for curve in curves.values())
+    axes.set_ylim(max(-0.5, min(-0.05, lowest - 0.05)), 1.05)
+    axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    _finish(axes, integers=first.unit != "steps")
     _save(figure, path, 130)
 
 

@@ -20,6 +20,7 @@ from metarl.running.compare import compare, name_agents, open_runs
 from metarl.running.evaluate import EvaluateConfig, evaluate
 from metarl.running.parsing import parse
 from metarl.running.plot import plot
+from metarl.running.probe import probe
 from metarl.running.record import Summarize, summarize_runs
 from metarl.task import Split
 
@@ -41,6 +42,8 @@ class Evaluate:
     be named again, since files cannot make the program import code."""
     agent: tuple[str, ...] = ()
     """Names of the runs' agents, needed only for those that are in modules of yours."""
+    probe: bool = False
+    """Ask what the context of one run's agent tells of its tasks, by a linear regression."""
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     """What is evaluated, and how."""
 
@@ -96,7 +99,12 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         raise bad_option("RUNS", [], "at least one run directory")
     runs = name_agents(open_runs(options.runs), options.agent)
     tasks = None if options.env is None else registry.make(options.env)
-    if len(runs) == 1 and not options.baselines:
+    alone = len(runs) == 1 and not options.baselines
+    if options.probe and not alone:
+        raise bad_option("--probe", True, "one run, without --baselines")
+    if options.probe:
+        probe(runs[0], options.evaluation, tasks=tasks)
+    elif alone:
         evaluate(runs[0], options.evaluation, tasks=tasks)
     else:
         compare(runs, options.evaluation, baselines=options.baselines, tasks=tasks)
