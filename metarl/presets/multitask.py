@@ -39,7 +39,9 @@ PRESETS = {
             hidden_sizes=(100, 100), activation="relu", learning_rate=1e-3, batch_size=4000
         ),
     ),
-    "ppo-multitask-cartpole-reversed": _preset(CARTPOLE, 2_570_000, PPOMultitaskConfig()),
+    "ppo-multitask-cartpole-reversed": _preset(
+        CARTPOLE, 2_570_000, PPOMultitaskConfig(learning_rate=1e-3)
+    ),
     "ppo-multitask-half-cheetah-direction": _preset(
         "half-cheetah/direction",
         32_000_000,
