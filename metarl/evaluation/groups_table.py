@@ -156,6 +156,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     groups = [group for x in result["measures"].values() for group in x["groups"]]
     notes = [
         f"Means are over training seeds and tasks; differences are paired by task; {fixed}.",
+        "p-values are corrected for the pairs of one table (Holm), not for looking at several "
+        "points, metrics or tables until one is small.",
         "Probability of improvement: that a run of the first group beats one of the second on a "
         "task (ties count half).",
         f"Planned seeds: as many show a difference like this one (p < {SIGNIFICANT}) with 80% "

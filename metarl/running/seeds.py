@@ -221,7 +221,7 @@ def resume_seeds(
     lines = [Line(name, summary), Line("untrained", untrained, reference=True)]
     picture = folder / "evaluation" / "test.png"
     plot_adaptation(lines, picture)
-    console.print(f"seeds {listed} together; intervals are over seeds and tasks")
+    console.print(f"seeds {listed} together")
     print_adaptation(summary, untrained)
     console.print(f"picture: {picture}")
     return summary

@@ -117,6 +117,12 @@ OURS = [
     ("plot", "RUN --split train", "train.json", "cannot be read"),
     ("plot", "RUN --metric success", "--metric: got 'success'", "return"),
     ("plot", "RUN --output plot.bmp", "--output: got 'plot.bmp'", ".png"),
+    ("plot", "RUN --kind paths --axis episodes", "--axis: got 'episodes'", "no axis"),
+    ("compare", "RUN RUN", "RUNS: got", "RUN… -- RUN…, at least two groups"),
+    ("compare", "RUN -- RUN", "RUNS: got", "each of them once"),
+    ("compare", "RUN -- nowhere", "1 of 2 groups", "two or more"),
+    ("compare", "RUN -- nowhere --at -1", "--at: got -1", "0 or more"),
+    ("compare", "RUN -- nowhere --output x.png", "--output: got 'x.png'", ".csv"),
 ]
 
 
@@ -486,7 +492,7 @@ def test_a_flag_s_other_values_are_refused():
 
 def test_a_module_called_like_a_script_is_the_user_s(write_module, tmp_path, quick_python):
     """Python puts the folder of scripts first; each of them gives way to the current one."""
-    names = ["train", "evaluate", "plot", "benchmark"]
+    names = ["train", "evaluate", "compare", "plot", "benchmark"]
     for name in names:
         write_module(name, "import metarl\nBANDIT = 'bandit/n3-k2'\n")
     others = "".join(f"import {name}\nassert {name}.BANDIT\n" for name in names[1:])
