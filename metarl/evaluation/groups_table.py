@@ -37,7 +37,8 @@ def print_comparison(result: Mapping[str, Any]) -> None:
         if any(len(group["by_kind"]) > 1 for group in measure["groups"]):
             console.print(_kinds(measure["groups"]))
         pairs = measure["pairs"]
-        console.print(_pairs(pairs))
+        if pairs:
+            console.print(_pairs(pairs))
         for pair in pairs:
             console.print(_verdict(pair, len(pairs), result["half_width"]))
     for line in _notes(result):

@@ -61,9 +61,10 @@ class Compare:
     """Point of the adaptation curves to compare at, in episodes of experience (default: the first
     run's last point)."""
     half_width: Annotated[float, Above(0)] | None = None
-    """Half-width of the interval of a difference for which the number of seeds is planned too."""
+    """Half-width of the interval of a difference for which the number of seeds is planned too
+    (default: none)."""
     output: Path | None = None
-    """File for all numbers: .json, or .csv for one line a pair."""
+    """File for all numbers: .json, or .csv for one line a pair (default: none is written)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used."""
@@ -118,13 +119,15 @@ def compare_groups(groups: Sequence[Sequence[Path]], options: Compare) -> dict[s
     for line in left_out:
         console.print(f"left out: {line}")
     named = [x for x in zip(_labels(groups, usable, options), usable, strict=True) if x[1]]
+    result: dict[str, Any] = {"format": FORMAT, "left_out": left_out}
+    if named:
+        result |= _compared(named, options)
+        print_comparison(result)
     if len(named) < 2:
         raise UserError(
             f"metarl compare: {len(named)} of {len(groups)} groups have runs that can be compared; "
             "accepted: two or more"
         )
-    result = {"format": FORMAT, "left_out": left_out, **_compared(named, options)}
-    print_comparison(result)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         if options.output.suffix == ".csv":
@@ -251,33 +254,36 @@ def _compared(named: Sequence[tuple[str, Sequence[_Run]]], options: Compare) -> 
     at = _point(runs[0], options)
     # A success or another value is no score of which there is a median.
     number = first.episodes_per_point if options.metric == "return" else 0
-    measures: list[tuple[str, Callable[[AdaptationCurve], Floats], int]] = [
-        (f"after {at} episodes", lambda c: c.metrics[options.metric][c.episodes.index(at)], number)
-    ]
+    measures: dict[str, tuple[Callable[[AdaptationCurve], Floats], int]] = {
+        f"after {at} episodes": (lambda c: _values(c, options)[c.episodes.index(at)], number)
+    }
     if len(first.episodes) > 1 and {run.curve.episodes for run in runs} == {first.episodes}:
-        measures.append(
-            (
-                "area under the curve",
-                lambda c: area_under_curve(c.metrics[options.metric], c.episodes),
-                number * len(first.episodes),
-            )
+        measures["area under the curve"] = (
+            lambda c: area_under_curve(_values(c, options), c.episodes),
+            number * len(first.episodes),
         )
     compared = {}
-    for title, score, episodes in measures:
-        scores = [
-            Scores(label, tuple(str(r.path) for r in group), _stacked(group, score))
-            for label, group in named
-        ]
+    for title, (score, episodes) in measures.items():
         compared[title] = compare_scores(
-            scores, strata, kinds=first.groups, episodes_per_score=episodes,
+            [
+                Scores(label, tuple(str(r.path) for r in group), _stacked(group, score))
+                for label, group in named
+            ],
+            strata,
+            kinds=first.groups,
+            episodes_per_score=episodes,
             half_width=options.half_width,
-        )  # fmt: skip
+        )
     return {
         **{key: _protocol(runs[0])[key] for key in (*_OF_ALL, "shared_split", "fixed")},
         "metric": options.metric,
         "half_width": options.half_width,
         "measures": compared,
     }
+
+
+def _values(curve: AdaptationCurve, options: Compare) -> Floats:
+    return curve.metrics[options.metric]
 
 
 def _stacked(group: Sequence[_Run], score: Callable[[AdaptationCurve], Floats]) -> Floats:

@@ -150,6 +150,14 @@ def test_a_group_with_other_points_is_compared_where_both_have_one(runs):
     assert list(compared(*both, "--at", "2")["measures"]) == ["after 2 episodes"]
 
 
+def test_the_only_group_that_can_be_used_is_still_shown(runs, capsys):
+    with pytest.raises(UserError, match="1 of 2 groups have runs"):
+        run_compare([*A, "--", "nowhere", "--output", "out.json"])
+    said = capsys.readouterr().out
+    assert "left out: nowhere/config.json" in said and "rl2" in said
+    assert not (runs / "out.json").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
