@@ -78,6 +78,9 @@ class AdaptationCurve:
     """The number of environment steps that the agent has been trained on."""
     checkpoint: str = "final"
     """The checkpoint that was evaluated, ``final`` or ``best``."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """What distinguishes the evaluation from a plain one, as JSON data: the control of the
+    context, a change of the task, noise; empty for a plain evaluation."""
     seconds: float | None = None
     """The wall-clock time of the evaluation."""
 
@@ -98,6 +101,7 @@ class AdaptationCurve:
             "actions": "greedy" if self.greedy or self.score == "greedy-copy" else "sampled",
             "episodes": list(self.episodes),
             "num_tasks": self.returns.shape[1],
+            **({"conditions": self.conditions} if self.conditions else {}),
             "seconds": self.seconds,
             **summarize_metrics(self.metrics),
             "trial_return": None
@@ -178,6 +182,7 @@ class AdaptationCurve:
             iteration=summary.get("iteration"),
             env_steps=summary.get("env_steps"),
             checkpoint=summary.get("checkpoint", "final"),
+            conditions=dict(summary.get("conditions") or {}),
             seconds=summary.get("seconds"),
         )
 

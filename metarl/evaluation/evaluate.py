@@ -16,7 +16,7 @@ from metarl import seeding
 from metarl.errors import bad_option, require_seed
 from metarl.evaluation.curve import AdaptationCurve, Score
 from metarl.experience.agent import Adapter, TaskSpec, TrialShape, require_spaces, tell_tasks
-from metarl.experience.data import Context, Episodes, Metrics, Timestep, Trial
+from metarl.experience.data import Context, Metrics, Timestep, Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import adapted, collect, run_trial
 from metarl.seeding import Component, Phase
@@ -97,19 +97,18 @@ def evaluate_adaptation(
     require_seed("--seed", seed)
     started = time.perf_counter()
     workers = workers or Workers()
-    together = _tasks_together(agent, tasks, num_tasks, workers)
+    together = tasks_together(agent, tasks, num_tasks, workers)
     given = envs
     if envs is None:
         own = evaluation_slots(agent, tasks, num_tasks, workers, num_episodes=num_episodes)
         envs = workers.make_vec(tasks, own)
-    parts: list[_Points] = []
-    groups: list[str] = []
+    parts: list[Points] = []
+    drawn: list[Task] = []
     try:
         for start in range(0, num_tasks, together):
             numbers = np.arange(start, min(start + together, num_tasks))
-            batch = _draw(tasks, split, numbers, seed, phase, iteration)
-            if tasks.group is not None:
-                groups += [str(task[tasks.group]) for task in batch]
+            batch = draw_tasks(tasks, split, numbers, seed, phase, iteration)
+            drawn += batch
             keys = TrialKeys(seed, phase, iteration, numbers)
             if score == "greedy-copy":
                 points = _probe(agent, envs, batch, shape, keys)
@@ -122,30 +121,16 @@ def evaluate_adaptation(
     finally:
         if given is None:
             close_quietly(envs)
-    metrics = {name: _stack([part.metrics[name] for part in parts]) for name in parts[0].metrics}
-    return AdaptationCurve(
-        env=tasks.name,
+    return replace(
+        curve_of(agent, tasks, drawn, parts, split=split, seed=seed, greedy=greedy),
         agent=agent_name or type(agent).__name__,
-        seed=seed,
-        split=split,
-        shared_split=tasks.shared_split or (split == "validation" and tasks.shared_validation),
         score=score,
-        greedy=greedy,
-        episodes=parts[0].episodes,
-        returns=metrics.pop("return"),
-        success=metrics.pop("success", None),
-        info=metrics,
-        trial_return=None
-        if parts[0].total is None
-        else np.concatenate([p.total.numpy() for p in parts if p.total is not None]),
-        groups=np.array(groups) if groups else None,
-        told_task=hasattr(agent, "reveal"),
         seconds=time.perf_counter() - started,
     )
 
 
 @dataclass(frozen=True)
-class _Points:
+class Points:
     """The points of some tasks' curves."""
 
     episodes: tuple[int, ...]
@@ -156,22 +141,69 @@ class _Points:
     """The sum of all returns, ``[task]``; None if probes are measured."""
 
 
-def adaptation_points(shape: TrialShape, trial: Trial) -> _Points:
+def adaptation_points(shape: TrialShape, trial: Trial) -> Points:
     """Return the points of a trial.
 
     A point is the mean of a round, or one episode if the agent learns while it acts.
     """
-    rounds = [_measured(episodes) for episodes in trial.rounds]
+    return points_of(shape, [episodes.metrics for episodes in trial.rounds])
+
+
+def points_of(shape: TrialShape, metrics: Sequence[Mapping[str, Tensor]]) -> Points:
+    """Return the points of a trial from the metrics of its rounds, ``[task, episode]`` each."""
+    rounds = [_measured(each) for each in metrics]
     total = torch.stack([r["return"].sum(1) for r in rounds]).sum(0)
     if shape.learns_while_acting:
-        return _Points(shape.points, rounds[0], total)
+        return Points(shape.points, rounds[0], total)
     means = {name: torch.stack([r[name].mean(1) for r in rounds], 1) for name in rounds[0]}
-    return _Points(shape.points, means, total)
+    return Points(shape.points, means, total)
 
 
-def _measured(episodes: Episodes) -> dict[str, Tensor]:
+def _measured(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the metrics that curves show, ``[task, episode]`` each."""
-    return {name: x for name, x in episodes.metrics.items() if name != "length"}
+    return {name: x for name, x in metrics.items() if name != "length"}
+
+
+def curve_of(
+    agent: Adapter,
+    tasks: TaskDistribution,
+    drawn: Sequence[Task],
+    parts: Sequence[Points],
+    *,
+    split: Split,
+    seed: int,
+    greedy: bool,
+) -> AdaptationCurve:
+    """Return the curve of adapting episodes from the points of batches of tasks.
+
+    Args:
+        agent: the one that was evaluated.
+        tasks: the distribution that the tasks come from.
+        drawn: the tasks of all batches, in their order.
+        parts: the points of every batch.
+        split: the split that the tasks come from.
+        seed: the seed of tasks, episodes and actions.
+        greedy: whether the most likely actions were taken.
+    """
+    metrics = {name: _stack([part.metrics[name] for part in parts]) for name in parts[0].metrics}
+    totals = [part.total.numpy() for part in parts if part.total is not None]
+    kinds = [str(task[tasks.group]) for task in drawn] if tasks.group is not None else []
+    return AdaptationCurve(
+        env=tasks.name,
+        agent=type(agent).__name__,
+        seed=seed,
+        split=split,
+        shared_split=tasks.shared_split or (split == "validation" and tasks.shared_validation),
+        score="adapting-episodes",
+        greedy=greedy,
+        episodes=parts[0].episodes,
+        returns=metrics.pop("return"),
+        success=metrics.pop("success", None),
+        info=metrics,
+        trial_return=np.concatenate(totals) if totals else None,
+        groups=np.array(kinds) if kinds else None,
+        told_task=hasattr(agent, "reveal"),
+    )
 
 
 def point_metrics(kind: str, means: Mapping[str, Sequence[float]], total: float) -> Metrics:
@@ -195,7 +227,7 @@ def _probe(
     tasks: list[Task],
     shape: TrialShape,
     keys: TrialKeys,
-) -> _Points:
+) -> Points:
     """Measure one greedy episode at each point, which the agent then forgets.
 
     All probes of a task use the same random numbers, so that points differ in what the agent
@@ -230,9 +262,9 @@ def _probe(
             keys=keys.at(1),
             greedy=True,
         )
-        probes.append(_measured(probe))
+        probes.append(_measured(probe.metrics))
     metrics = {name: torch.stack([p[name][:, 0] for p in probes], 1) for name in probes[0]}
-    return _Points(shape.points, metrics, None)
+    return Points(shape.points, metrics, None)
 
 
 def evaluation_shape(
@@ -273,13 +305,13 @@ def evaluation_slots(
     """Return how many environments an evaluation of ``num_tasks`` tasks makes for itself."""
     shape = evaluation_shape(agent, tasks, num_episodes)
     lanes = 1 if shape.sequential else shape.episodes_per_round
-    together = _tasks_together(agent, tasks, num_tasks, workers)
+    together = tasks_together(agent, tasks, num_tasks, workers)
     # A simulator costs memory, a row of an array costs nearly nothing.
     wanted = together * lanes if tasks.array_functions else together
     return min(workers.slots(tasks, wanted), together * lanes)
 
 
-def _tasks_together(
+def tasks_together(
     agent: Adapter, tasks: TaskDistribution, num_tasks: int, workers: Workers
 ) -> int:
     """Return the number of tasks that are adapted to at the same time."""
@@ -303,10 +335,10 @@ def evaluation_tasks(
     tasks: TaskDistribution, *, split: Split = "test", num_tasks: int = 1000, seed: int = 0
 ) -> list[Task]:
     """Return the tasks that :func:`evaluate_adaptation` uses, in the order of its results."""
-    return _draw(tasks, split, np.arange(num_tasks), seed, Phase.EVALUATE, 0)
+    return draw_tasks(tasks, split, np.arange(num_tasks), seed, Phase.EVALUATE, 0)
 
 
-def _draw(
+def draw_tasks(
     tasks: TaskDistribution,
     split: Split,
     numbers: npt.NDArray[np.int64],
