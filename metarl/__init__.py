@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from metarl.experience.data import Episodes, Timestep, Trial
     from metarl.experience.sampling import TaskSampler
     from metarl.registry import make
-    from metarl.running.api import compare, evaluate, train
+    from metarl.running.api import compare, evaluate, evaluate_controls, train
     from metarl.running.run import load
     from metarl.running.settings import TrainConfig
     from metarl.stepping.vector import TaskVectorEnv
@@ -77,6 +77,7 @@ _HOME = {
     "compare": "running.api",
     "evaluate": "running.api",
     "evaluate_adaptation": "evaluation.evaluate",
+    "evaluate_controls": "running.api",
     "load": "running.run",
     "make": "registry",
     "train": "running.api",
@@ -119,6 +120,7 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_adaptation",
+    "evaluate_controls",
     "load",
     "make",
     "train",

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from rich.table import Table
 
 from metarl.console import console
 from metarl.evaluation.curve import AdaptationCurve, first_row, summarize
+from metarl.evaluation.tables import Cells, markdown_rows, print_rows, with_bounds, with_half
 from metarl.files import write_json, write_whole
 from metarl.task import SPLIT_NAMES
 
@@ -32,9 +32,6 @@ Kind: TypeAlias = Literal["agent", "untrained", "baseline"]
 Statistics: TypeAlias = Mapping[str, Any]
 """A ``mean`` and the bounds ``low`` and ``high`` of its 95% confidence interval, or lists of
 them."""
-
-Cells: TypeAlias = dict[str, str]
-"""The texts of one row of a table, by the name of their column."""
 
 
 class Participant(NamedTuple):
@@ -316,32 +313,15 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Return the table as Markdown, with a few of the points."""
-        rows = [self._cells(row, _with_bounds) for row in self.rows]
-        titles = [title.replace("\n", " ") for title in rows[0]]
-        lines = [f"**{self.title}**", "", _line(titles), _line(["---", *["--:"] * len(titles[1:])])]
-        lines += [_line(list(row.values())) for row in rows]
+        rows = [self._cells(row, with_bounds) for row in self.rows]
+        lines = [f"**{self.title}**", "", *markdown_rows(rows)]
         return "\n".join([*lines, "", "Means, with 95% intervals over tasks.", *self.notes, ""])
 
     def print(self) -> None:
         """Print the table with a few of the points, in parts if the console is too narrow."""
-        rows = [self._cells(row, _with_half) for row in self.rows]
-        titles = list(rows[0])
-        widths = {t: max(map(_width, (t, *(row[t] for row in rows)))) + 3 for t in titles}
+        rows = [self._cells(row, with_half) for row in self.rows]
         console.print(self.title)
-        rest = titles[1:]
-        while rest:
-            part: list[str] = []
-            free = console.width - 1 - widths[titles[0]]
-            while rest and (not part or widths[rest[0]] <= free):
-                free -= widths[rest[0]]
-                part.append(rest.pop(0))
-            table = Table()
-            table.add_column(titles[0])
-            for title in part:
-                table.add_column(title, justify="right")
-            for row in rows:
-                table.add_row(*(row[title] for title in (titles[0], *part)))
-            console.print(table)
+        print_rows(rows)
         console.print("± is the wider side of the 95% interval over tasks.")
         for note in self.notes:
             console.print(note)
@@ -389,31 +369,3 @@ def _columns(name: str, statistics: Statistics) -> dict[str, Any]:
     """Return the three columns of a mean and its interval."""
     keys = {name: "mean", f"{name}_low": "low", f"{name}_high": "high"}
     return {column: statistics.get(key, "") for column, key in keys.items()}
-
-
-def _with_bounds(statistics: Statistics) -> str:
-    """Return a mean and its interval as text: ``0.512 (0.480 to 0.545)``."""
-    mean, low, high = _texts(statistics["mean"], statistics["low"], statistics["high"])
-    return f"{mean} ({low} to {high})"
-
-
-def _with_half(statistics: Statistics) -> str:
-    """Return a mean and the wider side of its interval as text: ``0.512 ±0.033``."""
-    mean, low, high = (statistics[key] for key in ("mean", "low", "high"))
-    return " ±".join(_texts(mean, max(mean - low, high - mean)))
-
-
-def _texts(*numbers: float) -> list[str]:
-    """Return numbers with three digits after the point, or one if they are large."""
-    digits = 3 if max(map(abs, numbers)) < 100 else 1
-    return [f"{number:.{digits}f}" for number in numbers]
-
-
-def _width(text: str) -> int:
-    """Return the number of characters of a text's longest line."""
-    return max(map(len, text.split("\n")))
-
-
-def _line(cells: Sequence[str]) -> str:
-    """Return a line of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
+from metarl.evaluation.control_table import Controls, context_name
 from metarl.files import replacing
 from metarl.task import SPLIT_NAMES
 
@@ -150,6 +151,62 @@ def plot_learning(
     axes.set_ylabel("return of an episode")
     _finish(axes, integers=False)
     _save(figure, path, 130)
+
+
+def plot_controls(controls: Controls, path: Path) -> None:
+    """Draw the return with each context against episodes of experience, a panel an agent.
+
+    Args:
+        controls: the agents and baselines with the contexts of controls.
+        path: the picture's file; its suffix determines the format.
+    """
+    number = len(controls.participants)
+    columns = min(number, 3)
+    size = -(-number // columns), columns
+    figure, grid = plt.subplots(
+        *size,
+        figsize=(4.2 * size[1] + 2.4, 3.4 * size[0] + 0.8),
+        squeeze=False,
+        sharey=True,
+        constrained_layout=True,
+    )
+    rows = [row for row in controls.rows if row["metric"] == "return"]
+    references = [row for row in rows if row["kind"] == "reference"]
+    for axes, participant in zip(grid.flat, controls.participants, strict=False):
+        for row in (r for r in rows if r["label"] == participant.label and r not in references):
+            style = CONTROL_STYLES[row["control"]]
+            x, values = row["episodes"], row["value"]
+            marker = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
+            axes.plot(x, values["mean"], label=context_name(row), **style, **marker)
+            color = style["color"]
+            axes.fill_between(
+                x, values["low"], values["high"], color=color, alpha=0.15, linewidth=0
+            )
+        for row, dashes in zip(references, ("--", ":"), strict=False):
+            label = f"{row['label']} ({context_name(row)})"
+            axes.axhline(row["value"]["mean"][0], color="0.45", linestyle=dashes, label=label)
+        axes.set_title(participant.label, fontsize=10)
+        axes.set_xlabel("episodes of experience")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid.flat[number:]:
+        axes.set_visible(False)
+    for row in grid:
+        row[0].set_ylabel("return of an episode")
+    last = grid[0, columns - 1]
+    last.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="context")
+    figure.suptitle(f"{controls.title}\nmean and 95% interval", fontsize=10)
+    _save(figure, path, 130)
+
+
+CONTROL_STYLES: dict[str, dict[str, Any]] = {
+    "own": {"color": "C0", "linewidth": 2},
+    "another-task": {"color": "C3", "linewidth": 1.6},
+    "reset-every-episode": {"color": "C2", "linewidth": 1.2, "linestyle": (0, (5, 2))},
+    "reset-every-step": {"color": "C4", "linewidth": 1.2, "linestyle": (0, (1, 1.5))},
+}
+"""The line of each control of the context."""
 
 
 class Paths(NamedTuple):

@@ -16,10 +16,12 @@ from metarl import registry
 from metarl.console import print_names
 from metarl.errors import UserError, bad_option
 from metarl.running.compare import compare, name_agents, open_runs
+from metarl.running.controls import evaluate_controls
 from metarl.running.evaluate import EvaluateConfig, evaluate
 from metarl.running.parsing import parse
 from metarl.running.plot import plot
 from metarl.running.record import Summarize, summarize_runs
+from metarl.running.run import Run
 from metarl.task import Split
 
 MEASURE = Path(__file__).parents[2] / "benchmarks" / "measure.py"
@@ -40,6 +42,15 @@ class Evaluate:
     be named again, since files cannot make the program import code."""
     agent: tuple[str, ...] = ()
     """Names of the runs' agents, needed only for those that are in modules of yours."""
+    controls: bool = False
+    """Also evaluate with another task's context, and without what was learned before the episode
+    or the step: this tells whether an agent adapts to its task."""
+    multitask: Path | None = None
+    """Run directory of a policy for all tasks, such as `ppo-multitask`, of about as many steps, to
+    stand beside `--controls` (default: none)."""
+    oracle: Path | None = None
+    """Run directory of a policy that is told its task, to stand beside `--controls` (default: the
+    baseline `oracle`, if it applies to the tasks)."""
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     """What is evaluated, and how."""
 
@@ -74,7 +85,8 @@ usage: metarl evaluate RUN… [--baselines NAME…] [options]
 
 Several runs, or baselines, are compared on the same tasks: in one table and one picture, in the
 folder `comparison` of the first run. Evaluations that exist already are not made again, so that
-the same command goes on with a comparison that was cut off.
+the same command goes on with a comparison that was cut off. With --controls, the table and the
+picture of contexts are in the folder `controls` of the first run.
   --list           print the names of baselines, and leave"""
 
 
@@ -90,6 +102,17 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         raise bad_option("RUNS", [], "at least one run directory")
     runs = name_agents(open_runs(options.runs), options.agent)
     tasks = None if options.env is None else registry.make(options.env)
+    if options.controls:
+        beside = {
+            name: None if path is None else Run.open(path)
+            for name, path in (("multitask", options.multitask), ("oracle", options.oracle))
+        }
+        what = options.evaluation
+        evaluate_controls(runs, what, baselines=options.baselines, tasks=tasks, **beside)
+        return
+    for name in ("multitask", "oracle"):
+        if getattr(options, name) is not None:
+            raise bad_option(f"--{name}", str(getattr(options, name)), "--controls beside it")
     if len(runs) == 1 and not options.baselines:
         evaluate(runs[0], options.evaluation, tasks=tasks)
     else:

@@ -73,11 +73,11 @@ def compare(
     """
     config = config or EvaluateConfig()
     check_device(config.device)
-    _refuse_impossible(runs, baselines, config, tasks)
+    refuse_impossible(runs, baselines, config, tasks)
     tasks = tasks or runs[0].make_tasks()
     for run in runs:
         run.require_spaces(tasks)
-    plans = _plan(runs, config, baselines, tasks)
+    plans = plan_evaluations(runs, config, baselines, tasks)
     folder = config.output or runs[0].directory / "comparison"
     writings = {path: Writing(path) for path in (folder, *(plan.folder for plan in plans))}
     participants: list[Participant] = []
@@ -96,7 +96,7 @@ def compare(
                 raise
     comparison = Comparison(tuple(participants))
     comparison.print()
-    name, _ = name_evaluation(runs[0], _agent_of(plans[0]), tasks, config)
+    name, _ = name_evaluation(runs[0], agent_of(plans[0]), tasks, config)
     with writings[folder]:
         files = comparison.save(folder, name)
         picture = folder / f"{name}.png"
@@ -139,7 +139,7 @@ def name_agents(runs: Sequence[Run], agents: Sequence[str]) -> list[Run]:
     ]
 
 
-def _refuse_impossible(
+def refuse_impossible(
     runs: Sequence[Run],
     baselines: Sequence[str],
     config: EvaluateConfig,
@@ -167,7 +167,7 @@ def _refuse_impossible(
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """One evaluation of a comparison, and the files that it is saved in."""
 
     label: str
@@ -211,14 +211,14 @@ class _Plan:
         }
 
 
-def _plan(
+def plan_evaluations(
     runs: Sequence[Run],
     config: EvaluateConfig,
     baselines: Sequence[str],
     tasks: TaskDistribution,
-) -> list[_Plan]:
+) -> list[Plan]:
     """Make all agents and baselines; each agent is followed by the same one untrained."""
-    plans: list[_Plan] = []
+    plans: list[Plan] = []
     labels = labels_of([source_of_run(run) for run in runs])
     for run, label in zip(runs, labels, strict=True):
         saved = run.checkpoint(config.checkpoint)
@@ -229,7 +229,7 @@ def _plan(
             _, num_tasks = name_evaluation(run, agent, tasks, config)
             config = with_options(config, evaluation_tasks=num_tasks)
         name, num_tasks = name_evaluation(run, agent, tasks, config)
-        plan = _Plan(
+        plan = Plan(
             label,
             "agent",
             agent,
@@ -262,7 +262,7 @@ def _plan(
         if own.num_episodes < shape.num_episodes:
             own = evaluation_shape(baseline, tasks, shape.num_episodes)
         plans.append(
-            _Plan(
+            Plan(
                 label,
                 "baseline",
                 baseline,
@@ -277,7 +277,7 @@ def _plan(
     return plans
 
 
-def _baseline_labels(baselines: Sequence[str], agents: Sequence[_Plan]) -> list[str]:
+def _baseline_labels(baselines: Sequence[str], agents: Sequence[Plan]) -> list[str]:
     """Return labels of baselines: without their options, unless two have the same name.
 
     The options of all are in the column ``agent`` of the files and in the notes of the table.
@@ -327,7 +327,7 @@ def _source(made: object) -> str:
 
 
 def _evaluated(
-    plan: _Plan,
+    plan: Plan,
     tasks: TaskDistribution,
     config: EvaluateConfig,
     envs: SharedEnvs,
@@ -343,7 +343,7 @@ def _evaluated(
         curve, summary = found
     else:
         if plan.state is not None:
-            plan.state.load_into(_agent_of(plan))
+            plan.state.load_into(agent_of(plan))
         curve = measure(
             plan.adapter,
             tasks,
@@ -363,7 +363,7 @@ def _evaluated(
     return Participant(plan.label, plan.kind, curve, summary, episodes, file)
 
 
-def _read(plan: _Plan, expected: dict[str, Any]) -> tuple[AdaptationCurve, dict[str, Any]] | None:
+def _read(plan: Plan, expected: dict[str, Any]) -> tuple[AdaptationCurve, dict[str, Any]] | None:
     """Return a saved evaluation and its summary, or None unless it is just what is asked for."""
     try:
         summary = read_summary(plan.folder / f"{plan.name}.json")
@@ -374,7 +374,8 @@ def _read(plan: _Plan, expected: dict[str, Any]) -> tuple[AdaptationCurve, dict[
         return None
 
 
-def _agent_of(plan: _Plan) -> Agent:
+def agent_of(plan: Plan) -> Agent:
+    """Return the agent of a plan that is of an agent."""
     assert isinstance(plan.adapter, Agent)
     return plan.adapter
 
