@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from metarl.experience.data import Episodes, Timestep, Trial
     from metarl.experience.sampling import TaskSampler
     from metarl.registry import make
-    from metarl.running.api import compare, evaluate, evaluate_controls, train
+    from metarl.running.api import compare, evaluate, evaluate_controls, evaluate_robustness, train
     from metarl.running.run import load
     from metarl.running.settings import TrainConfig
     from metarl.stepping.vector import TaskVectorEnv
@@ -78,6 +78,7 @@ _HOME = {
     "evaluate": "running.api",
     "evaluate_adaptation": "evaluation.evaluate",
     "evaluate_controls": "running.api",
+    "evaluate_robustness": "running.api",
     "load": "running.run",
     "make": "registry",
     "train": "running.api",
@@ -121,6 +122,7 @@ __all__ = [
     "evaluate",
     "evaluate_adaptation",
     "evaluate_controls",
+    "evaluate_robustness",
     "load",
     "make",
     "train",

@@ -49,7 +49,6 @@ class Component(IntEnum):
     UPDATE = 4
     PARAMETERS = 5
     PARTNERS = 6
-    DISTURBANCES = 7
 
 
 def derive(seed: int, *key: int) -> np.uint64:

@@ -15,12 +15,22 @@ import numpy as np
 
 from metarl.console import console
 from metarl.evaluation.curve import AdaptationCurve, first_row, summarize
-from metarl.evaluation.tables import Cells, markdown_rows, print_rows, with_bounds, with_half
+from metarl.evaluation.recovery import recovery_text
+from metarl.evaluation.tables import (
+    Cells,
+    conditions_text,
+    markdown_rows,
+    print_rows,
+    with_bounds,
+    with_half,
+)
 from metarl.files import write_json, write_whole
 from metarl.task import SPLIT_NAMES
 
 FORMAT = 1
 """The format of a comparison's JSON file."""
+
+_CHANGE = "change_task_after"
 
 SHOWN_POINTS = 5
 """The number of points of the curves that the console and Markdown show; the last point of every
@@ -67,8 +77,13 @@ class Comparison:
         """Refuse curves that are not of the same tasks."""
         if not self.participants or self.participants[0].kind != "agent":
             raise ValueError("the first participant of a comparison is an agent")
+        shared = ("env", "split", "seed", "score")
         kinds = {
-            (p.curve.env, p.curve.split, p.curve.seed, p.curve.score, p.summary["actions"])
+            (
+                *(getattr(p.curve, name) for name in shared),
+                p.summary["actions"],
+                str(p.curve.conditions),
+            )
             for p in self.participants
         }
         if len(kinds) > 1:
@@ -134,6 +149,7 @@ class Comparison:
             "trial_return": summary["trial_return"],
             **self._differences(participant, {curve.episodes[i] for i in shown}),
             "crossover": self._crossover(participant),
+            **({"recovery": summary["recovery"]} if summary.get("recovery") else {}),
         }
 
     def _crossover(self, participant: Participant) -> dict[str, Any] | None:
@@ -190,6 +206,7 @@ class Comparison:
             "shared_split": curve.shared_split,
             "seed": curve.seed,
             "score": curve.score,
+            **({"conditions": curve.conditions} if curve.conditions else {}),
             "actions": self.participants[0].summary["actions"],
             "checkpoint": curve.checkpoint,
             "num_tasks": curve.returns.shape[1],
@@ -241,10 +258,11 @@ class Comparison:
         curve, summary = first.curve, first.summary
         shared = ", the same tasks as in training" if curve.shared_split else ""
         best = ", best checkpoints" if curve.checkpoint == "best" else ""
+        said = f", {conditions_text(curve.conditions)}" if curve.conditions else ""
         copies = ", greedy copies" if curve.score == "greedy-copy" else ""
         return (
             f"{curve.returns.shape[1]:,} {SPLIT_NAMES[curve.split]} tasks of {curve.env}{shared}, "
-            f"the same for all ({summary['actions']} actions{copies}{best})"
+            f"the same for all ({summary['actions']} actions{copies}{best}{said})"
         )
 
     @property
@@ -273,6 +291,11 @@ class Comparison:
                 f"Equals: the episodes after which the return is that of {first.label} after "
                 f"{last} (and stays there on average), or how many were not enough."
             )
+        notes += [
+            f"{p.label}: {recovery_text(p.summary['recovery'], p.curve.conditions[_CHANGE])}."
+            for p in self.participants
+            if p.summary.get("recovery") and p.kind != "untrained"
+        ]
         few = {p.label: p.curve.returns.shape[1] for p in self.participants}
         most = max(few.values())
         fewer = [f"{label} {n:,}" for label, n in few.items() if n < most]

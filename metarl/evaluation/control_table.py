@@ -15,7 +15,14 @@ import numpy.typing as npt
 
 from metarl.console import console
 from metarl.evaluation.curve import RESAMPLES, AdaptationCurve, summarize
-from metarl.evaluation.tables import Cells, markdown_rows, print_rows, with_bounds, with_half
+from metarl.evaluation.tables import (
+    Cells,
+    conditions_text,
+    markdown_rows,
+    print_rows,
+    with_bounds,
+    with_half,
+)
 from metarl.experience.controls import Control
 from metarl.files import write_json, write_whole
 from metarl.task import SPLIT_NAMES
@@ -141,7 +148,7 @@ class Controls:
         curve = self.participants[0].curves["own"]
         shared = ", the same tasks as in training" if curve.shared_split else ""
         best = ", best checkpoints" if curve.checkpoint == "best" else ""
-        said = "".join(f", {k.replace('_', ' ')} {v}" for k, v in curve.conditions.items())
+        said = f", {conditions_text(curve.conditions)}" if curve.conditions else ""
         actions = "greedy" if curve.greedy else "sampled"
         return (
             f"{curve.returns.shape[1]:,} {SPLIT_NAMES[curve.split]} tasks of {curve.env}{shared}, "

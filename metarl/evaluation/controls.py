@@ -22,9 +22,11 @@ from metarl.evaluation.evaluate import (
     tasks_together,
 )
 from metarl.experience.agent import Adapter, require_spaces
-from metarl.experience.controls import Batch, Control, partners_of, run_controlled, units_of
+from metarl.experience.changes import partners_of
+from metarl.experience.controls import Batch, Control, run_controlled, units_of
 from metarl.experience.lanes import TrialKeys
 from metarl.seeding import Component, Phase
+from metarl.stepping.disturbances import Disturbances, disturbed
 from metarl.stepping.options import Workers
 from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
@@ -55,6 +57,7 @@ def control_curves(
     greedy: bool = False,
     workers: Workers | None = None,
     envs: SlotVectorEnv | None = None,
+    disturbances: Disturbances | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> dict[Control, AdaptationCurve]:
     """Measure an adaptation curve with the agent's own contexts, and those of all controls.
@@ -74,6 +77,7 @@ def control_curves(
         greedy: whether the most likely actions are taken.
         workers: how environments are stepped; the result does not depend on it.
         envs: environments that ``tasks.make_vec`` made; they are left open.
+        disturbances: noise, delays and losses between the environments and the agent.
         advance: a function that is called with the number of episodes or rounds just finished, of
             which every task has :func:`num_units`.
 
@@ -86,6 +90,8 @@ def control_curves(
     """
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     require_seed("--seed", seed)
+    disturbances = disturbances or Disturbances()
+    disturbances.require_effect(tasks, tasks.horizon)
     shape = evaluation_shape(agent, tasks, num_episodes)
     num_tasks = default_tasks(tasks, split) if num_tasks is None else num_tasks
     if num_tasks < 2:
@@ -105,7 +111,10 @@ def control_curves(
         slots = evaluation_slots(agent, tasks, num_tasks, workers, num_episodes=num_episodes)
         envs = workers.make_vec(tasks, slots)
     try:
-        run = run_controlled(agent, envs, batches, shape, partners, greedy=greedy, advance=advance)
+        stepped = disturbed(envs, disturbances)
+        run = run_controlled(
+            agent, stepped, batches, shape, partners, greedy=greedy, advance=advance
+        )
     finally:
         if given is None:
             close_quietly(envs)
@@ -113,10 +122,15 @@ def control_curves(
     for control, every in run.items():
         parts = [points_of(shape, rounds) for rounds in every]
         curve = curve_of(agent, tasks, drawn, parts, split=split, seed=seed, greedy=greedy)
-        conditions = {} if control == "own" else {"context": control}
+        conditions = disturbances.conditions() | control_conditions(control)
         seconds = time.perf_counter() - started
         curves[control] = replace(curve, conditions=conditions, seconds=seconds)
     return curves
+
+
+def control_conditions(control: Control) -> dict[str, str]:
+    """Return what distinguishes the curve of a control from the agent's own."""
+    return {} if control == "own" else {"context": control}
 
 
 def num_units(agent: Adapter, tasks: TaskDistribution, num_episodes: int | None = None) -> int:

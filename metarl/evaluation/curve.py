@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from metarl.errors import UserError
+from metarl.evaluation.recovery import recovery_of
 from metarl.files import read_object, write_json, write_whole
 from metarl.task import Split
 
@@ -108,7 +109,13 @@ class AdaptationCurve:
             if self.trial_return is None
             else first_row(summarize_returns(self.trial_return[None])),
             "groups": self._group_summaries(),
+            **self._recovery(),
         }
+
+    def _recovery(self) -> dict[str, Any]:
+        """Return how the agent recovers from a change of its task, if there was one."""
+        after = self.conditions.get("change_task_after")
+        return {} if not after else {"recovery": recovery_of(self.returns, self.episodes, after)}
 
     @property
     def metrics(self) -> dict[str, npt.NDArray[np.float32]]:

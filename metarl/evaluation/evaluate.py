@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,12 @@ from metarl import seeding
 from metarl.errors import bad_option, require_seed
 from metarl.evaluation.curve import AdaptationCurve, Score
 from metarl.experience.agent import Adapter, TaskSpec, TrialShape, require_spaces, tell_tasks
-from metarl.experience.data import Context, Metrics, Timestep, Trial
+from metarl.experience.changes import FLAG, partners_of, require_change
+from metarl.experience.data import Change, Context, Metrics, Timestep, Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import adapted, collect, run_trial
 from metarl.seeding import Component, Phase
+from metarl.stepping.disturbances import Disturbances, disturbed
 from metarl.stepping.options import Workers
 from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
@@ -51,6 +54,8 @@ def evaluate_adaptation(
     score: Score = "adapting-episodes",
     workers: Workers | None = None,
     envs: SlotVectorEnv | None = None,
+    disturbances: Disturbances | None = None,
+    change_task_after: int = 0,
     agent_name: str = "",
     phase: Phase = Phase.EVALUATE,
     iteration: int = 0,
@@ -75,6 +80,9 @@ def evaluate_adaptation(
             which starts in the same way at every point.
         workers: how environments are stepped; the result does not depend on it.
         envs: environments that ``tasks.make_vec`` made; they are left open.
+        disturbances: noise, delays and losses between the environments and the agent.
+        change_task_after: the number of episodes after which the task of every trial becomes that
+            of another trial, which the agent is not told; 0 for never.
         agent_name: the name to keep in the curve (default: the agent's class).
         phase: the phase whose random numbers are used.
         iteration: the training iteration that the evaluation belongs to; each draws other tasks.
@@ -95,25 +103,33 @@ def evaluate_adaptation(
     if num_tasks < 1:
         raise bad_option("--evaluation-tasks", num_tasks, "at least 1")
     require_seed("--seed", seed)
+    disturbances = disturbances or Disturbances()
+    disturbances.require_effect(tasks, tasks.horizon)
+    _require_change(change_task_after, shape, score)
     started = time.perf_counter()
     workers = workers or Workers()
     together = tasks_together(agent, tasks, num_tasks, workers)
+    every = draw_tasks(tasks, split, np.arange(num_tasks), seed, phase, iteration)
+    later = _later_tasks(every, seed, phase, iteration) if change_task_after else []
     given = envs
     if envs is None:
         own = evaluation_slots(agent, tasks, num_tasks, workers, num_episodes=num_episodes)
         envs = workers.make_vec(tasks, own)
     parts: list[Points] = []
-    drawn: list[Task] = []
+    stepped = disturbed(envs, disturbances)
     try:
         for start in range(0, num_tasks, together):
             numbers = np.arange(start, min(start + together, num_tasks))
-            batch = draw_tasks(tasks, split, numbers, seed, phase, iteration)
-            drawn += batch
+            batch = every[start : start + together]
             keys = TrialKeys(seed, phase, iteration, numbers)
             if score == "greedy-copy":
-                points = _probe(agent, envs, batch, shape, keys)
+                points = _probe(agent, stepped, batch, shape, keys)
             else:
-                trial = run_trial(agent, envs, batch, shape=shape, keys=keys, greedy=greedy)
+                others = later[start : start + together]
+                change = Change(change_task_after, others) if later else None
+                trial = run_trial(
+                    agent, stepped, batch, shape=shape, keys=keys, greedy=greedy, change=change
+                )
                 points = adaptation_points(shape, trial)
             parts.append(points)
             if advance is not None:
@@ -122,11 +138,31 @@ def evaluate_adaptation(
         if given is None:
             close_quietly(envs)
     return replace(
-        curve_of(agent, tasks, drawn, parts, split=split, seed=seed, greedy=greedy),
+        curve_of(agent, tasks, every, parts, split=split, seed=seed, greedy=greedy),
         agent=agent_name or type(agent).__name__,
         score=score,
+        conditions=conditions_of(disturbances, change_task_after),
         seconds=time.perf_counter() - started,
     )
+
+
+def conditions_of(disturbances: Disturbances, change_task_after: int) -> dict[str, Any]:
+    """Return what distinguishes an evaluation from a plain one, as its files name it."""
+    change = {"change_task_after": change_task_after} if change_task_after else {}
+    return {**change, **disturbances.conditions()}
+
+
+def _require_change(after: int, shape: TrialShape, score: Score) -> None:
+    if after:
+        require_change(after, shape)
+        if score == "greedy-copy":
+            raise bad_option("--score", score, f"adapting-episodes with {FLAG}")
+
+
+def _later_tasks(tasks: list[Task], seed: int, phase: Phase, iteration: int) -> list[Task]:
+    """Return the tasks after a change: every trial gets that of another one."""
+    rng = seeding.numpy_generator(seed, phase, Component.PARTNERS, iteration)
+    return [tasks[i] for i in partners_of(tasks, rng, FLAG)]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from metarl.evaluation.control_table import Controls, context_name
+from metarl.evaluation.robustness import Robustness
+from metarl.evaluation.tables import conditions_text
 from metarl.files import replacing
 from metarl.task import SPLIT_NAMES
 
@@ -90,6 +92,9 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
         axes.fill_between(
             x, values["low"], values["high"], color=style["color"], alpha=alpha, linewidth=0
         )
+    changes = {x.summary.get("conditions", {}).get("change_task_after") for x in lines} - {None}
+    for after in sorted(changes):
+        axes.axvline(after - 0.5, color="0.4", linestyle=":", linewidth=1.2, zorder=0)
     envs = sorted({line.summary["env"] for line in lines})
     counts = sorted({line.summary["num_tasks"] for line in lines if not line.reference})
     number = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
@@ -100,6 +105,7 @@ def plot_adaptation(lines: Sequence[Line], path: Path, metric: str = "return") -
     said = [common.get("actions", "actions: see the legend"), common.get("score", "")]
     best = "checkpoint" not in differ and kinds[0]["checkpoint"] != "final checkpoint"
     said += [kinds[0]["checkpoint"]] if best else []
+    said += [kinds[0]["conditions"]] if "conditions" not in differ else []
     axes.set_ylabel(f"{metric} of an episode ({', '.join(filter(None, said))})")
     _finish(axes)
     _shrink_beyond(axes, lines)
@@ -209,6 +215,31 @@ CONTROL_STYLES: dict[str, dict[str, Any]] = {
 """The line of each control of the context."""
 
 
+def plot_robustness(robustness: Robustness, path: Path) -> None:
+    """Draw the return after adaptation, and before it (dotted), against a disturbance.
+
+    Args:
+        robustness: the agents and baselines at every level.
+        path: the picture's file; its suffix determines the format.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
+    levels = robustness.levels
+    for number, row in enumerate(robustness.rows):
+        color = f"C{number % 10}"
+        wide: dict[str, Any] = {"linewidth": 2 if row["kind"] == "agent" else 0.9, "color": color}
+        after, before = row["after"], row["before"]
+        label = f"{row['label']}, after {row['episodes']} episodes"
+        axes.plot(levels, after["mean"], marker="o", markersize=4, label=label, **wide)
+        axes.fill_between(levels, after["low"], after["high"], color=color, alpha=0.15, linewidth=0)
+        axes.plot(levels, before["mean"], linestyle=":", **wide)
+    axes.plot([], [], color="0.4", linestyle=":", label="before adaptation")
+    axes.set_title(f"{robustness.title}\nmean and 95% interval", fontsize=10)
+    axes.set_xlabel(robustness.words)
+    axes.set_ylabel("return of an episode")
+    _finish(axes, integers=robustness.disturbance == "action_delay")
+    _save(figure, path, 130)
+
+
 class Paths(NamedTuple):
     """One panel of a picture of paths."""
 
@@ -263,6 +294,7 @@ def _kind(summary: dict[str, Any]) -> dict[str, str]:
         "actions": f"{summary['actions']} actions",
         "score": "greedy copies" if copies else "",
         "checkpoint": f"{checkpoint} checkpoint",
+        "conditions": conditions_text(summary.get("conditions") or {}),
     }
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from metarl.console import console
+from metarl.evaluation.recovery import recovery_text
+from metarl.evaluation.tables import conditions_text
 from metarl.task import SPLIT_NAMES
 
 
@@ -23,6 +25,8 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
         f"{summary['env']}{shared} ({summary['actions']} actions, {summary['checkpoint']} "
         f"checkpoint, iteration {summary['iteration']}){fewer}"
     )
+    if summary.get("conditions"):
+        console.print(f"conditions: {conditions_text(summary['conditions'])}")
     for metric in metric_names(summary):
         _print_points(metric, summary, untrained)
         if summary["groups"] and len(summary["groups"]) > 1:
@@ -39,6 +43,10 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
             f"total return of a trial: {total['mean']:.3f} ({total['low']:.3f} to "
             f"{total['high']:.3f}), untrained {untrained['trial_return']['mean']:.3f}"
         )
+
+    if summary.get("recovery"):
+        after = summary["conditions"]["change_task_after"]
+        console.print(recovery_text(summary["recovery"], after))
 
 
 def metric_names(summary: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,15 @@ Cells: TypeAlias = dict[str, str]
 """The texts of one row of a table, by the name of their column."""
 
 
+def conditions_text(conditions: Mapping[str, Any]) -> str:
+    """Return what distinguishes an evaluation from a plain one, in words.
+
+    >>> conditions_text({"change_task_after": 5, "reward_noise": 0.1})
+    'change task after 5, reward noise 0.1'
+    """
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in conditions.items())
+
+
 def print_rows(rows: Sequence[Cells], left: int = 1) -> None:
     """Print a table, in parts if the console is too narrow.
 

@@ -8,7 +8,6 @@ tasks, episodes and random numbers of the trial itself, so that differences are 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +20,6 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metarl.errors import UserError
 from metarl.experience.agent import Adapter, TrialShape, tell_tasks
 from metarl.experience.data import (
     Context,
@@ -100,46 +98,6 @@ class InShape:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
-
-
-def partners_of(tasks: Sequence[Task], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return, for every task, the number of one that differs from it: a random derangement.
-
-    It is a permutation, so that every context is used once, unless more than half of the tasks
-    are equal: then those of the other tasks are used several times, equally often if that can be.
-
-    Args:
-        tasks: the tasks; equal ones are the same task.
-        rng: the source of the order.
-
-    Raises:
-        UserError: if no two tasks differ.
-
-    >>> forward, backward = (Task.of("run", direction=direction) for direction in (1, -1))
-    >>> partners_of([forward, backward], np.random.default_rng()).tolist()
-    [1, 0]
-    """
-    counts = Counter(tasks)
-    if len(counts) < 2:
-        raise UserError(
-            f"--controls: got {len(tasks)} task{'s' * (len(tasks) != 1)}, of which no two differ; "
-            "accepted: tasks of which some differ, since one is tested with another one's context"
-        )
-    number = {task: i for i, task in enumerate(counts)}
-    kind = np.array([number[task] for task in tasks])
-    sizes = np.bincount(kind)
-    place = rng.permutation(len(sizes))[kind]
-    order = np.lexsort((rng.random(len(tasks)), place, -sizes[kind]))  # The largest kind first.
-    most = int(sizes.max())
-    partners = np.zeros(len(tasks), np.int64)
-    if 2 * most <= len(tasks):
-        # Equal tasks stand together: going on by as many as there are of any kind leaves them.
-        partners[order] = np.roll(order, -most)
-        return partners
-    large, small = order[:most], order[most:]
-    partners[large] = small[np.arange(most) % len(small)]
-    partners[small] = large[: len(small)]
-    return partners
 
 
 class Unit(NamedTuple):

@@ -21,7 +21,9 @@ from metarl.running.evaluate import EvaluateConfig, evaluate
 from metarl.running.parsing import parse
 from metarl.running.plot import plot
 from metarl.running.record import Summarize, summarize_runs
+from metarl.running.robustness import evaluate_robustness, parse_levels
 from metarl.running.run import Run
+from metarl.running.shift import shifted_tasks
 from metarl.task import Split
 
 MEASURE = Path(__file__).parents[2] / "benchmarks" / "measure.py"
@@ -51,6 +53,12 @@ class Evaluate:
     oracle: Path | None = None
     """Run directory of a policy that is told its task, to stand beside `--controls` (default: the
     baseline `oracle`, if it applies to the tasks)."""
+    robustness: tuple[str, ...] = ()
+    """Name of a disturbance and the levels at which all is evaluated, such as `observation-noise 0
+    0.1 0.2`, for a table and a picture of the return against it."""
+    shift: str | None = None
+    """Options of the run's tasks that are others than in training, such as `low=3,high=4`, so that
+    the agent meets tasks outside the range it was trained on."""
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     """What is evaluated, and how."""
 
@@ -102,12 +110,22 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         raise bad_option("RUNS", [], "at least one run directory")
     runs = name_agents(open_runs(options.runs), options.agent)
     tasks = None if options.env is None else registry.make(options.env)
+    if options.shift is not None:
+        tasks = shifted_tasks(runs[0], options.shift, options.env)
+    what = options.evaluation
+    if options.robustness:
+        if options.controls:
+            raise bad_option(
+                "--robustness", " ".join(options.robustness), "no --controls beside it"
+            )
+        name, levels = parse_levels(options.robustness)
+        evaluate_robustness(runs, name, levels, what, baselines=options.baselines, tasks=tasks)
+        return
     if options.controls:
         beside = {
             name: None if path is None else Run.open(path)
             for name, path in (("multitask", options.multitask), ("oracle", options.oracle))
         }
-        what = options.evaluation
         evaluate_controls(runs, what, baselines=options.baselines, tasks=tasks, **beside)
         return
     for name in ("multitask", "oracle"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from metarl.evaluation.curve import AdaptationCurve, read_summary
 from metarl.evaluation.evaluate import evaluation_shape
 from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.experience.agent import Adapter, Agent, TrialShape
+from metarl.experience.changes import require_change
 from metarl.experience.rollout import torch_threads
 from metarl.options import with_options
 from metarl.running.checkpoints import Checkpoint
@@ -26,6 +27,7 @@ from metarl.running.evaluate import (
     UNTRAINED_TASKS,
     EvaluateConfig,
     Writing,
+    as_trained,
     measure,
     name_evaluation,
 )
@@ -71,41 +73,58 @@ def compare(
         UserError: for anything that cannot work, before any work is done.
         OSError: if files cannot be written; the table is printed all the same.
     """
-    config = config or EvaluateConfig()
-    check_device(config.device)
-    refuse_impossible(runs, baselines, config, tasks)
+    check_device((config or EvaluateConfig()).device)
+    config = refuse_impossible(runs, baselines, config or EvaluateConfig(), tasks)
     tasks = tasks or runs[0].make_tasks()
     for run in runs:
         run.require_spaces(tasks)
     plans = plan_evaluations(runs, config, baselines, tasks)
     folder = config.output or runs[0].directory / "comparison"
     writings = {path: Writing(path) for path in (folder, *(plan.folder for plan in plans))}
-    participants: list[Participant] = []
     with closing(SharedEnvs(config.workers, tasks)) as envs:
-        for number, plan in enumerate(plans, 1):
-            place = f"[{number}/{len(plans)}]"
-            try:
-                participants.append(_evaluated(plan, tasks, config, envs, place, writings))
-            except BaseException:
-                print(
-                    f"cut off at {plan.label}, {number} of {len(plans)}; the same command goes on "
-                    "from there, what is finished is kept",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                raise
-    comparison = Comparison(tuple(participants))
+        comparison = Comparison(tuple(evaluate_plans(plans, tasks, config, envs, writings)))
     comparison.print()
     name, _ = name_evaluation(runs[0], agent_of(plans[0]), tasks, config)
     with writings[folder]:
         files = comparison.save(folder, name)
         picture = folder / f"{name}.png"
-        plot_adaptation([_line(p) for p in participants], picture)
+        plot_adaptation([_line(p) for p in comparison.participants], picture)
         console.print(f"table: {', '.join(map(str, files))}")
         console.print(f"picture: {picture}")
     for writing in writings.values():
         writing.check()
     return comparison
+
+
+def evaluate_plans(
+    plans: Sequence[Plan],
+    tasks: TaskDistribution,
+    config: EvaluateConfig,
+    envs: SharedEnvs,
+    writings: dict[Path, Writing],
+) -> list[Participant]:
+    """Read or make evaluations, one after another; an error says how far they have come."""
+    participants: list[Participant] = []
+    for number, plan in enumerate(plans, 1):
+        place = f"[{number}/{len(plans)}]"
+        with told_how_far(plan.label, number, len(plans)):
+            participants.append(_evaluated(plan, tasks, config, envs, place, writings))
+    return participants
+
+
+@contextmanager
+def told_how_far(label: str, number: int, total: int) -> Iterator[None]:
+    """Say at which of several evaluations an error has cut them off."""
+    try:
+        yield
+    except BaseException:
+        print(
+            f"cut off at {label}, {number} of {total}; the same command goes on from there, what "
+            "is finished is kept",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise
 
 
 def open_runs(paths: Sequence[Path]) -> list[Run]:
@@ -144,8 +163,8 @@ def refuse_impossible(
     baselines: Sequence[str],
     config: EvaluateConfig,
     tasks: TaskDistribution | None,
-) -> None:
-    """Refuse what no comparison can be of, from the names alone."""
+) -> EvaluateConfig:
+    """Refuse what no comparison can be of, from the names alone; return the options resolved."""
     if not runs:
         raise bad_option("RUNS", [], "at least one run directory")
     for name, given in (("--official", config.official), ("--video", config.video)):
@@ -164,6 +183,7 @@ def refuse_impossible(
         found = ", ".join(f"{env} ({run.directory})" for env, run in reversed(envs.items()))
         accepted = "runs of one environment, or --env with the tasks to compare them on"
         raise UserError(f"RUNS: got runs of {found}; accepted: {accepted}")
+    return as_trained(config, runs)
 
 
 @dataclass(frozen=True)
@@ -208,6 +228,7 @@ class Plan:
             "env_steps": self.num_steps,
             "episodes": list(self.shape.points),
             "num_tasks": self.num_tasks,
+            "conditions": config.conditions(),
         }
 
 
@@ -274,6 +295,9 @@ def plan_evaluations(
                 num_steps=getattr(baseline, "num_steps", 0),
             )
         )
+    config.disturbances.require_effect(tasks, tasks.horizon)
+    for plan in plans if config.change_task_after else ():
+        require_change(config.change_task_after or 0, plan.shape)
     return plans
 
 
@@ -313,6 +337,7 @@ def _baseline_name(
         greedy=config.greedy,
         greedy_copy=config.score == "greedy-copy",
         best=False,
+        conditions=config.conditions(),
     )
     rounds = f"-rounds-{shape.num_rounds}" if shape.num_rounds > 1 else ""
     return f"{settings}{rounds}-{tame(text)}-{short_hash(text + _source(baseline))}"
@@ -367,7 +392,8 @@ def _read(plan: Plan, expected: dict[str, Any]) -> tuple[AdaptationCurve, dict[s
     """Return a saved evaluation and its summary, or None unless it is just what is asked for."""
     try:
         summary = read_summary(plan.folder / f"{plan.name}.json")
-        if any(summary.get(key) != value for key, value in expected.items()):
+        said = {"conditions": {}} | summary
+        if any(said.get(key) != value for key, value in expected.items()):
             return None
         return AdaptationCurve.load(plan.folder, plan.name), summary
     except UserError:

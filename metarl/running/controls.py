@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,14 +12,25 @@ from metarl import registry
 from metarl.console import console, ticker
 from metarl.errors import UserError, bad_option
 from metarl.evaluation.control_table import Controlled, Controls, Reference
-from metarl.evaluation.controls import control_curves, control_partners, num_units
+from metarl.evaluation.controls import (
+    control_conditions,
+    control_curves,
+    control_partners,
+    num_units,
+)
 from metarl.evaluation.curve import AdaptationCurve, read_summary
 from metarl.evaluation.evaluate import evaluation_slots
 from metarl.evaluation.plotting import plot_controls
 from metarl.experience.agent import Adapter, TrialShape
 from metarl.experience.controls import Control, InShape
 from metarl.experience.rollout import torch_threads
-from metarl.running.compare import Plan, agent_of, plan_evaluations, refuse_impossible
+from metarl.running.compare import (
+    Plan,
+    agent_of,
+    plan_evaluations,
+    refuse_impossible,
+    told_how_far,
+)
 from metarl.running.evaluate import EvaluateConfig, Writing, measure, name_evaluation
 from metarl.running.folders import short_hash
 from metarl.running.machine import check_device
@@ -62,9 +72,11 @@ def evaluate_controls(
         UserError: for anything that cannot work, before any work is done.
         OSError: if files cannot be written; the table is printed all the same.
     """
-    config = config or EvaluateConfig()
-    check_device(config.device)
-    refuse_impossible(runs, baselines, config, tasks)
+    check_device((config or EvaluateConfig()).device)
+    config = refuse_impossible(runs, baselines, config or EvaluateConfig(), tasks)
+    if config.change_task_after:
+        accepted = "0 with --controls, which need the task of a whole trial"
+        raise bad_option("--change-task-after", config.change_task_after, accepted)
     if config.score != "adapting-episodes":
         raise bad_option("--score", config.score, "adapting-episodes with --controls")
     for name, run in (("--multitask", multitask), ("--oracle", oracle)):
@@ -94,20 +106,12 @@ def evaluate_controls(
         every: list[Plan | _Beside] = [*plans, *references]
         for index, plan in enumerate(every, 1):
             place = f"[{index}/{total}]"
-            try:
+            with told_how_far(plan.label, index, total):
                 if isinstance(plan, _Beside):
                     beside.append(_reference(plan, tasks, config, envs, place, writings[folder]))
                 else:
                     writing = writings[plan.folder]
                     participants.append(_controlled(plan, tasks, config, envs, place, writing))
-            except BaseException:
-                print(
-                    f"cut off at {plan.label}, {index} of {total}; the same command goes on from "
-                    "there, what is finished is kept",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                raise
     controls = Controls(tuple(participants), tuple(beside))
     controls.print()
     name, _ = name_evaluation(runs[0], agent_of(plans[0]), tasks, config)
@@ -253,7 +257,7 @@ def _controlled(
     controls: list[Control] = ["own", "another-task", "reset-every-episode"]
     controls += ["reset-every-step"] if plan.shape.sequential else []
     read = {
-        control: _read(plan.folder, f"{plan.name}-{control}", expected, _conditions(control))
+        control: _read(plan.folder, f"{plan.name}-{control}", _expected(expected, control))
         for control in controls
     }
     found = {control: curve for control, curve in read.items() if curve is not None}
@@ -277,6 +281,7 @@ def _controlled(
             greedy=config.greedy,
             workers=config.workers,
             envs=envs.sized(slots),
+            disturbances=config.disturbances,
             advance=progress.advance,
         )
     curves = {control: _said(curve, expected) for control, curve in curves.items()}
@@ -286,8 +291,9 @@ def _controlled(
     return Controlled(plan.label, kind, curves)
 
 
-def _conditions(control: Control) -> dict[str, Any]:
-    return {} if control == "own" else {"context": control}
+def _expected(expected: dict[str, Any], control: Control) -> dict[str, Any]:
+    """Return what a control's summary says if ``expected`` is what the plain evaluation's does."""
+    return {**expected, "conditions": expected["conditions"] | control_conditions(control)}
 
 
 def _said(curve: AdaptationCurve, expected: dict[str, Any]) -> AdaptationCurve:
@@ -296,15 +302,12 @@ def _said(curve: AdaptationCurve, expected: dict[str, Any]) -> AdaptationCurve:
     return dataclasses.replace(curve, **{name: expected[name] for name in names})
 
 
-def _read(
-    folder: Path, name: str, expected: dict[str, Any], conditions: dict[str, Any] | None = None
-) -> AdaptationCurve | None:
+def _read(folder: Path, name: str, expected: dict[str, Any]) -> AdaptationCurve | None:
     """Return a saved curve, or None unless it is just what is asked for."""
     try:
-        summary = read_summary(folder / f"{name}.json")
+        summary = {"conditions": {}} | read_summary(folder / f"{name}.json")
         if any(summary.get(key) != value for key, value in expected.items()):
             return None
-        curve = AdaptationCurve.load(folder, name)
+        return AdaptationCurve.load(folder, name)
     except UserError:
         return None
-    return curve if curve.conditions == (conditions or {}) else None

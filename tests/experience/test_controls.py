@@ -10,10 +10,10 @@ from fakes import ArrayCounterTasks, CounterTasks, StubAgent
 
 from metarl.errors import UserError
 from metarl.experience.agent import TrialShape
+from metarl.experience.changes import partners_of
 from metarl.experience.controls import (
     Batch,
     ForgetsEveryStep,
-    partners_of,
     run_controlled,
 )
 from metarl.experience.data import Timestep, join_episodes
