@@ -58,7 +58,7 @@ class Evaluate:
     0.1 0.2`, for a table and a picture of the return against it."""
     shift: str | None = None
     """Options of the run's tasks that are others than in training, such as `low=3,high=4`, so that
-    the agent meets tasks outside the range it was trained on."""
+    the agent meets tasks outside the range it was trained on (default: none)."""
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     """What is evaluated, and how."""
 

@@ -79,8 +79,8 @@ class EvaluateConfig:
     device: str = "cpu"
     """Device of the agent's tensors: `cpu`, `cuda`, or `cuda:1` for the second GPU."""
     output: Path | None = None
-    """Folder for the files (default: the folder `evaluation` of the run, or `comparison` of the
-    first run if several agents or baselines are compared)."""
+    """Folder for the files (default: the folder `evaluation` of the run; `comparison`, `controls`
+    or `robustness` of the first run for tables of these)."""
     workers: Workers = field(default_factory=Workers)
     """How environments are stepped."""
 
