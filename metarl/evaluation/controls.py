@@ -113,7 +113,14 @@ def control_curves(
     try:
         stepped = disturbed(envs, disturbances)
         run = run_controlled(
-            agent, stepped, batches, shape, partners, greedy=greedy, advance=advance
+            agent,
+            stepped,
+            batches,
+            shape,
+            partners,
+            greedy=greedy,
+            one_step=tasks.horizon == 1,
+            advance=advance,
         )
     finally:
         if given is None:

@@ -17,9 +17,13 @@ def conditions_text(conditions: Mapping[str, Any]) -> str:
     """Return what distinguishes an evaluation from a plain one, in words.
 
     >>> conditions_text({"change_task_after": 5, "reward_noise": 0.1})
-    'change task after 5, reward noise 0.1'
+    'another task after 5 episodes, reward noise 0.1'
     """
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in conditions.items())
+    special = {"change_task_after": "another task after {} episodes", "context": "context: {}"}
+    return ", ".join(
+        special.get(name, f"{name.replace('_', ' ')} {{}}").format(value)
+        for name, value in conditions.items()
+    )
 
 
 def print_rows(rows: Sequence[Cells], left: int = 1) -> None:

@@ -185,6 +185,7 @@ def run_controlled(
     partners: npt.NDArray[np.int64],
     *,
     greedy: bool = False,
+    one_step: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> dict[Control, list[Rounds]]:
     """Run trials, and at every point episodes of the same task with other contexts.
@@ -207,6 +208,8 @@ def run_controlled(
         partners: the number of the task whose context each task is tested with, counted through
             all batches.
         greedy: whether the most likely actions are taken.
+        one_step: whether every episode is one step, so that ``reset-every-step`` is the same as
+            ``reset-every-episode`` and takes no steps of its own.
         advance: a function that is called with the number of tasks that have finished a unit of
             their trial (:func:`units_of`).
 
@@ -246,7 +249,9 @@ def run_controlled(
     metrics = {
         name: [_rounds(outcomes, units) for outcomes in every] for name, every in found.items()
     }
-    if shape.sequential:
+    if shape.sequential and one_step:
+        metrics["reset-every-step"] = metrics["reset-every-episode"]
+    elif shape.sequential:
         metrics["reset-every-step"] = [
             _memoryless(agent, envs, batch, shape, greedy) for batch in batches
         ]

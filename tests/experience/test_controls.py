@@ -8,6 +8,7 @@ import pytest
 import torch
 from fakes import ArrayCounterTasks, CounterTasks, StubAgent
 
+import metarl
 from metarl.errors import UserError
 from metarl.experience.agent import TrialShape
 from metarl.experience.changes import partners_of
@@ -255,6 +256,19 @@ def test_progress_counts_every_task_in_every_unit():
     partners = partners_of(drawn, np.random.default_rng(0))
     controlled(agent, tasks, drawn, partners, (3,), advance=counted.append)
     assert counted == [3, 1] * 3
+
+
+@pytest.mark.parametrize("name", ["thompson", "random"])
+def test_in_episodes_of_one_step_both_resets_are_the_same(name):
+    tasks = metarl.make("bandit/n4-k3")
+    agent = metarl.registry.make_baseline(name, tasks, TrialShape(4))
+    drawn = draw(tasks, 5)
+    partners = partners_of(drawn, np.random.default_rng(0))
+    quick, whole = (
+        controlled(agent, tasks, drawn, partners, one_step=one_step) for one_step in (True, False)
+    )
+    for control, values in whole.items():
+        assert torch.equal(values["return"], quick[control]["return"]), control
 
 
 # who gets whose context
