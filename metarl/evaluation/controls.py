@@ -18,6 +18,7 @@ from metarl.evaluation.evaluate import (
     draw_tasks,
     evaluation_shape,
     evaluation_slots,
+    kinds_of,
     points_of,
     tasks_together,
 )
@@ -30,7 +31,7 @@ from metarl.stepping.disturbances import Disturbances, disturbed
 from metarl.stepping.options import Workers
 from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
-from metarl.task import Split, Task
+from metarl.task import Split
 from metarl.tasks.distribution import TaskDistribution
 
 
@@ -99,12 +100,12 @@ def control_curves(
     started = time.perf_counter()
     workers = workers or Workers()
     together = tasks_together(agent, tasks, num_tasks, workers)
-    batches, drawn = [], list[Task]()
+    batches, kinds = [], list[str]()
     for start in range(0, num_tasks, together):
         numbers = np.arange(start, min(start + together, num_tasks))
         keys = TrialKeys(seed, Phase.EVALUATE, 0, numbers)
         batches.append(Batch(draw_tasks(tasks, split, numbers, seed, Phase.EVALUATE, 0), keys))
-        drawn += batches[-1].tasks
+        kinds += kinds_of(tasks, batches[-1].tasks)
     partners = control_partners(tasks, split=split, num_tasks=num_tasks, seed=seed)
     given = envs
     if envs is None:
@@ -128,7 +129,7 @@ def control_curves(
     curves = {}
     for control, every in run.items():
         parts = [points_of(shape, rounds) for rounds in every]
-        curve = curve_of(agent, tasks, drawn, parts, split=split, seed=seed, greedy=greedy)
+        curve = curve_of(agent, tasks, kinds, parts, split=split, seed=seed, greedy=greedy)
         conditions = disturbances.conditions() | control_conditions(control)
         seconds = time.perf_counter() - started
         curves[control] = replace(curve, conditions=conditions, seconds=seconds)

@@ -109,18 +109,22 @@ def evaluate_adaptation(
     started = time.perf_counter()
     workers = workers or Workers()
     together = tasks_together(agent, tasks, num_tasks, workers)
-    every = draw_tasks(tasks, split, np.arange(num_tasks), seed, phase, iteration)
-    later = _later_tasks(every, seed, phase, iteration) if change_task_after else []
+    later: list[Task] = []
+    if change_task_after:
+        every = draw_tasks(tasks, split, np.arange(num_tasks), seed, phase, iteration)
+        later = _later_tasks(every, seed, phase, iteration)
     given = envs
     if envs is None:
         own = evaluation_slots(agent, tasks, num_tasks, workers, num_episodes=num_episodes)
         envs = workers.make_vec(tasks, own)
     parts: list[Points] = []
+    kinds: list[str] = []
     stepped = disturbed(envs, disturbances)
     try:
         for start in range(0, num_tasks, together):
             numbers = np.arange(start, min(start + together, num_tasks))
-            batch = every[start : start + together]
+            batch = draw_tasks(tasks, split, numbers, seed, phase, iteration)
+            kinds += kinds_of(tasks, batch)
             keys = TrialKeys(seed, phase, iteration, numbers)
             if score == "greedy-copy":
                 points = _probe(agent, stepped, batch, shape, keys)
@@ -138,7 +142,7 @@ def evaluate_adaptation(
         if given is None:
             close_quietly(envs)
     return replace(
-        curve_of(agent, tasks, every, parts, split=split, seed=seed, greedy=greedy),
+        curve_of(agent, tasks, kinds, parts, split=split, seed=seed, greedy=greedy),
         agent=agent_name or type(agent).__name__,
         score=score,
         conditions=conditions_of(disturbances, change_task_after),
@@ -200,10 +204,15 @@ def _measured(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: x for name, x in metrics.items() if name != "length"}
 
 
+def kinds_of(tasks: TaskDistribution, drawn: Sequence[Task]) -> list[str]:
+    """Return the kind of every task; nothing if the distribution does not tell kinds apart."""
+    return [] if tasks.group is None else [str(task[tasks.group]) for task in drawn]
+
+
 def curve_of(
     agent: Adapter,
     tasks: TaskDistribution,
-    drawn: Sequence[Task],
+    kinds: Sequence[str],
     parts: Sequence[Points],
     *,
     split: Split,
@@ -215,7 +224,7 @@ def curve_of(
     Args:
         agent: the one that was evaluated.
         tasks: the distribution that the tasks come from.
-        drawn: the tasks of all batches, in their order.
+        kinds: the kind of every task, in the order of the batches; empty if there are none.
         parts: the points of every batch.
         split: the split that the tasks come from.
         seed: the seed of tasks, episodes and actions.
@@ -223,7 +232,6 @@ def curve_of(
     """
     metrics = {name: _stack([part.metrics[name] for part in parts]) for name in parts[0].metrics}
     totals = [part.total.numpy() for part in parts if part.total is not None]
-    kinds = [str(task[tasks.group]) for task in drawn] if tasks.group is not None else []
     return AdaptationCurve(
         env=tasks.name,
         agent=type(agent).__name__,

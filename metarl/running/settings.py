@@ -131,11 +131,21 @@ class TrainConfig:
         """Refuse values that cannot train."""
         validate(self)
         require_seed("--seed", self.seed)
-        if self.change_task_after and self.task_sampler == "hardest":
-            accepted = "uniform with --change-task-after, since a trial's return is not of one task"
-            raise bad_option("--task-sampler", self.task_sampler, accepted)
+        if self.change_task_after:
+            self._refuse_beside_change()
         if self.iterations is not None and self.env_steps is not None:
             raise bad_option("--env-steps", self.env_steps, "no --iterations beside it")
+
+    def _refuse_beside_change(self) -> None:
+        """Refuse what cannot be if the task of a trial changes."""
+        if self.task_sampler == "hardest":
+            accepted = "uniform with --change-task-after, since a trial's return is not of one task"
+            raise bad_option("--task-sampler", self.task_sampler, accepted)
+        for name in ("validation_tasks", "evaluation_tasks"):
+            number = getattr(self.evaluation, name)
+            if number == 1:
+                accepted = "at least 2 with --change-task-after, since they are exchanged"
+                raise bad_option(f"--{name.replace('_', '-')}", number, accepted)
 
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
         """Return this config with the number of updates filled in.

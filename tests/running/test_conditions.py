@@ -134,9 +134,12 @@ def test_agents_that_adapt_in_rounds_train_on_a_change_between_them(tmp_path, mo
     assert not (tmp_path / "n").exists()
 
 
-def test_a_sampler_that_learns_from_a_task_is_refused():
+def test_what_cannot_be_if_the_task_changes_is_refused():
     with pytest.raises(UserError, match="--task-sampler: got 'hardest'; accepted: uniform with"):
         with_options(TrainConfig(), change_task_after=2, task_sampler="hardest")
+    for name in ("validation_tasks", "evaluation_tasks"):
+        with pytest.raises(UserError, match="-tasks: got 1; accepted: at least 2 with --change"):
+            with_options(TrainConfig(change_task_after=2), **{name: 1})
 
 
 # evaluation
