@@ -1,8 +1,8 @@
 """Bernoulli bandits of the RL² paper (Duan et al., 2016, arXiv 1611.02779, section 3.1).
 
-A task has K arms whose success probabilities are uniform in [0, 1]. An episode is one pull, and
-a trial has N episodes. The observation never changes, so an agent learns about the arms from its
-own actions and rewards alone.
+A task has K arms whose success probabilities are uniform in [0, 1], or in [low, high]. An episode
+is one pull, and a trial has N episodes. The observation never changes, so an agent learns about the
+arms from its own actions and rewards alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from array_api_compat import array_namespace
 from metarl.errors import bad_option
 from metarl.task import Split, Task, draw_unit
 from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, NoiseSpec, State, Transition
+from metarl.tasks.distribution import name_with_options
 
 
 class BernoulliBandit(ArrayTaskDistribution):
@@ -24,12 +25,15 @@ class BernoulliBandit(ArrayTaskDistribution):
     horizon = 1
     transition_noise = NoiseSpec(uniform=1)
 
-    def __init__(self, n: int = 10, k: int = 5) -> None:
+    def __init__(self, n: int = 10, k: int = 5, low: float = 0.0, high: float = 1.0) -> None:
         if n < 1:
             raise bad_option("bandit n", n, "at least 1 pull per trial")
         if k < 2:
             raise bad_option("bandit k", k, "at least 2 arms")
-        self.name = f"bandit/n{n}-k{k}"
+        if not 0 <= low < high <= 1:
+            raise bad_option("bandit low, high", (low, high), "0 <= low < high <= 1")
+        self.name = name_with_options(f"bandit/n{n}-k{k}", low=(low, 0.0), high=(high, 1.0))
+        self.low, self.high = low, high
         self.num_arms = k
         self.episodes_per_trial = n
         self.observation_space = gym.spaces.Discrete(1)
@@ -38,7 +42,8 @@ class BernoulliBandit(ArrayTaskDistribution):
     def sample(self, rng: np.random.Generator, n: int, split: Split) -> list[Task]:
         """Draw the arms' probabilities; the first one tells the splits apart."""
         shape, first = (n, self.num_arms), np.s_[:, 0]
-        rows = draw_unit(rng, shape, split, bits=53, marked=first).tolist()
+        unit = draw_unit(rng, shape, split, bits=53, marked=first)
+        rows = (self.low + (self.high - self.low) * unit).tolist()
         return [Task(self.name, (("p", tuple(row)),)) for row in rows]
 
     def initial(self, params: Mapping[str, Array], noise: Noise) -> tuple[State, Array]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from metarl.experience.data import Episodes, Timestep, Trial
     from metarl.experience.sampling import TaskSampler
     from metarl.registry import make
-    from metarl.running.api import compare, evaluate, train
+    from metarl.running.api import compare, evaluate, evaluate_controls, evaluate_robustness, train
     from metarl.running.reading import read_run
     from metarl.running.run import load
     from metarl.running.settings import TrainConfig
@@ -80,6 +80,8 @@ _HOME = {
     "compare": "running.api",
     "evaluate": "running.api",
     "evaluate_adaptation": "evaluation.evaluate",
+    "evaluate_controls": "running.api",
+    "evaluate_robustness": "running.api",
     "load": "running.run",
     "make": "registry",
     "probe_context": "evaluation.probe",
@@ -125,6 +127,8 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_adaptation",
+    "evaluate_controls",
+    "evaluate_robustness",
     "load",
     "make",
     "probe_context",

@@ -179,6 +179,19 @@ def make(name: str, **options: Any) -> TaskDistribution:
         return _make_family(name, options)
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Return a task distribution's name without its options, and the options as text.
+
+    >>> split_name("gym/mine:Hopper-v5:body_mass=each:0.5x..2x")
+    ('gym/mine:Hopper-v5', 'body_mass=each:0.5x..2x')
+    """
+    found = _GYM.fullmatch(name)
+    if found is None:
+        base, _, text = name.partition(":")
+        return base, text
+    return f"gym/{found['module'] or ''}{found['id']}", found["text"] or ""
+
+
 def _make_gym(name: str, options: dict[str, Any]) -> TaskDistribution:
     """Make the tasks of a name ``gym/[module:]Id[:text]``."""
     if options:

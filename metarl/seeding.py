@@ -48,6 +48,7 @@ class Component(IntEnum):
     ADAPTATION = 3
     UPDATE = 4
     PARAMETERS = 5
+    PARTNERS = 6
 
 
 def derive(seed: int, *key: int) -> np.uint64:

@@ -94,7 +94,7 @@ def help_of(run, *words):
     [
         (run_train, ["rl2"], "training evaluation run workers agent core head ppo"),
         (run_train, ["maml-ppo"], "training evaluation run workers agent"),
-        (run_evaluate, ["runs/x"], "evaluation workers"),
+        (run_evaluate, ["runs/x"], "evaluation disturbances workers"),
         (run_plot, ["runs/x"], ""),
     ],
 )

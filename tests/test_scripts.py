@@ -265,12 +265,14 @@ def test_readme_s_training_runs(words, trained, rooms, tmp_path):
 )
 def test_readme_s_other_commands_run(words, trained, on_navigation, call, tmp_path):
     name = words[0].removesuffix(".py")
-    run = str(on_navigation if "paths" in words else trained)
+    run = str(on_navigation if "runs/goals" in words else trained)
     runs = [run if word.startswith("runs/") else word for word in words[1:]]
     if name == "compare":  # no run beside itself
         shutil.copytree(trained, tmp_path / "other")
         runs[runs.index("--") + 1] = str(tmp_path / "other")
     few = ["--evaluation-tasks", "2"] if name == "evaluate" else []
+    if "--change-task-after" in words:  # The tiny run has shorter trials.
+        few += ["--episodes-per-trial", "10"]
     assert call(name, *runs, *few)[0] == 0
 
 

@@ -13,16 +13,26 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
 from metarl.console import console
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.recovery import recovery_text
 from metarl.evaluation.summaries import first_row, summarize
+from metarl.evaluation.tables import (
+    Cells,
+    conditions_text,
+    markdown_rows,
+    print_rows,
+    with_bounds,
+    with_half,
+)
 from metarl.files import write_json, write_whole
 from metarl.task import SPLIT_NAMES
 
 FORMAT = 1
 """The format of a comparison's JSON file."""
+
+_CHANGE = "change_task_after"
 
 SHOWN_POINTS = 5
 """The number of points of the curves that the console and Markdown show; the last point of every
@@ -37,9 +47,6 @@ Kind: TypeAlias = Literal["agent", "untrained", "baseline"]
 Statistics: TypeAlias = Mapping[str, Any]
 """A ``mean`` and the bounds ``low`` and ``high`` of its 95% confidence interval, or lists of
 them."""
-
-Cells: TypeAlias = dict[str, str]
-"""The texts of one row of a table, by the name of their column."""
 
 
 class Participant(NamedTuple):
@@ -75,8 +82,13 @@ class Comparison:
         """Refuse curves that are not of the same tasks."""
         if not self.participants or self.participants[0].kind != "agent":
             raise ValueError("the first participant of a comparison is an agent")
+        shared = ("env", "split", "seed", "score")
         kinds = {
-            (p.curve.env, p.curve.split, p.curve.seed, p.curve.score, p.summary["actions"])
+            (
+                *(getattr(p.curve, name) for name in shared),
+                p.summary["actions"],
+                str(p.curve.conditions),
+            )
             for p in self.participants
         }
         if len(kinds) > 1:
@@ -142,6 +154,7 @@ class Comparison:
             "trial_return": summary["trial_return"],
             **self._differences(participant, {curve.episodes[i] for i in shown}),
             "crossover": self._crossover(participant),
+            **({"recovery": summary["recovery"]} if summary.get("recovery") else {}),
         }
 
     def _crossover(self, participant: Participant) -> dict[str, Any] | None:
@@ -198,6 +211,7 @@ class Comparison:
             "shared_split": curve.shared_split,
             "seed": curve.seed,
             "score": curve.score,
+            **({"conditions": curve.conditions} if curve.conditions else {}),
             "actions": self.participants[0].summary["actions"],
             "checkpoint": curve.checkpoint,
             "num_tasks": curve.returns.shape[1],
@@ -249,10 +263,11 @@ class Comparison:
         curve, summary = first.curve, first.summary
         shared = ", the same tasks as in training" if curve.shared_split else ""
         best = ", best checkpoints" if curve.checkpoint == "best" else ""
+        said = f", {conditions_text(curve.conditions)}" if curve.conditions else ""
         copies = ", greedy copies" if curve.score == "greedy-copy" else ""
         return (
             f"{curve.returns.shape[1]:,} {SPLIT_NAMES[curve.split]} tasks of {curve.env}{shared}, "
-            f"the same for all ({summary['actions']} actions{copies}{best})"
+            f"the same for all ({summary['actions']} actions{copies}{best}{said})"
         )
 
     @property
@@ -281,6 +296,11 @@ class Comparison:
                 f"Equals: the episodes after which the return is that of {first.label} after "
                 f"{last} (and stays there on average), or how many were not enough."
             )
+        notes += [
+            f"{p.label}: {recovery_text(p.summary['recovery'], p.curve.conditions[_CHANGE])}."
+            for p in self.participants
+            if p.summary.get("recovery") and p.kind != "untrained"
+        ]
         few = {p.label: p.curve.returns.shape[1] for p in self.participants}
         most = max(few.values())
         fewer = [f"{label} {n:,}" for label, n in few.items() if n < most]
@@ -321,32 +341,15 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Return the table as Markdown, with a few of the points."""
-        rows = [self._cells(row, _with_bounds) for row in self.rows]
-        titles = [title.replace("\n", " ") for title in rows[0]]
-        lines = [f"**{self.title}**", "", _line(titles), _line(["---", *["--:"] * len(titles[1:])])]
-        lines += [_line(list(row.values())) for row in rows]
+        rows = [self._cells(row, with_bounds) for row in self.rows]
+        lines = [f"**{self.title}**", "", *markdown_rows(rows)]
         return "\n".join([*lines, "", f"Means, with 95% intervals over {OVER}.", *self.notes, ""])
 
     def print(self) -> None:
         """Print the table with a few of the points, in parts if the console is too narrow."""
-        rows = [self._cells(row, _with_half) for row in self.rows]
-        titles = list(rows[0])
-        widths = {t: max(map(_width, (t, *(row[t] for row in rows)))) + 3 for t in titles}
+        rows = [self._cells(row, with_half) for row in self.rows]
         console.print(self.title)
-        rest = titles[1:]
-        while rest:
-            part: list[str] = []
-            free = console.width - 1 - widths[titles[0]]
-            while rest and (not part or widths[rest[0]] <= free):
-                free -= widths[rest[0]]
-                part.append(rest.pop(0))
-            table = Table()
-            table.add_column(titles[0])
-            for title in part:
-                table.add_column(title, justify="right")
-            for row in rows:
-                table.add_row(*(row[title] for title in (titles[0], *part)))
-            console.print(table)
+        print_rows(rows)
         console.print(f"± is the wider side of the 95% interval over {OVER}.")
         for note in self.notes:
             console.print(note)
@@ -397,35 +400,3 @@ def _columns(name: str, statistics: Statistics) -> dict[str, Any]:
     keys = {name: "mean", f"{name}_low": "low", f"{name}_high": "high"}
     found = {column: statistics.get(key) for column, key in keys.items()}
     return {column: "" if value is None else value for column, value in found.items()}
-
-
-def _with_bounds(statistics: Statistics) -> str:
-    """Return a mean and its interval as text: ``0.512 (0.480 to 0.545)``."""
-    if statistics.get("low") is None:
-        return _texts(statistics["mean"])[0]
-    mean, low, high = _texts(statistics["mean"], statistics["low"], statistics["high"])
-    return f"{mean} ({low} to {high})"
-
-
-def _with_half(statistics: Statistics) -> str:
-    """Return a mean and the wider side of its interval as text: ``0.512 ±0.033``."""
-    if statistics.get("low") is None:
-        return _texts(statistics["mean"])[0]
-    mean, low, high = (statistics[key] for key in ("mean", "low", "high"))
-    return " ±".join(_texts(mean, max(mean - low, high - mean)))
-
-
-def _texts(*numbers: float) -> list[str]:
-    """Return numbers with three digits after the point, or one if they are large."""
-    digits = 3 if max(map(abs, numbers)) < 100 else 1
-    return [f"{number:.{digits}f}" for number in numbers]
-
-
-def _width(text: str) -> int:
-    """Return the number of characters of a text's longest line."""
-    return max(map(len, text.split("\n")))
-
-
-def _line(cells: Sequence[str]) -> str:
-    """Return a line of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

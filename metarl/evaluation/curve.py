@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.errors import UserError
+from metarl.evaluation.recovery import recovery_of
 from metarl.evaluation.scores import has_two_kinds
 from metarl.evaluation.statistics import task_weights
 from metarl.evaluation.summaries import (
@@ -83,6 +84,9 @@ class AdaptationCurve:
     """The number of environment steps that the agent has been trained on."""
     checkpoint: str = "final"
     """The checkpoint that was evaluated, ``final`` or ``best``."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """What distinguishes the evaluation from a plain one, as JSON data: the control of the
+    context, a change of the task, noise; empty for a plain evaluation."""
     seconds: float | None = None
     """The wall-clock time of the evaluation."""
 
@@ -106,13 +110,20 @@ class AdaptationCurve:
             "episodes": list(self.episodes),
             "num_tasks": self.returns.shape[1],
             "fixed": self.fixed,
+            **({"conditions": self.conditions} if self.conditions else {}),
             "seconds": self.seconds,
             **summarize_metrics(self.metrics, over, self.episodes_per_point),
             "trial_return": None
             if self.trial_return is None
             else first_row(summarize_returns(self.trial_return[None], over, in_trial)),
             "groups": self._group_summaries(),
+            **self._recovery(),
         }
+
+    def _recovery(self) -> dict[str, Any]:
+        """Return how the agent recovers from a change of its task, if there was one."""
+        after = self.conditions.get("change_task_after")
+        return {} if not after else {"recovery": recovery_of(self.returns, self.episodes, after)}
 
     @property
     def episodes_per_point(self) -> int:
@@ -209,6 +220,7 @@ class AdaptationCurve:
             iteration=summary.get("iteration"),
             env_steps=summary.get("env_steps"),
             checkpoint=summary.get("checkpoint", "final"),
+            conditions=dict(summary.get("conditions") or {}),
             seconds=summary.get("seconds"),
         )
 

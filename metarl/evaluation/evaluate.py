@@ -17,10 +17,12 @@ from metarl import seeding
 from metarl.errors import bad_option, require_seed
 from metarl.evaluation.curve import AdaptationCurve, Score
 from metarl.experience.agent import Adapter, TaskSpec, TrialShape, require_spaces, tell_tasks
-from metarl.experience.data import Context, Episodes, Metrics, Timestep, Trial
+from metarl.experience.changes import FLAG, partners_of, require_change
+from metarl.experience.data import Change, Context, Metrics, Timestep, Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import adapted, collect, run_trial
 from metarl.seeding import Component, Phase
+from metarl.stepping.disturbances import Disturbances, disturbed
 from metarl.stepping.options import Workers
 from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
@@ -52,6 +54,8 @@ def evaluate_adaptation(
     score: Score = "adapting-episodes",
     workers: Workers | None = None,
     envs: SlotVectorEnv | None = None,
+    disturbances: Disturbances | None = None,
+    change_task_after: int = 0,
     agent_name: str = "",
     phase: Phase = Phase.EVALUATE,
     iteration: int = 0,
@@ -77,6 +81,9 @@ def evaluate_adaptation(
             which starts in the same way at every point.
         workers: how environments are stepped; the result does not depend on it.
         envs: environments that ``tasks.make_vec`` made; they are left open.
+        disturbances: noise, delays and losses between the environments and the agent.
+        change_task_after: the number of episodes after which the task of every trial becomes that
+            of another trial, which the agent is not told; 0 for never.
         agent_name: the name to keep in the curve (default: the agent's class).
         phase: the phase whose random numbers are used.
         iteration: the training iteration that the evaluation belongs to; each draws other tasks.
@@ -97,26 +104,37 @@ def evaluate_adaptation(
     if num_tasks < 1:
         raise bad_option("--evaluation-tasks", num_tasks, "at least 1")
     require_seed("--seed", seed)
+    disturbances = disturbances or Disturbances()
+    disturbances.require_effect(tasks, tasks.horizon)
+    _require_change(change_task_after, shape, score)
     started = time.perf_counter()
     workers = workers or Workers()
     together = tasks_together(agent, tasks, num_tasks, workers)
+    later: list[Task] = []
+    if change_task_after:
+        every = draw_tasks(tasks, split, np.arange(num_tasks), seed, phase, iteration)
+        later = _later_tasks(every, seed, phase, iteration)
     given = envs
     if envs is None:
         own = evaluation_slots(agent, tasks, num_tasks, workers, num_episodes=num_episodes)
         envs = workers.make_vec(tasks, own)
-    parts: list[_Points] = []
-    groups: list[str] = []
+    parts: list[Points] = []
+    kinds: list[str] = []
+    stepped = disturbed(envs, disturbances)
     try:
         for start in range(0, num_tasks, together):
             numbers = np.arange(start, min(start + together, num_tasks))
-            batch = _draw(tasks, split, numbers, seed, phase, iteration)
-            if tasks.group is not None:
-                groups += [str(task[tasks.group]) for task in batch]
+            batch = draw_tasks(tasks, split, numbers, seed, phase, iteration)
+            kinds += kinds_of(tasks, batch)
             keys = TrialKeys(seed, phase, iteration, numbers)
             if score == "greedy-copy":
-                points = _probe(agent, envs, batch, shape, keys)
+                points = _probe(agent, stepped, batch, shape, keys)
             else:
-                trial = run_trial(agent, envs, batch, shape=shape, keys=keys, greedy=greedy)
+                others = later[start : start + together]
+                change = Change(change_task_after, others) if later else None
+                trial = run_trial(
+                    agent, stepped, batch, shape=shape, keys=keys, greedy=greedy, change=change
+                )
                 points = adaptation_points(shape, trial)
             parts.append(points)
             if advance is not None:
@@ -124,31 +142,36 @@ def evaluate_adaptation(
     finally:
         if given is None:
             close_quietly(envs)
-    metrics = {name: _stack([part.metrics[name] for part in parts]) for name in parts[0].metrics}
-    return AdaptationCurve(
-        env=tasks.name,
+    return replace(
+        curve_of(agent, tasks, kinds, parts, split=split, seed=seed, greedy=greedy),
         agent=agent_name or type(agent).__name__,
-        seed=seed,
-        split=split,
-        shared_split=tasks.shared_split or (split == "validation" and tasks.shared_validation),
         score=score,
-        greedy=greedy,
-        episodes=parts[0].episodes,
-        returns=metrics.pop("return"),
-        success=metrics.pop("success", None),
-        info=metrics,
-        trial_return=None
-        if parts[0].total is None
-        else np.concatenate([p.total.numpy() for p in parts if p.total is not None]),
-        groups=np.array(groups) if groups else None,
-        strata=_strata(tasks, split, num_tasks, groups),
-        told_task=hasattr(agent, "reveal"),
+        conditions=conditions_of(disturbances, change_task_after),
         seconds=time.perf_counter() - started,
     )
 
 
+def conditions_of(disturbances: Disturbances, change_task_after: int) -> dict[str, Any]:
+    """Return what distinguishes an evaluation from a plain one, as its files name it."""
+    change = {"change_task_after": change_task_after} if change_task_after else {}
+    return {**change, **disturbances.conditions()}
+
+
+def _require_change(after: int, shape: TrialShape, score: Score) -> None:
+    if after:
+        require_change(after, shape)
+        if score == "greedy-copy":
+            raise bad_option("--score", score, f"adapting-episodes with {FLAG}")
+
+
+def _later_tasks(tasks: list[Task], seed: int, phase: Phase, iteration: int) -> list[Task]:
+    """Return the tasks after a change: every trial gets that of another one."""
+    rng = seeding.numpy_generator(seed, phase, Component.PARTNERS, iteration)
+    return [tasks[i] for i in partners_of(tasks, rng, FLAG)]
+
+
 @dataclass(frozen=True)
-class _Points:
+class Points:
     """The points of some tasks' curves."""
 
     episodes: tuple[int, ...]
@@ -159,22 +182,75 @@ class _Points:
     """The sum of all returns, ``[task]``; None if probes are measured."""
 
 
-def adaptation_points(shape: TrialShape, trial: Trial) -> _Points:
+def adaptation_points(shape: TrialShape, trial: Trial) -> Points:
     """Return the points of a trial.
 
     A point is the mean of a round, or one episode if the agent learns while it acts.
     """
-    rounds = [_measured(episodes) for episodes in trial.rounds]
+    return points_of(shape, [episodes.metrics for episodes in trial.rounds])
+
+
+def points_of(shape: TrialShape, metrics: Sequence[Mapping[str, Tensor]]) -> Points:
+    """Return the points of a trial from the metrics of its rounds, ``[task, episode]`` each."""
+    rounds = [_measured(each) for each in metrics]
     total = torch.stack([r["return"].sum(1) for r in rounds]).sum(0)
     if shape.learns_while_acting:
-        return _Points(shape.points, rounds[0], total)
+        return Points(shape.points, rounds[0], total)
     means = {name: torch.stack([r[name].mean(1) for r in rounds], 1) for name in rounds[0]}
-    return _Points(shape.points, means, total)
+    return Points(shape.points, means, total)
 
 
-def _measured(episodes: Episodes) -> dict[str, Tensor]:
+def _measured(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the metrics that curves show, ``[task, episode]`` each."""
-    return {name: x for name, x in episodes.metrics.items() if name != "length"}
+    return {name: x for name, x in metrics.items() if name != "length"}
+
+
+def kinds_of(tasks: TaskDistribution, drawn: Sequence[Task]) -> list[str]:
+    """Return the kind of every task; nothing if the distribution does not tell kinds apart."""
+    return [] if tasks.group is None else [str(task[tasks.group]) for task in drawn]
+
+
+def curve_of(
+    agent: Adapter,
+    tasks: TaskDistribution,
+    kinds: Sequence[str],
+    parts: Sequence[Points],
+    *,
+    split: Split,
+    seed: int,
+    greedy: bool,
+) -> AdaptationCurve:
+    """Return the curve of adapting episodes from the points of batches of tasks.
+
+    Args:
+        agent: the one that was evaluated.
+        tasks: the distribution that the tasks come from.
+        kinds: the kind of every task, in the order of the batches; empty if there are none.
+        parts: the points of every batch.
+        split: the split that the tasks come from.
+        seed: the seed of tasks, episodes and actions.
+        greedy: whether the most likely actions were taken.
+    """
+    metrics = {name: _stack([part.metrics[name] for part in parts]) for name in parts[0].metrics}
+    num_tasks = metrics["return"].shape[1]
+    totals = [part.total.numpy() for part in parts if part.total is not None]
+    return AdaptationCurve(
+        env=tasks.name,
+        agent=type(agent).__name__,
+        seed=seed,
+        split=split,
+        shared_split=tasks.shared_split or (split == "validation" and tasks.shared_validation),
+        score="adapting-episodes",
+        greedy=greedy,
+        episodes=parts[0].episodes,
+        returns=metrics.pop("return"),
+        success=metrics.pop("success", None),
+        info=metrics,
+        trial_return=np.concatenate(totals) if totals else None,
+        groups=np.array(kinds) if kinds else None,
+        strata=_strata(tasks, split, num_tasks, kinds),
+        told_task=hasattr(agent, "reveal"),
+    )
 
 
 def point_metrics(kind: str, means: Mapping[str, Sequence[float]], total: float) -> Metrics:
@@ -198,7 +274,7 @@ def _probe(
     tasks: list[Task],
     shape: TrialShape,
     keys: TrialKeys,
-) -> _Points:
+) -> Points:
     """Measure one greedy episode at each point, which the agent then forgets.
 
     All probes of a task use the same random numbers, so that points differ in what the agent
@@ -233,9 +309,9 @@ def _probe(
             keys=keys.at(1),
             greedy=True,
         )
-        probes.append(_measured(probe))
+        probes.append(_measured(probe.metrics))
     metrics = {name: torch.stack([p[name][:, 0] for p in probes], 1) for name in probes[0]}
-    return _Points(shape.points, metrics, None)
+    return Points(shape.points, metrics, None)
 
 
 def evaluation_shape(
@@ -306,11 +382,11 @@ def evaluation_tasks(
     tasks: TaskDistribution, *, split: Split = "test", num_tasks: int = 1000, seed: int = 0
 ) -> list[Task]:
     """Return the tasks that :func:`evaluate_adaptation` uses, in the order of its results."""
-    return _draw(tasks, split, np.arange(num_tasks), seed, Phase.EVALUATE, 0)
+    return draw_tasks(tasks, split, np.arange(num_tasks), seed, Phase.EVALUATE, 0)
 
 
 def _strata(
-    tasks: TaskDistribution, split: Split, num_tasks: int, groups: Sequence[str]
+    tasks: TaskDistribution, split: Split, num_tasks: int, kinds: Sequence[str]
 ) -> npt.NDArray[Any] | None:
     """Return what is fixed of an evaluation's tasks, ``[task]``; None if all are one sample.
 
@@ -318,7 +394,7 @@ def _strata(
     is a sample. Where the set is itself drawn, its kinds are fixed.
     """
     if tasks.drawn_set:
-        return np.array(groups) if groups else None
+        return np.array(kinds) if kinds else None
     try:
         count = len(tasks.tasks(split))
     except NotImplementedError:
@@ -326,7 +402,7 @@ def _strata(
     return np.arange(num_tasks) % count if num_tasks >= count else None
 
 
-def _draw(
+def draw_tasks(
     tasks: TaskDistribution,
     split: Split,
     numbers: npt.NDArray[np.int64],

@@ -8,7 +8,9 @@ from typing import Any
 from rich.table import Table
 
 from metarl.console import console
+from metarl.evaluation.recovery import recovery_text
 from metarl.evaluation.statistics import FEWEST_SEEDS
+from metarl.evaluation.tables import conditions_text
 from metarl.task import SPLIT_NAMES
 
 TWO_KINDS = (
@@ -30,6 +32,8 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
         f"{summary['env']}{shared} ({summary['actions']} actions, {summary['checkpoint']} "
         f"checkpoint, iteration {summary['iteration']}){fewer}"
     )
+    if summary.get("conditions"):
+        console.print(f"conditions: {conditions_text(summary['conditions'])}")
     for metric in metric_names(summary):
         _print_points(metric, summary, untrained)
         if summary["groups"] and len(summary["groups"]) > 1:
@@ -51,6 +55,9 @@ def print_adaptation(summary: Mapping[str, Any], untrained: Mapping[str, Any]) -
         console.print(f"no intervals: {len(seeds)} seeds are too few, they take {FEWEST_SEEDS}")
     if summary.get("two_kinds"):
         console.print(TWO_KINDS)
+    if summary.get("recovery"):
+        after = summary["conditions"]["change_task_after"]
+        console.print(recovery_text(summary["recovery"], after))
 
 
 def _in_brackets(statistics: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from metarl.errors import bad_option
 from metarl.learning.losses import require_finite as require_finite  # part of the public names
+from metarl.stepping.disturbances import OWN_REWARD
 from metarl.task import Task
 
 Context: TypeAlias = Any
@@ -132,17 +133,28 @@ class Chunks(NamedTuple):
         return x[:, :: self.length].flatten(0, 1)[self.kept]
 
 
+class Change(NamedTuple):
+    """Tasks that take the place of a trial's own, which the agent is not told."""
+
+    after: int
+    """The number of episodes of every trial that are with its own task."""
+    tasks: list[Task]
+    """The tasks of the episodes after these, one for each row."""
+
+
 class Trial(NamedTuple):
     """Everything an agent lived through with some tasks."""
 
     tasks: list[Task]
-    """The tasks, one for each row of everything else."""
+    """The tasks, one for each row of everything else; those of the beginning if they change."""
     rounds: list[Episodes]
     """One round before each adaptation, and one after the last."""
     context: Context
     """What was known after the last adaptation and, for sequential agents, the last episode."""
     seconds: Mapping[str, float] = MappingProxyType({})
     """The time that gathering took: ``step`` in environments, ``act`` in the agent."""
+    change: Change | None = None
+    """The tasks of later episodes, if the tasks change within the trial."""
 
     @property
     def env_steps(self) -> int:
@@ -229,17 +241,7 @@ def next_observations(episodes: Episodes) -> Float[Tensor, "task episode time ob
 
 def episodes_of(fields: dict[str, Tensor], final_observation: Tensor) -> Episodes:
     """Name the fields, and reduce an episode's steps to its metrics."""
-    reward, valid = fields["reward"], fields["valid"]
-    length = valid.sum(-1)
-    metrics = {"return": reward.sum(-1), "length": length.float()}
-    taken = [name for name in metrics if f"info.{name}" in fields]
-    if taken:
-        raise bad_option("info_keys", taken[0], "other names: an episode's own metric is called so")
-    for name, value in fields.items():
-        if name == "info.success":
-            metrics["success"] = (value > 0).any(-1).float()
-        elif name.startswith("info."):
-            metrics[name[5:]] = (value.sum(-1) / length.clamp(min=1)).float()
+    reward, valid, info = fields["reward"], fields["valid"], _fields_below("info.", fields)
     return Episodes(
         observation=fields["observation"],
         action=fields["action"],
@@ -249,10 +251,39 @@ def episodes_of(fields: dict[str, Tensor], final_observation: Tensor) -> Episode
         truncated=fields["truncated"],
         valid=valid,
         record=_fields_below("record.", fields),
-        info=_fields_below("info.", fields),
+        info=info,
         final_observation=final_observation,
-        metrics=metrics,
+        metrics=episode_metrics(reward, valid, info),
     )
+
+
+def episode_metrics(
+    reward: Float[Tensor, "task episode time"],
+    valid: Bool[Tensor, "task episode time"],
+    info: Mapping[str, Shaped[Tensor, "task episode time ..."]],
+) -> dict[str, Float[Tensor, "task episode"]]:
+    """Return the metrics of episodes, which :class:`Episodes` describes.
+
+    The return is that of the environment's own rewards, also where an agent is told others.
+
+    Raises:
+        UserError: if the environment reports something under the name of one of them.
+    """
+    length = valid.sum(-1)
+    own = info.get(OWN_REWARD)
+    scored = reward if own is None else own.float()
+    metrics = {"return": scored.sum(-1), "length": length.float()}
+    taken = [name for name in metrics if name in info]
+    if taken:
+        raise bad_option("info_keys", taken[0], "other names: an episode's own metric is called so")
+    for name, value in info.items():
+        if name == OWN_REWARD:
+            continue
+        if name == "success":
+            metrics["success"] = (value > 0).any(-1).float()
+        else:
+            metrics[name] = (value.sum(-1) / length.clamp(min=1)).float()
+    return metrics
 
 
 def _fields_below(prefix: str, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -294,6 +325,17 @@ def take_rows(tree: Any, rows: slice) -> Any:
     if tree is None:
         return None
     return pytree.tree_map(lambda x: x[rows], tree)
+
+
+def branch(tree: Any, rows: Int[Tensor, " row"]) -> Any:
+    """Return copies of some rows of every tensor of a tree, in any order; None stays None.
+
+    Whoever goes on from one context in two ways takes a branch of it first: an agent may write
+    into its context beyond the length that it counts there, where a copy shares nothing with it.
+    """
+    if tree is None:
+        return None
+    return pytree.tree_map(lambda x: x.index_select(0, rows.to(x.device)), tree)
 
 
 def concatenate_rows(trees: Sequence[Any]) -> Any:

@@ -14,7 +14,9 @@ from torch.utils import _pytree as pytree
 
 from metarl import seeding
 from metarl.experience.agent import Adapter, TrialShape, tell_tasks
+from metarl.experience.changes import sections_of
 from metarl.experience.data import (
+    Change,
     Context,
     Episodes,
     Timestep,
@@ -22,6 +24,7 @@ from metarl.experience.data import (
     concatenate_rows,
     episodes_of,
     join,
+    join_episodes,
     require_finite,
     take_rows,
 )
@@ -46,6 +49,7 @@ def run_trial(
     shape: TrialShape,
     keys: TrialKeys,
     greedy: bool = False,
+    change: Change | None = None,
 ) -> Trial:
     """Run a trial: the agent begins with prior knowledge only, and adapts between rounds.
 
@@ -56,6 +60,8 @@ def run_trial(
         shape: the episodes of the trial, and how they are divided into rounds.
         keys: the origin of all random numbers.
         greedy: whether the most likely actions are taken.
+        change: other tasks of later episodes. The agent is not told that its task changes, unless
+            it is an oracle. Agents whose episodes run side by side get them with a new round.
 
     Raises:
         DivergenceError: if an observation, a reward, an action or the context is not finite.
@@ -66,22 +72,28 @@ def run_trial(
     rounds = []
     for k in range(shape.num_rounds):
         own = keys.round(k, shape)
-        episodes, timestep, context = collect(
-            agent,
-            envs,
-            tasks,
-            context,
-            timestep,
-            num_episodes=shape.episodes_per_round,
-            sequential=shape.sequential,
-            keys=own,
-            greedy=greedy,
-            seconds=seconds,
-        )
+        parts = []
+        for section in sections_of(k, shape, list(tasks), change):
+            if section.changes:
+                context = tell_tasks(agent, context, section.tasks)
+            part, timestep, context = collect(
+                agent,
+                envs,
+                section.tasks,
+                context,
+                timestep,
+                num_episodes=section.num_episodes,
+                sequential=shape.sequential,
+                keys=own._replace(first_episode=own.first_episode + section.first_episode),
+                greedy=greedy,
+                seconds=seconds,
+            )
+            parts.append(part)
+        episodes = join_episodes(parts)
         rounds.append(episodes)
         if k < shape.num_adaptations:
             context = adapted(agent, context, episodes, own, tasks)
-    return Trial(list(tasks), rounds, context, seconds)
+    return Trial(list(tasks), rounds, context, seconds, change)
 
 
 def adapted(

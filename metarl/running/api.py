@@ -9,10 +9,14 @@ from typing import Any
 from metarl import registry
 from metarl.errors import UserError, near_matches
 from metarl.evaluation.comparison import Comparison
+from metarl.evaluation.control_table import Controls
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.robustness import Robustness
 from metarl.options import option_paths, with_options
 from metarl.running import compare as comparing
+from metarl.running import controls as controlling
 from metarl.running import evaluate as evaluating
+from metarl.running import robustness as varying
 from metarl.running import train as training
 from metarl.running.evaluate import EvaluateConfig
 from metarl.running.run import Run
@@ -110,13 +114,109 @@ def compare(
         UserError: for an unknown option or anything that cannot work, before any work is done.
     """
     _refuse_unknown("metarl.compare", options, option_paths(EvaluateConfig).keys())
-    opened: list[Run] = []
-    for run in runs:
-        opened += [run] if isinstance(run, Run) else comparing.open_runs([Path(run)])
-    opened = comparing.name_agents(opened, agents)
+    opened = comparing.name_agents(_opened(runs), agents)
     tasks = registry.make(env) if isinstance(env, str) else env
     config = with_options(EvaluateConfig(), **options)
     return comparing.compare(opened, config, baselines=baselines, tasks=tasks)
+
+
+def evaluate_controls(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    baselines: Sequence[str] = (),
+    *,
+    multitask: Run | str | Path | None = None,
+    oracle: Run | str | Path | None = None,
+    agents: Sequence[str] = (),
+    env: str | TaskDistribution | None = None,
+    **options: Any,
+) -> Controls:
+    """Evaluate what the contexts of agents and baselines are worth, which tells whether they adapt.
+
+    It is the command ``metarl evaluate RUN… --controls`` as a function: it prints the table and
+    writes the same files.
+
+    Args:
+        runs: a run or several, or their directories.
+        baselines: names of baselines, as :func:`compare` takes them.
+        multitask: a run of a policy for all tasks, such as ``ppo-multitask``.
+        oracle: a run of a policy that is told its task (default: the baseline ``oracle``, if it
+            applies).
+        agents: names of the runs' agents again that are modules of yours.
+        env: other tasks of the same spaces, or the runs' own again if they are a module of yours.
+        options: the options of the command, such as ``evaluation_tasks=200`` or ``greedy=True``.
+
+    Returns:
+        The table: ``rows`` as data, ``verdicts`` in words, ``participants`` with every task's
+        values.
+
+    Raises:
+        UserError: for an unknown option or anything that cannot work, before any work is done.
+    """
+    _refuse_unknown("metarl.evaluate_controls", options, option_paths(EvaluateConfig).keys())
+    given = [runs] if isinstance(runs, Run | str | Path) else runs
+    opened = comparing.name_agents(_opened(given), agents)
+    beside = [
+        x if x is None or isinstance(x, Run) else Run.open(Path(x)) for x in (multitask, oracle)
+    ]
+    tasks = registry.make(env) if isinstance(env, str) else env
+    return controlling.evaluate_controls(
+        opened,
+        with_options(EvaluateConfig(), **options),
+        baselines=baselines,
+        multitask=beside[0],
+        oracle=beside[1],
+        tasks=tasks,
+    )
+
+
+def evaluate_robustness(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    disturbance: str,
+    levels: Sequence[float | int],
+    baselines: Sequence[str] = (),
+    *,
+    agents: Sequence[str] = (),
+    env: str | TaskDistribution | None = None,
+    **options: Any,
+) -> Robustness:
+    """Evaluate how much of its return an agent keeps as a disturbance grows.
+
+    It is the command ``metarl evaluate RUN… --robustness …`` as a function: it prints the table
+    and writes the same files.
+
+    Args:
+        runs: a run or several, or their directories.
+        disturbance: ``observation_noise``, ``reward_noise``, ``action_delay`` or
+            ``drop_observations``.
+        levels: the values at which all is evaluated; differences are to the first.
+        baselines: names of baselines, as :func:`compare` takes them.
+        agents: names of the runs' agents again that are modules of yours.
+        env: other tasks of the same spaces, or the runs' own again if they are a module of yours.
+        options: the options of the command, such as ``evaluation_tasks=200``.
+
+    Returns:
+        The table: ``rows`` as data, ``comparisons`` with every task's values at each level.
+
+    Raises:
+        UserError: for an unknown option or anything that cannot work, before any work is done.
+    """
+    _refuse_unknown("metarl.evaluate_robustness", options, option_paths(EvaluateConfig).keys())
+    given = [runs] if isinstance(runs, Run | str | Path) else runs
+    opened = comparing.name_agents(_opened(given), agents)
+    name, values = varying.parse_levels([disturbance, *map(str, levels)])
+    tasks = registry.make(env) if isinstance(env, str) else env
+    config = with_options(EvaluateConfig(), **options)
+    return varying.evaluate_robustness(
+        opened, name, values, config, baselines=baselines, tasks=tasks
+    )
+
+
+def _opened(runs: Sequence[Run | str | Path]) -> list[Run]:
+    """Return runs; the directory of several seeds stands for all of its runs."""
+    opened: list[Run] = []
+    for run in runs:
+        opened += [run] if isinstance(run, Run) else comparing.open_runs([Path(run)])
+    return opened
 
 
 def _refuse_unknown(function: str, options: dict[str, Any], known: Collection[str]) -> None:

@@ -17,11 +17,15 @@ from metarl.console import print_names
 from metarl.errors import UserError, bad_option
 from metarl.evaluation.plotting import Axis
 from metarl.running.compare import compare, name_agents, open_runs
+from metarl.running.controls import evaluate_controls
 from metarl.running.evaluate import EvaluateConfig, evaluate
 from metarl.running.parsing import parse
 from metarl.running.plot import plot
 from metarl.running.probe import probe
 from metarl.running.record import Summarize, summarize_runs
+from metarl.running.robustness import evaluate_robustness, parse_levels
+from metarl.running.run import Run
+from metarl.running.shift import shifted_tasks
 from metarl.task import Split
 
 MEASURE = Path(__file__).parents[2] / "benchmarks" / "measure.py"
@@ -44,6 +48,21 @@ class Evaluate:
     """Names of the runs' agents, needed only for those that are in modules of yours."""
     probe: bool = False
     """Ask what the context of one run's agent tells of its tasks, by a linear regression."""
+    controls: bool = False
+    """Also evaluate with another task's context, and without what was learned before the episode
+    or the step: this tells whether an agent adapts to its task."""
+    multitask: Path | None = None
+    """Run directory of a policy for all tasks, such as `ppo-multitask`, of about as many steps, to
+    stand beside `--controls` (default: none)."""
+    oracle: Path | None = None
+    """Run directory of a policy that is told its task, to stand beside `--controls` (default: the
+    baseline `oracle`, if it applies to the tasks)."""
+    robustness: tuple[str, ...] = ()
+    """Name of a disturbance and the levels at which all is evaluated, such as `observation-noise 0
+    0.1 0.2`, for a table and a picture of the return against it."""
+    shift: str | None = None
+    """Options of the run's tasks that are others than in training, such as `low=3,high=4`, so that
+    the agent meets tasks outside the range it was trained on (default: none)."""
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     """What is evaluated, and how."""
 
@@ -83,7 +102,8 @@ usage: metarl evaluate RUN… [--baselines NAME…] [options]
 
 Several runs, or baselines, are compared on the same tasks: in one table and one picture, in the
 folder `comparison` of the first run. Evaluations that exist already are not made again, so that
-the same command goes on with a comparison that was cut off.
+the same command goes on with a comparison that was cut off. With --controls, the table and the
+picture of contexts are in the folder `controls` of the first run.
   --list           print the names of baselines, and leave"""
 
 
@@ -99,12 +119,33 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         raise bad_option("RUNS", [], "at least one run directory")
     runs = name_agents(open_runs(options.runs), options.agent)
     tasks = None if options.env is None else registry.make(options.env)
+    if options.shift is not None:
+        tasks = shifted_tasks(runs[0], options.shift, options.env)
+    what = options.evaluation
     alone = len(runs) == 1 and not options.baselines
-    if options.probe and not alone:
-        raise bad_option("--probe", True, "one run, without --baselines")
+    kinds = [name for name in ("probe", "robustness", "controls") if getattr(options, name)]
+    if len(kinds) > 1:
+        raise bad_option(f"--{kinds[0]}", getattr(options, kinds[0]), f"no --{kinds[1]} beside it")
     if options.probe:
-        probe(runs[0], options.evaluation, tasks=tasks)
-    elif alone:
+        if not alone:
+            raise bad_option("--probe", True, "one run, without --baselines")
+        probe(runs[0], what, tasks=tasks)
+        return
+    if options.robustness:
+        name, levels = parse_levels(options.robustness)
+        evaluate_robustness(runs, name, levels, what, baselines=options.baselines, tasks=tasks)
+        return
+    if options.controls:
+        beside = {
+            name: None if path is None else Run.open(path)
+            for name, path in (("multitask", options.multitask), ("oracle", options.oracle))
+        }
+        evaluate_controls(runs, what, baselines=options.baselines, tasks=tasks, **beside)
+        return
+    for name in ("multitask", "oracle"):
+        if getattr(options, name) is not None:
+            raise bad_option(f"--{name}", str(getattr(options, name)), "--controls beside it")
+    if alone:
         evaluate(runs[0], options.evaluation, tasks=tasks)
     else:
         compare(runs, options.evaluation, baselines=options.baselines, tasks=tasks)

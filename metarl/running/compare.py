@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from metarl.evaluation.curve import AdaptationCurve, read_summary
 from metarl.evaluation.evaluate import evaluation_shape
 from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.experience.agent import Adapter, Agent, TrialShape
+from metarl.experience.changes import require_change
 from metarl.experience.rollout import torch_threads
 from metarl.options import with_options
 from metarl.running.checkpoints import Checkpoint
@@ -26,6 +27,7 @@ from metarl.running.evaluate import (
     UNTRAINED_TASKS,
     EvaluateConfig,
     Writing,
+    as_trained,
     measure,
     name_evaluation,
 )
@@ -71,41 +73,58 @@ def compare(
         UserError: for anything that cannot work, before any work is done.
         OSError: if files cannot be written; the table is printed all the same.
     """
-    config = config or EvaluateConfig()
-    check_device(config.device)
-    _refuse_impossible(runs, baselines, config, tasks)
+    check_device((config or EvaluateConfig()).device)
+    config = refuse_impossible(runs, baselines, config or EvaluateConfig(), tasks)
     tasks = tasks or runs[0].make_tasks()
     for run in runs:
         run.require_spaces(tasks)
-    plans = _plan(runs, config, baselines, tasks)
+    plans = plan_evaluations(runs, config, baselines, tasks)
     folder = config.output or runs[0].directory / "comparison"
     writings = {path: Writing(path) for path in (folder, *(plan.folder for plan in plans))}
-    participants: list[Participant] = []
     with closing(SharedEnvs(config.workers, tasks)) as envs:
-        for number, plan in enumerate(plans, 1):
-            place = f"[{number}/{len(plans)}]"
-            try:
-                participants.append(_evaluated(plan, tasks, config, envs, place, writings))
-            except BaseException:
-                print(
-                    f"cut off at {plan.label}, {number} of {len(plans)}; the same command goes on "
-                    "from there, what is finished is kept",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                raise
-    comparison = Comparison(tuple(participants))
+        comparison = Comparison(tuple(evaluate_plans(plans, tasks, config, envs, writings)))
     comparison.print()
-    name, _ = name_evaluation(runs[0], _agent_of(plans[0]), tasks, config)
+    name, _ = name_evaluation(runs[0], agent_of(plans[0]), tasks, config)
     with writings[folder]:
         files = comparison.save(folder, name)
         picture = folder / f"{name}.png"
-        plot_adaptation([_line(p) for p in participants], picture)
+        plot_adaptation([_line(p) for p in comparison.participants], picture)
         console.print(f"table: {', '.join(map(str, files))}")
         console.print(f"picture: {picture}")
     for writing in writings.values():
         writing.check()
     return comparison
+
+
+def evaluate_plans(
+    plans: Sequence[Plan],
+    tasks: TaskDistribution,
+    config: EvaluateConfig,
+    envs: SharedEnvs,
+    writings: dict[Path, Writing],
+) -> list[Participant]:
+    """Read or make evaluations, one after another; an error says how far they have come."""
+    participants: list[Participant] = []
+    for number, plan in enumerate(plans, 1):
+        place = f"[{number}/{len(plans)}]"
+        with told_how_far(plan.label, number, len(plans)):
+            participants.append(_evaluated(plan, tasks, config, envs, place, writings))
+    return participants
+
+
+@contextmanager
+def told_how_far(label: str, number: int, total: int) -> Iterator[None]:
+    """Say at which of several evaluations an error has cut them off."""
+    try:
+        yield
+    except BaseException:
+        print(
+            f"cut off at {label}, {number} of {total}; the same command goes on from there, what "
+            "is finished is kept",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise
 
 
 def open_runs(paths: Sequence[Path]) -> list[Run]:
@@ -139,13 +158,13 @@ def name_agents(runs: Sequence[Run], agents: Sequence[str]) -> list[Run]:
     ]
 
 
-def _refuse_impossible(
+def refuse_impossible(
     runs: Sequence[Run],
     baselines: Sequence[str],
     config: EvaluateConfig,
     tasks: TaskDistribution | None,
-) -> None:
-    """Refuse what no comparison can be of, from the names alone."""
+) -> EvaluateConfig:
+    """Refuse what no comparison can be of, from the names alone; return the options resolved."""
     if not runs:
         raise bad_option("RUNS", [], "at least one run directory")
     for name, given in (("--official", config.official), ("--video", config.video)):
@@ -164,10 +183,11 @@ def _refuse_impossible(
         found = ", ".join(f"{env} ({run.directory})" for env, run in reversed(envs.items()))
         accepted = "runs of one environment, or --env with the tasks to compare them on"
         raise UserError(f"RUNS: got runs of {found}; accepted: {accepted}")
+    return as_trained(config, runs)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """One evaluation of a comparison, and the files that it is saved in."""
 
     label: str
@@ -208,17 +228,18 @@ class _Plan:
             "env_steps": self.num_steps,
             "episodes": list(self.shape.points),
             "num_tasks": self.num_tasks,
+            "conditions": config.conditions(),
         }
 
 
-def _plan(
+def plan_evaluations(
     runs: Sequence[Run],
     config: EvaluateConfig,
     baselines: Sequence[str],
     tasks: TaskDistribution,
-) -> list[_Plan]:
+) -> list[Plan]:
     """Make all agents and baselines; each agent is followed by the same one untrained."""
-    plans: list[_Plan] = []
+    plans: list[Plan] = []
     labels = labels_of([source_of_run(run) for run in runs])
     for run, label in zip(runs, labels, strict=True):
         saved = run.checkpoint(config.checkpoint)
@@ -229,7 +250,7 @@ def _plan(
             _, num_tasks = name_evaluation(run, agent, tasks, config)
             config = with_options(config, evaluation_tasks=num_tasks)
         name, num_tasks = name_evaluation(run, agent, tasks, config)
-        plan = _Plan(
+        plan = Plan(
             label,
             "agent",
             agent,
@@ -262,7 +283,7 @@ def _plan(
         if own.num_episodes < shape.num_episodes:
             own = evaluation_shape(baseline, tasks, shape.num_episodes)
         plans.append(
-            _Plan(
+            Plan(
                 label,
                 "baseline",
                 baseline,
@@ -274,10 +295,13 @@ def _plan(
                 num_steps=getattr(baseline, "num_steps", 0),
             )
         )
+    config.disturbances.require_effect(tasks, tasks.horizon)
+    for plan in plans if config.change_task_after else ():
+        require_change(config.change_task_after or 0, plan.shape)
     return plans
 
 
-def _baseline_labels(baselines: Sequence[str], agents: Sequence[_Plan]) -> list[str]:
+def _baseline_labels(baselines: Sequence[str], agents: Sequence[Plan]) -> list[str]:
     """Return labels of baselines: without their options, unless two have the same name.
 
     The options of all are in the column ``agent`` of the files and in the notes of the table.
@@ -313,6 +337,7 @@ def _baseline_name(
         greedy=config.greedy,
         greedy_copy=config.score == "greedy-copy",
         best=False,
+        conditions=config.conditions(),
     )
     rounds = f"-rounds-{shape.num_rounds}" if shape.num_rounds > 1 else ""
     return f"{settings}{rounds}-{tame(text)}-{short_hash(text + _source(baseline))}"
@@ -327,7 +352,7 @@ def _source(made: object) -> str:
 
 
 def _evaluated(
-    plan: _Plan,
+    plan: Plan,
     tasks: TaskDistribution,
     config: EvaluateConfig,
     envs: SharedEnvs,
@@ -343,7 +368,7 @@ def _evaluated(
         curve, summary = found
     else:
         if plan.state is not None:
-            plan.state.load_into(_agent_of(plan))
+            plan.state.load_into(agent_of(plan))
         curve = measure(
             plan.adapter,
             tasks,
@@ -363,18 +388,20 @@ def _evaluated(
     return Participant(plan.label, plan.kind, curve, summary, episodes, file)
 
 
-def _read(plan: _Plan, expected: dict[str, Any]) -> tuple[AdaptationCurve, dict[str, Any]] | None:
+def _read(plan: Plan, expected: dict[str, Any]) -> tuple[AdaptationCurve, dict[str, Any]] | None:
     """Return a saved evaluation and its summary, or None unless it is just what is asked for."""
     try:
         summary = read_summary(plan.folder / f"{plan.name}.json")
-        if any(summary.get(key) != value for key, value in expected.items()):
+        said = {"conditions": {}} | summary
+        if any(said.get(key) != value for key, value in expected.items()):
             return None
         return AdaptationCurve.load(plan.folder, plan.name), summary
     except UserError:
         return None
 
 
-def _agent_of(plan: _Plan) -> Agent:
+def agent_of(plan: Plan) -> Agent:
+    """Return the agent of a plan that is of an agent."""
     assert isinstance(plan.adapter, Agent)
     return plan.adapter
 

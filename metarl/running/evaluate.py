@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from metarl.constraints import AtLeast, validate
 from metarl.errors import bad_option, require_seed
 from metarl.evaluation.curve import AdaptationCurve, Score
 from metarl.evaluation.evaluate import (
+    conditions_of,
     default_tasks,
     evaluate_adaptation,
     evaluation_shape,
@@ -28,6 +29,7 @@ from metarl.evaluation.metaworld import (
 )
 from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.evaluation.report import print_adaptation
+from metarl.evaluation.tables import conditions_text
 from metarl.evaluation.video import check_can_record, record_adaptation
 from metarl.experience.agent import Adapter, Agent
 from metarl.experience.rollout import torch_threads
@@ -37,6 +39,7 @@ from metarl.running.folders import evaluation_name
 from metarl.running.machine import check_device
 from metarl.running.reading import validation_over_training
 from metarl.running.run import Run
+from metarl.stepping.disturbances import Disturbances
 from metarl.stepping.options import SharedEnvs, Workers
 from metarl.task import Split
 from metarl.tasks.distribution import TaskDistribution
@@ -63,6 +66,11 @@ class EvaluateConfig:
     score: Score = "adapting-episodes"
     """Episodes whose returns are measured: `adapting-episodes` takes those that the agent also
     adapts with; `greedy-copy` takes a greedy episode of a copy of the agent at every point."""
+    change_task_after: Annotated[int, AtLeast(0)] | None = None
+    """Number of episodes of a trial after which its task becomes another one, without a notice to
+    the agent; 0 for never (default: as in training)."""
+    disturbances: Disturbances = field(default_factory=Disturbances)
+    """What comes between the environments and the agent."""
     checkpoint: Which = "final"
     """State of the agent: the `final` checkpoint, or the `best` one on validation tasks."""
     official: bool = False
@@ -72,8 +80,8 @@ class EvaluateConfig:
     device: str = "cpu"
     """Device of the agent's tensors: `cpu`, `cuda`, or `cuda:1` for the second GPU."""
     output: Path | None = None
-    """Folder for the files (default: the folder `evaluation` of the run, or `comparison` of the
-    first run if several agents or baselines are compared)."""
+    """Folder for the files (default: the folder `evaluation` of the run; `comparison`, `controls`
+    or `robustness` of the first run for tables of these)."""
     workers: Workers = field(default_factory=Workers)
     """How environments are stepped."""
 
@@ -81,6 +89,10 @@ class EvaluateConfig:
         """Refuse values that cannot be used."""
         validate(self)
         require_seed("--seed", self.seed)
+
+    def conditions(self) -> dict[str, Any]:
+        """Return what distinguishes the evaluation from a plain one."""
+        return conditions_of(self.disturbances, self.change_task_after or 0)
 
 
 class Subject(NamedTuple):
@@ -118,7 +130,7 @@ def evaluate(
         UserError: if the options cannot work; this is checked before any evaluation.
         OSError: if the files cannot be written; the table is printed nevertheless.
     """
-    config = config or EvaluateConfig()
+    config = as_trained(config or EvaluateConfig(), [run])
     check_device(config.device)
     tasks = tasks or run.make_tasks()
     _refuse_impossible(run, tasks, config)
@@ -130,7 +142,27 @@ def evaluate(
         return evaluate_subject(run, Subject(agent, saved, initial), tasks, config, envs)
 
 
+def as_trained(config: EvaluateConfig, runs: Sequence[Run]) -> EvaluateConfig:
+    """Return options in which the task changes as in the training of ``runs``, unless they say so.
+
+    Raises:
+        UserError: if it is left open and differs between the runs.
+    """
+    if config.change_task_after is not None:
+        return config
+    trained = {run.train_config.change_task_after for run in runs}
+    if len(trained) > 1:
+        accepted = f"a number, since the runs were trained with {sorted(trained)}"
+        raise bad_option("--change-task-after", None, accepted)
+    return dataclasses.replace(config, change_task_after=trained.pop())
+
+
 def _refuse_impossible(run: Run, tasks: TaskDistribution, config: EvaluateConfig) -> None:
+    config.disturbances.require_effect(tasks, tasks.horizon)
+    for name, given in (("--official", config.official), ("--video", config.video)):
+        if given and config.conditions():
+            said = conditions_text(config.conditions())
+            raise bad_option(name, given, f"an evaluation without {said}")
     if config.official and not can_be_official(tasks):
         raise bad_option("--official", tasks.name, "tasks of Meta-World")
     if config.video:
@@ -158,6 +190,7 @@ def evaluate_subject(
         The trained agent's adaptation curve.
     """
     agent, saved, initial = subject
+    config = as_trained(config, [run])
     split, seed = config.split, config.seed
     label, num_tasks = name_evaluation(run, agent, tasks, config)
     folder = config.output or run.directory / "evaluation"
@@ -231,8 +264,16 @@ def name_evaluation(
         greedy=config.greedy,
         greedy_copy=config.score == "greedy-copy",
         best=config.checkpoint == "best",
+        conditions=_named_conditions(run, config),
     )
     return name, num_tasks
+
+
+def _named_conditions(run: Run, config: EvaluateConfig) -> dict[str, Any]:
+    """Return the conditions that differ from those of the run's own evaluation."""
+    own, change = run.train_config.change_task_after, config.change_task_after
+    said = {} if change in (None, own) else {"change_task_after": change}
+    return {**said, **config.disturbances.conditions()}
 
 
 def measure(
@@ -269,6 +310,8 @@ def measure(
             score=config.score,
             workers=config.workers,
             envs=envs.sized(slots),
+            disturbances=config.disturbances,
+            change_task_after=config.change_task_after or 0,
             advance=progress.advance,
         )
 

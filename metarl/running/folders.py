@@ -9,8 +9,9 @@ import itertools
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from metarl.errors import UserError, bad_option
 from metarl.files import is_leftover
@@ -49,6 +50,7 @@ def evaluation_name(
     greedy: bool,
     greedy_copy: bool,
     best: bool,
+    conditions: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the name of an evaluation's files, without suffix.
 
@@ -63,11 +65,13 @@ def evaluation_name(
         greedy: whether the agent takes its most likely actions.
         greedy_copy: whether greedy copies of the agent are measured.
         best: whether the best checkpoint is evaluated.
+        conditions: what else there is: a change of the task, noise, delays, losses.
     """
     said = [tame(env)] if env is not None else []
     said += [f"tasks-{tasks}"] if tasks is not None else []
     said += [f"episodes-{episodes}"] if episodes is not None else []
     said += [f"seed-{seed}"] if seed else []
+    said += [f"{k.replace('_', '-')}-{value}" for k, value in (conditions or {}).items()]
     flags = {"greedy": greedy, "greedy-copy": greedy_copy, "best": best}
     return "-".join([split, *said, *(word for word, given in flags.items() if given)])
 

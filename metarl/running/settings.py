@@ -15,6 +15,7 @@ from typeguard import TypeCheckError, check_type
 from metarl.constraints import Above, AtLeast, refuse_unused, validate
 from metarl.errors import UserError, bad_option, near_matches, require_seed
 from metarl.experience.agent import Agent
+from metarl.experience.changes import require_change
 from metarl.files import read_object
 from metarl.options import field_types, option_paths, with_options
 from metarl.running import first_edition
@@ -103,6 +104,9 @@ class TrainConfig:
     schedule_iterations: Annotated[int, AtLeast(1)] | None = None
     """Number of updates after which schedules, such as that of the learning rate, have reached
     their final values (default: all updates)."""
+    change_task_after: Annotated[int, AtLeast(0)] = 0
+    """Number of episodes of a trial after which its task becomes another one, without a notice to
+    the agent; with 0 it never does. Validation and evaluation follow it by default."""
     task_sampler: str = "uniform"
     """How training tasks are chosen: `uniform` draws every task anew, `hardest` draws half of them
     from the worst tenth of recent tasks; `package.module:Name` is a class of yours."""
@@ -127,15 +131,31 @@ class TrainConfig:
         """Refuse values that cannot train."""
         validate(self)
         require_seed("--seed", self.seed)
+        if self.change_task_after:
+            self._refuse_beside_change()
         if self.iterations is not None and self.env_steps is not None:
             raise bad_option("--env-steps", self.env_steps, "no --iterations beside it")
+
+    def _refuse_beside_change(self) -> None:
+        """Refuse what cannot be if the task of a trial changes."""
+        if self.task_sampler == "hardest":
+            accepted = "uniform with --change-task-after, since a trial's return is not of one task"
+            raise bad_option("--task-sampler", self.task_sampler, accepted)
+        for name in ("validation_tasks", "evaluation_tasks"):
+            number = getattr(self.evaluation, name)
+            if number == 1:
+                accepted = "at least 2 with --change-task-after, since they are exchanged"
+                raise bad_option(f"--{name.replace('_', '-')}", number, accepted)
 
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
         """Return this config with the number of updates filled in.
 
         Raises:
-            UserError: if success should choose the best checkpoint but the tasks report none.
+            UserError: if success should choose the best checkpoint but the tasks report none, or
+                if the task should change where a trial of the agent cannot.
         """
+        if self.change_task_after:
+            require_change(self.change_task_after, agent.shape)
         best_by = self.evaluation.best_by
         if best_by == "success_after" and "success" not in tasks.reported_keys:
             accepted = f"return_after, trial_return ({tasks.name} reports no success)"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metarl.errors import UserError
 from metarl.experience.agent import remembered_steps
-from metarl.experience.data import Episodes, Trial
+from metarl.experience.data import Change, Episodes, Trial
 from metarl.files import is_leftover, replacing, sync_folder
 from metarl.running.checkpoints import CheckpointStore
 from metarl.task import Task
@@ -228,8 +228,10 @@ def _write(path: Path, trials: Mapping[int, Trial], steps: _Steps) -> None:
     tensors: dict[str, Tensor] = {}
     for number, trial in trials.items():
         # Tasks may hold many numbers, too many for a header.
-        tasks = json.dumps([task.to_json() for task in trial.tasks]).encode()
-        tensors[f"{number}.tasks"] = torch.frombuffer(bytearray(tasks), dtype=torch.uint8)
+        tensors[f"{number}.tasks"] = _packed([task.to_json() for task in trial.tasks])
+        if trial.change is not None:
+            later = [task.to_json() for task in trial.change.tasks]
+            tensors[f"{number}.change"] = _packed({"after": trial.change.after, "tasks": later})
         for k, episodes in enumerate(trial.rounds):
             for name, value in _named(episodes).items():
                 tensors[f"{number}.{k}.{name}"] = value
@@ -301,9 +303,24 @@ def _read(path: Path) -> dict[int, Trial]:
             _episodes({name: tensors[f"{number}.{k}.{name}"] for name in names})
             for k, names in enumerate(entry["rounds"])
         ]
-        tasks = [Task.from_json(t) for t in json.loads(bytes(_bytes(tensors[f"{number}.tasks"])))]
-        trials[number] = Trial(tasks, rounds, context=None)
+        tasks = [Task.from_json(task) for task in _unpacked(tensors[f"{number}.tasks"])]
+        change = None
+        if f"{number}.change" in tensors:
+            content = _unpacked(tensors[f"{number}.change"])
+            later = [Task.from_json(task) for task in content["tasks"]]
+            change = Change(content["after"], later)
+        trials[number] = Trial(tasks, rounds, context=None, change=change)
     return trials
+
+
+def _packed(content: Any) -> Tensor:
+    """Return JSON data as a tensor of bytes."""
+    return torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
+
+
+def _unpacked(tensor: Tensor) -> Any:
+    """Return the JSON data that :func:`_packed` has packed."""
+    return json.loads(bytes(_bytes(tensor)))
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], _Steps]:

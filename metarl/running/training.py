@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -24,6 +25,7 @@ from metarl.evaluation.evaluate import (
     point_metrics,
 )
 from metarl.experience.agent import Agent, require_spaces
+from metarl.experience.changes import change_drawn
 from metarl.experience.data import Metrics, Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator, torch_threads
@@ -110,7 +112,8 @@ def meta_train(
                 started = time.perf_counter()
                 number = at.iteration
                 # sample tasks, collect, adapt
-                trial = training_trial(agent, sampler, envs, seed=config.seed, iteration=number)
+                given = {"seed": config.seed, "change_task_after": config.change_task_after}
+                trial = training_trial(agent, sampler, envs, iteration=number, **given)
                 collected = time.perf_counter()
                 # meta-update
                 key = seeding.derive(config.seed, Phase.TRAIN, Component.UPDATE, number)
@@ -349,13 +352,23 @@ def training_slots(agent: Agent, tasks: TaskDistribution, workers: Workers) -> i
 
 
 def training_trial(
-    agent: Agent, sampler: TaskSampler, envs: SlotVectorEnv, *, seed: int, iteration: int
+    agent: Agent,
+    sampler: TaskSampler,
+    envs: SlotVectorEnv,
+    *,
+    seed: int,
+    iteration: int,
+    change_task_after: int = 0,
 ) -> Trial:
-    """Sample the tasks of one iteration and gather the trial that the update learns from."""
+    """Sample the tasks of one iteration and gather the trial that the update learns from.
+
+    With ``change_task_after`` there are others after so many episodes, which are drawn last.
+    """
     rng = seeding.numpy_generator(seed, Phase.TRAIN, Component.TASKS, iteration)
     batch = sampler.sample(rng, agent.tasks_per_update)
     keys = TrialKeys(seed, Phase.TRAIN, iteration, len(batch))
-    return run_trial(agent, envs, batch, shape=agent.shape, keys=keys)
+    change = change_drawn(change_task_after, batch, partial(sampler.sample, rng))
+    return run_trial(agent, envs, batch, shape=agent.shape, keys=keys, change=change)
 
 
 def _trial_metrics(agent: Agent, trial: Trial) -> Metrics:
@@ -381,6 +394,7 @@ def _validate(
         phase=Phase.VALIDATE,
         iteration=iteration,
         envs=envs,
+        change_task_after=config.change_task_after,
     )
     means = {name: values.mean(1).tolist() for name, values in curve.metrics.items()}
     return point_metrics("validation", means, float(curve.returns.mean(1).sum()))

@@ -70,7 +70,7 @@ def listing(folder):
 
 OURS = [
     ("train", "--env bandt/n10-k5", "--env", "did you mean bandit/n10-k5"),
-    ("train", "--env bandit/n10-k5:arms=3", "no option 'arms'", "k, n"),
+    ("train", "--env bandit/n10-k5:arms=3", "no option 'arms'", "high, k, low, n"),
     ("train", "--env bandit/n10-k1", "bandit k: got 1", "at least 2"),
     ("train", "--env nomodule:Tasks", "nomodule", ""),
     ("train", "maml", "agent: unknown agent 'maml'", "rl2"),

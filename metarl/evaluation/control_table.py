@@ -1,0 +1,348 @@
+"""Say what contexts are worth: tables of controls, their files, and the verdict on each agent."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from metarl.console import console
+from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.summaries import RESAMPLES, first_row, summarize
+from metarl.evaluation.tables import (
+    Cells,
+    conditions_text,
+    markdown_rows,
+    print_rows,
+    with_bounds,
+    with_half,
+)
+from metarl.experience.controls import Control
+from metarl.files import write_json, write_whole
+from metarl.task import SPLIT_NAMES
+
+FORMAT = 1
+"""The format of the JSON file of controls."""
+
+SHOWN_POINTS = 3
+"""The largest number of points that the console and Markdown show."""
+
+Values: TypeAlias = npt.NDArray[np.floating[Any]]
+
+Statistics: TypeAlias = dict[str, list[float]]
+"""Each point's ``mean``, and the bounds ``low`` and ``high`` of its 95% interval over tasks."""
+
+
+class Controlled(NamedTuple):
+    """An agent or a baseline with its own context, and with those of the controls."""
+
+    label: str
+    """The name that tells it apart from the others."""
+    kind: Literal["agent", "baseline"]
+    """What it is."""
+    curves: Mapping[Control, AdaptationCurve]
+    """The curves, all with the points of ``own``."""
+
+
+class Reference(NamedTuple):
+    """A policy that does not adapt, beside which a score is put."""
+
+    role: Literal["multi-task", "oracle"]
+    """``multi-task`` is one policy for all tasks; ``oracle`` is told the task."""
+    label: str
+    """The name of the agent or baseline."""
+    curve: AdaptationCurve
+    """The curve; its points differ by chance alone."""
+
+    def values(self, metric: str) -> Values | None:
+        """Return the mean over all episodes of every task, ``[task]``; None if not reported."""
+        found = self.curve.metrics.get(metric)
+        return None if found is None else found.mean(0, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Agents and baselines with their own contexts and those of controls, on the same tasks."""
+
+    participants: Sequence[Controlled] = field(repr=False)
+    """The agents and baselines, an agent first."""
+    references: Sequence[Reference] = field(default=(), repr=False)
+    """A multi-task policy and an oracle, if there are any."""
+
+    @functools.cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """What the tables hold, as JSON represents it: a row for each metric, agent and control.
+
+        ``value`` is the metric at each of ``episodes``. ``difference`` is the value with the own
+        context minus that of the control, paired by task, and ``overall`` its mean over all points
+        at which they can differ: without the first for contexts of another task and for those
+        that are reset every episode, since there is no experience before it. ``normalized`` is
+        (value − multi-task) / (oracle − multi-task) of the own context.
+        """
+        rows = []
+        for metric in self.metrics:
+            for participant in self.participants:
+                rows += [self._row(metric, participant, c) for c in participant.curves]
+            for reference in self.references:
+                values = reference.values(metric)
+                if values is not None:
+                    rows.append(_reference_row(metric, reference, values))
+        return rows
+
+    @property
+    def metrics(self) -> list[str]:
+        """``return``, and ``success`` where it is reported."""
+        own = self.participants[0].curves["own"]
+        return ["return"] + (["success"] if own.success is not None else [])
+
+    def _row(self, metric: str, participant: Controlled, control: Control) -> dict[str, Any]:
+        curve = participant.curves[control]
+        values, own = (c.metrics[metric] for c in (curve, participant.curves["own"]))
+        row: dict[str, Any] = {
+            "metric": metric,
+            "label": participant.label,
+            "kind": participant.kind,
+            "control": control,
+            "told_task": curve.told_task,
+            "env_steps": curve.env_steps,
+            "episodes": list(curve.episodes),
+            "value": summarize(values),
+            "difference": None,
+            "overall": None,
+            "normalized": None,
+        }
+        if control == "own":
+            multitask, oracle = (self._reference(role, metric) for role in ("multi-task", "oracle"))
+            if multitask is not None and oracle is not None:
+                row["normalized"] = normalized(own, multitask, oracle)
+            return row
+        difference = own.astype(np.float64) - values
+        first = 0 if control == "reset-every-step" or curve.told_task else 1
+        row["difference"] = summarize(difference)
+        if len(difference) > first:
+            row["overall"] = first_row(summarize(difference[first:].mean(0)[None]))
+        return row
+
+    def _reference(self, role: str, metric: str) -> Values | None:
+        return next((r.values(metric) for r in self.references if r.role == role), None)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """One sentence for each agent and baseline: whether its context is worth anything."""
+        return [
+            _verdict(row)
+            for row in self.rows
+            if row["control"] == "another-task" and row["metric"] == "return" and row["overall"]
+        ]
+
+    @property
+    def title(self) -> str:
+        """One line that says what the table is about."""
+        curve = self.participants[0].curves["own"]
+        shared = ", the same tasks as in training" if curve.shared_split else ""
+        best = ", best checkpoints" if curve.checkpoint == "best" else ""
+        said = f", {conditions_text(curve.conditions)}" if curve.conditions else ""
+        actions = "greedy" if curve.greedy else "sampled"
+        return (
+            f"{curve.returns.shape[1]:,} {SPLIT_NAMES[curve.split]} tasks of {curve.env}{shared}, "
+            f"the same in every control ({actions} actions{best}{said})"
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What the columns mean, and what to know of the references."""
+        notes = [
+            "Own − it: the return with the agent's own context minus the return in this row, "
+            "paired by task; all points: the mean over those at which the two can differ."
+        ]
+        own = self.participants[0].curves["own"]
+        for reference in self.references:
+            steps = reference.curve.env_steps
+            if reference.role == "multi-task" and steps != own.env_steps:
+                notes.append(
+                    f"{reference.label} was trained on {steps or 0:,} steps, "
+                    f"{self.participants[0].label} on {own.env_steps or 0:,}."
+                )
+        if any(row["normalized"] for row in self.rows):
+            notes.append("Normalised: (score − multi-task) / (oracle − multi-task), last point.")
+        return notes
+
+    def _cells(self, row: Mapping[str, Any], cell: Callable[[Mapping[str, Any]], str]) -> Cells:
+        """Return the texts of a row by the titles of their columns; ``cell`` gives one's text."""
+
+        def at(statistics: Mapping[str, Any] | None, index: int) -> str:
+            return cell({k: x[index] for k, x in statistics.items()}) if statistics else ""
+
+        told = " (told the task)" if row["told_task"] else ""
+        cells = {"agent": row["label"] + told, "context": context_name(row)}
+        for point in self._points:
+            known = point in row["episodes"]
+            index = row["episodes"].index(point) if known else -1
+            cells[f"{row['metric']},\nafter {point}"] = at(row["value"], index) if known else ""
+        last = self._points[-1]
+        shown = row["difference"] and last in row["episodes"]
+        index = row["episodes"].index(last) if shown else -1
+        cells[f"own − it,\nafter {last}"] = at(row["difference"], index) if shown else ""
+        cells["own − it,\nall points"] = cell(row["overall"]) if row["overall"] else ""
+        if any(each["normalized"] for each in self.rows):
+            cells["normalised"] = at(row["normalized"], -1)
+        return cells
+
+    @property
+    def _points(self) -> list[int]:
+        """The points that the console and Markdown show: those of the first agent, not all."""
+        points = self.participants[0].curves["own"].episodes
+        number = min(SHOWN_POINTS, len(points))
+        return [points[i] for i in np.linspace(0, len(points) - 1, number).round().astype(int)]
+
+    def print(self) -> None:
+        """Print a table for each metric, and the verdicts."""
+        console.print(self.title)
+        for metric in self.metrics:
+            rows = [row for row in self.rows if row["metric"] == metric]
+            print_rows([_narrow(row, self._cells(row, with_half)) for row in rows])
+        console.print("± is the wider side of the 95% interval over tasks.")
+        for line in (*self.notes, *self.verdicts):
+            console.print(line)
+
+    def to_markdown(self) -> str:
+        """Return the tables as Markdown, with a few of the points."""
+        lines = [f"**{self.title}**", ""]
+        for metric in self.metrics:
+            rows = [row for row in self.rows if row["metric"] == metric]
+            lines += [*markdown_rows([self._cells(row, with_bounds) for row in rows], 2), ""]
+        said = ["Means, with 95% intervals over tasks.", *self.notes]
+        return "\n".join([*lines, *said, "", *(f"- {line}" for line in self.verdicts), ""])
+
+    def to_csv(self) -> str:
+        """Return all points of all rows, one line for each."""
+        text = io.StringIO()
+        columns = ["metric", "label", "kind", "control", "told_task", "env_steps", "episodes"]
+        statistics = ("value", "difference", "normalized")
+        bounds = {name: [name, f"{name}_low", f"{name}_high"] for name in statistics}
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*columns, *(column for name in statistics for column in bounds[name])])
+        for row in self.rows:
+            for i, episodes in enumerate(row["episodes"]):
+                line = [row[name] for name in columns[:-1]] + [episodes]
+                for name in statistics:
+                    found = row[name]
+                    keys = ("mean", "low", "high")
+                    line += [found[key][i] for key in keys] if found else [""] * 3
+                writer.writerow(line)
+        return text.getvalue()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the JSON file."""
+        curve = self.participants[0].curves["own"]
+        return {
+            "format": FORMAT,
+            "env": curve.env,
+            "split": curve.split,
+            "shared_split": curve.shared_split,
+            "seed": curve.seed,
+            "actions": "greedy" if curve.greedy else "sampled",
+            "checkpoint": curve.checkpoint,
+            "num_tasks": curve.returns.shape[1],
+            "rows": self.rows,
+            "verdicts": self.verdicts,
+        }
+
+    def save(self, folder: Path, name: str) -> list[Path]:
+        """Write the table to ``name.csv``, ``.md`` and ``.json``; return these files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / f"{name}.csv", self.to_csv().encode())
+        write_whole(folder / f"{name}.md", self.to_markdown().encode())
+        write_json(folder / f"{name}.json", self.to_json())
+        return [folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".json")]
+
+
+def normalized(own: Values, multitask: Values, oracle: Values) -> Statistics | None:
+    """Return (own − multitask) / (oracle − multitask) of the means over tasks, at every point.
+
+    0 is what is had without telling tasks apart, 1 what is had if the task is known. The interval
+    is the percentile bootstrap over tasks, each drawn with its own three values.
+
+    Args:
+        own: the score at every point, ``[point, task]``.
+        multitask: the score of the multi-task policy, ``[task]``.
+        oracle: the score of the oracle, ``[task]``.
+
+    Returns:
+        The statistics; None unless the oracle is better by more than chance explains: a ratio to
+        next to nothing says nothing.
+    """
+    room = np.asarray(oracle, np.float64) - multitask
+    low = first_row(summarize(room[None]))["low"]
+    if low is None or low <= 0:
+        return None
+    gained = np.asarray(own, np.float64) - multitask
+    number, rng = len(room), np.random.default_rng(0)
+    times = rng.multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
+    ratios = (times @ gained.T) / (times @ room)[:, None]
+    lows, highs = np.percentile(ratios, [2.5, 97.5], axis=0)
+    mean = gained.mean(1) / room.mean()
+    return {"mean": mean.tolist(), "low": lows.tolist(), "high": highs.tolist()}
+
+
+def _reference_row(metric: str, reference: Reference, values: Values) -> dict[str, Any]:
+    """Return the row of a reference: one value for all of its episodes, at every point."""
+    curve, points = reference.curve, len(reference.curve.episodes)
+    one = first_row(summarize(values[None]))
+    return {
+        "metric": metric,
+        "label": reference.label,
+        "kind": "reference",
+        "control": reference.role,
+        "told_task": curve.told_task,
+        "env_steps": curve.env_steps,
+        "episodes": list(curve.episodes),
+        "value": {name: [x] * points for name, x in one.items()},
+        "difference": None,
+        "overall": None,
+        "normalized": None,
+    }
+
+
+_NAMES = {
+    "own": "own",
+    "another-task": "another task's",
+    "reset-every-episode": "reset every episode",
+    "reset-every-step": "reset every step",
+    "multi-task": "one policy for all tasks",
+    "oracle": "the task itself",
+}
+
+
+def context_name(row: Mapping[str, Any]) -> str:
+    """Return the name of a row's context in tables."""
+    return _NAMES[row["control"]]
+
+
+def _narrow(row: Mapping[str, Any], cells: Cells) -> Cells:
+    """Return the cells with agent and context in one column, since consoles are narrow."""
+    cells = dict(cells)
+    agent, context = cells.pop("agent"), cells.pop("context")
+    control = row["kind"] != "reference" and row["control"] != "own"
+    return {"agent": f"  {context}" if control else agent, **cells}
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """Return whether the own context is worth more than another task's, in one sentence."""
+    overall = row["overall"]
+    if row["told_task"]:
+        said = "it is told its task"
+    elif overall["low"] > 0:
+        said = "it adapts to its task"
+    elif overall["high"] < 0:
+        said = "what it learns of its task does harm there"
+    else:
+        said = "this does not show that it adapts to its task"
+    return f"{row['label']}: own minus another task's context is {with_bounds(overall)}: {said}."
