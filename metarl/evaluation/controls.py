@@ -24,7 +24,7 @@ from metarl.evaluation.evaluate import (
 )
 from metarl.experience.agent import Adapter, require_spaces
 from metarl.experience.changes import partners_of
-from metarl.experience.controls import Batch, Control, run_controlled, units_of
+from metarl.experience.controls import Batch, Control, run_controlled
 from metarl.experience.lanes import TrialKeys
 from metarl.seeding import Component, Phase
 from metarl.stepping.disturbances import Disturbances, disturbed
@@ -71,16 +71,16 @@ def control_curves(
         agent: the agent to evaluate; it is not changed.
         tasks: the distribution that the tasks come from.
         split: the split that the tasks come from.
-        num_tasks: the number of tasks (default: as in an evaluation). Their contexts at one point
-            of the trial are kept in memory together.
+        num_tasks: the number of tasks (default: as in an evaluation). The contexts of all at all
+            points of the trial are kept in memory.
         num_episodes: the number of episodes of a trial (default: as in an evaluation).
         seed: the seed of tasks, episodes, actions, and of which task gets whose context.
         greedy: whether the most likely actions are taken.
         workers: how environments are stepped; the result does not depend on it.
         envs: environments that ``tasks.make_vec`` made; they are left open.
         disturbances: noise, delays and losses between the environments and the agent.
-        advance: a function that is called with the number of episodes or rounds just finished, of
-            which every task has :func:`num_units`.
+        advance: a function that is called with the number of trials just finished; every task has
+            one in each of :func:`metarl.experience.controls.controls_of`.
 
     Returns:
         A curve for each control; ``reset-every-step`` is only for sequential agents.
@@ -139,8 +139,3 @@ def control_curves(
 def control_conditions(control: Control) -> dict[str, str]:
     """Return what distinguishes the curve of a control from the agent's own."""
     return {} if control == "own" else {"context": control}
-
-
-def num_units(agent: Adapter, tasks: TaskDistribution, num_episodes: int | None = None) -> int:
-    """Return how often :func:`control_curves` advances for every task."""
-    return len(units_of(evaluation_shape(agent, tasks, num_episodes)))

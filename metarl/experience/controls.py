@@ -9,30 +9,19 @@ tasks, episodes and random numbers of the trial itself, so that differences are 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.experience.agent import Adapter, TrialShape, tell_tasks
-from metarl.experience.data import (
-    Context,
-    Episodes,
-    Record,
-    Timestep,
-    branch,
-    concatenate_rows,
-    episode_metrics,
-    join_episodes,
-)
-from metarl.experience.lanes import Keys, TrialKeys
-from metarl.experience.rollout import Wave, adapted, collect, run_trial
+from metarl.experience.data import Context, Episodes, Record, Timestep, branch
+from metarl.experience.lanes import TrialKeys
+from metarl.experience.rollout import run_trial
 from metarl.seeding import LaneGenerator
 from metarl.stepping.vector import SlotVectorEnv
 from metarl.task import Task
@@ -52,6 +41,221 @@ class Batch(NamedTuple):
     """The tasks."""
     keys: TrialKeys
     """The origin of all random numbers of their trials."""
+
+
+class Points:
+    """What is known of every task at the points of its trial, with the last action and reward.
+
+    A point is the start of an episode, or of a round for agents whose episodes run side by side.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[int, list[tuple[Tensor, Any]]] = {}
+        self._whole: dict[int, Any] = {}
+
+    def put(self, point: int, rows: Int[Tensor, " row"], tree: Any) -> None:
+        """Keep what is known at a point of the tasks with the numbers ``rows``."""
+        self._parts.setdefault(point, []).append((rows, tree))
+
+    def of(self, point: int, rows: Int[Tensor, " row"]) -> Any:
+        """Return copies of what is known at a point of the tasks with the numbers ``rows``.
+
+        Every task has been put by then. Parts of other sizes are padded with zeros.
+        """
+        if point not in self._whole:
+            numbers, trees = zip(*self._parts.pop(point), strict=True)
+            whole = pytree.tree_map(_joined, *trees)
+            self._whole[point] = branch(whole, torch.cat(numbers).argsort())
+        return branch(self._whole[point], rows)
+
+
+def _joined(*tensors: Tensor) -> Tensor:
+    """Join tensors along their first axis, padded with zeros to the largest of each other axis."""
+    shape = [max(sizes) for sizes in zip(*(x.shape[1:] for x in tensors), strict=True)]
+    joined = tensors[0].new_zeros((sum(map(len, tensors)), *shape))
+    start = 0
+    for x in tensors:
+        joined[(slice(start, start + len(x)), *map(slice, x.shape[1:]))] = x
+        start += len(x)
+    return joined
+
+
+class Placed(NamedTuple):
+    """A context, and where in the trial its task is."""
+
+    context: Context
+    """The agent's own context."""
+    row: Int[Tensor, " task"]
+    """The number of each task among all."""
+    point: Int[Tensor, " task"]
+    """The number of the point that each task has come to; -1 before the first episode begins."""
+
+
+class _Wrapper:
+    """Another adapter whose contexts know where in the trial they are.
+
+    Args:
+        adapter: the adapter.
+        rows: the numbers of the tasks of a batch among all.
+    """
+
+    def __init__(self, adapter: Adapter, rows: Int[Tensor, " row"]) -> None:
+        self._adapter, self._rows, self.shape = adapter, rows, adapter.shape
+        self.sequential = self.shape.sequential
+
+    def begin(self, num_tasks: int) -> Context:
+        """Return what the adapter knows beforehand, at the start of the trial."""
+        point = torch.full((num_tasks,), -1 if self.sequential else 0)
+        return Placed(self._adapter.begin(num_tasks), self._rows, point)
+
+    def act(
+        self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
+    ) -> tuple[Tensor, Record, Context]:
+        """Act as the adapter does, with what :meth:`start` makes of episodes that begin."""
+        if self.sequential:
+            starts = (timestep.boundary & timestep.active)[:, 0]
+            context = context._replace(point=context.point + starts)
+            for point in context.point[starts].unique().tolist():
+                which = (starts & (context.point == point)).nonzero()[:, 0]
+                context, timestep = self.start(point, which, context, timestep)
+        own = context.context
+        action, record, own = self._adapter.act(own, timestep, generator, greedy)
+        return action, record, context._replace(context=own)
+
+    def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
+        """Learn nothing: the next point tells what is known."""
+        return context
+
+    def start(
+        self, point: int, which: Int[Tensor, " row"], context: Placed, timestep: Timestep
+    ) -> tuple[Placed, Timestep]:
+        """Return what the tasks ``which`` of the batch know and see at the start of an episode."""
+        raise NotImplementedError
+
+
+class Recording(_Wrapper):
+    """The adapter itself, whose points are noted."""
+
+    def __init__(self, adapter: Adapter, rows: Int[Tensor, " row"], points: Points) -> None:
+        super().__init__(adapter, rows)
+        self._points = points
+        if hasattr(adapter, "reveal"):
+            self.reveal = self._reveal
+
+    def _reveal(self, context: Context, tasks: Sequence[Task]) -> Context:
+        return context._replace(context=tell_tasks(self._adapter, context.context, tasks))
+
+    def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
+        """Adapt, and note the result if the next episodes run side by side."""
+        own = self._adapter.adapt(context.context, episodes, generator)
+        context = context._replace(context=own)
+        if not self.sequential:
+            context = context._replace(point=context.point + 1)
+            every = torch.arange(len(context.row))
+            self._points.put(int(context.point[0]), context.row, branch(own, every))
+        return context
+
+    def start(
+        self, point: int, which: Int[Tensor, " row"], context: Placed, timestep: Timestep
+    ) -> tuple[Placed, Timestep]:
+        """Note what is known; the copies are made before the agent goes on from it."""
+        known = context.context, timestep.previous_action, timestep.previous_reward
+        self._points.put(point, context.row[which], branch(known, which))
+        return context, timestep
+
+
+class Exchanged(_Wrapper):
+    """The adapter with the contexts of other tasks, at every point those of that point.
+
+    Args:
+        adapter: the adapter.
+        rows: the numbers of the tasks of a batch among all.
+        points: what was known in the trials of all tasks.
+        partners: the number of the other task, for each of all tasks.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        rows: Int[Tensor, " row"],
+        points: Points,
+        partners: Int[Tensor, " task"],
+    ) -> None:
+        super().__init__(adapter, rows)
+        self._points, self._partners = points, partners
+
+    def begin(self, num_tasks: int) -> Context:
+        """Return what is known of the other tasks, which is what an oracle is told."""
+        start = super().begin(num_tasks)
+        if self.sequential:  # The first episode brings it.
+            return start
+        return start._replace(context=self._points.of(0, self._partners[self._rows]))
+
+    def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
+        """Return what is known of the other tasks after as many adaptations."""
+        if self.sequential:
+            return context
+        own = self._points.of(int(context.point[0]) + 1, self._partners[context.row])
+        return Placed(own, context.row, context.point + 1)
+
+    def start(
+        self, point: int, which: Int[Tensor, " row"], context: Placed, timestep: Timestep
+    ) -> tuple[Placed, Timestep]:
+        """Begin an episode with all that was known and seen in the trials of the others."""
+        known = self._points.of(point, self._partners[context.row[which]])
+        own, action, reward = _placed(
+            (context.context, timestep.previous_action, timestep.previous_reward), which, known
+        )
+        timestep = timestep._replace(previous_action=action, previous_reward=reward)
+        return context._replace(context=own), timestep
+
+
+class ForgetsEveryEpisode(_Wrapper):
+    """The adapter, which begins its trial anew at every point; an oracle keeps what it is told."""
+
+    def __init__(self, adapter: Adapter, rows: Int[Tensor, " row"], tasks: Sequence[Task]) -> None:
+        super().__init__(adapter, rows)
+        self._tasks, self._first = tasks, int(rows[0])
+
+    def begin(self, num_tasks: int) -> Context:
+        """Return what the adapter knows beforehand and is told."""
+        every = torch.arange(num_tasks)
+        return super().begin(num_tasks)._replace(context=self._beginning(every))
+
+    def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
+        """Begin anew, if the next episodes run side by side."""
+        if self.sequential:
+            return context
+        return context._replace(context=self._beginning(context.row - self._first))
+
+    def start(
+        self, point: int, which: Int[Tensor, " row"], context: Placed, timestep: Timestep
+    ) -> tuple[Placed, Timestep]:
+        """Begin anew: nothing is known, and nothing was done or paid before."""
+        known = self._beginning(context.row[which] - self._first)
+        own = _placed(context.context, which, known)
+        return context._replace(context=own), _beginning(timestep, which)
+
+    def _beginning(self, numbers: Int[Tensor, " row"]) -> Context:
+        """Return what is known beforehand of some of the tasks, by their numbers in the batch."""
+        tasks = [self._tasks[i] for i in numbers.tolist()]
+        return tell_tasks(self._adapter, self._adapter.begin(len(tasks)), tasks)
+
+
+def _placed(tree: Any, which: Int[Tensor, " row"], rows: Any) -> Any:
+    """Return a copy of a tree of tensors in which some rows are others."""
+    leaves = pytree.tree_leaves(tree)
+    if not leaves or len(which) == len(leaves[0]):
+        return rows
+    return pytree.tree_map(lambda x, new: x.index_copy(0, which.to(x.device), new), tree, rows)
+
+
+def _beginning(timestep: Timestep, which: Int[Tensor, " row"]) -> Timestep:
+    """Return what is seen at the start of a trial by the tasks ``which``."""
+    filled = {"previous_action": 0, "previous_reward": 0, "boundary": True, "trial_start": True}
+    return timestep._replace(
+        **{name: getattr(timestep, name).index_fill(0, which, x) for name, x in filled.items()}
+    )
 
 
 class ForgetsEveryStep:
@@ -75,13 +279,8 @@ class ForgetsEveryStep:
         self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
     ) -> tuple[Tensor, Record, Context]:
         """Act as if the trial began, and keep ``context``."""
-        start = timestep._replace(
-            previous_action=torch.zeros_like(timestep.previous_action),
-            previous_reward=torch.zeros_like(timestep.previous_reward),
-            boundary=torch.ones_like(timestep.boundary),
-            trial_start=torch.ones_like(timestep.trial_start),
-        )
-        used = branch(context, torch.arange(len(timestep.active)))
+        every = torch.arange(len(timestep.active))
+        used, start = branch(context, every), _beginning(timestep, every)
         action, record, _ = self._adapter.act(used, start, generator, greedy)
         return action, record, context
 
@@ -100,81 +299,30 @@ class InShape:
         return getattr(self._adapter, name)
 
 
-class Unit(NamedTuple):
-    """The part of a trial between two moments at which contexts are exchanged."""
-
-    round: int
-    """The round that it belongs to."""
-    first_episode: int
-    """The number of its first episode in the trial, for sequential agents; otherwise 0."""
-    num_episodes: int
-    """The number of its episodes."""
-    ends_round: bool
-    """Whether its last episode is the last one of the round."""
-
-    def keys(self, keys: TrialKeys, shape: TrialShape) -> Keys:
-        """Return the keys that the episodes have in a trial that is not divided."""
-        if not shape.sequential:
-            return keys.round(self.round, shape)
-        return keys.at(0)._replace(first_episode=self.first_episode)
+def controls_of(shape: TrialShape) -> list[Control]:
+    """Return the controls of trials of a shape, the trial itself first."""
+    steps: list[Control] = ["reset-every-step"] if shape.sequential else []
+    return ["own", "another-task", "reset-every-episode", *steps]
 
 
-def units_of(shape: TrialShape) -> list[Unit]:
-    """Return the episodes of a sequential trial, or the rounds of another one."""
-    each = shape.episodes_per_round
-    if not shape.sequential:
-        return [Unit(k, 0, each, True) for k in range(shape.num_rounds)]
-    numbers = range(shape.num_episodes)
-    return [Unit(n // each, n, 1, (n + 1) % each == 0) for n in numbers]
-
-
-class _Outcome(NamedTuple):
-    """The part of episodes that their metrics are computed from."""
-
-    reward: Float[Tensor, "task episode time"]
-    valid: Bool[Tensor, "task episode time"]
-    info: dict[str, Shaped[Tensor, "task episode time ..."]]
-
-    @staticmethod
-    def of(episodes: Episodes) -> _Outcome:
-        """Return the part of ``episodes`` that is needed; the rest can be freed."""
-        return _Outcome(episodes.reward, episodes.valid, episodes.info)
-
-    @staticmethod
-    def join(parts: Sequence[_Outcome]) -> _Outcome:
-        """Join the episodes of the same tasks, times padded to the longest."""
-        longest = max(part.valid.shape[2] for part in parts)
-
-        def joined(*tensors: Tensor) -> Tensor:
-            return torch.cat(
-                [
-                    torch.cat([x, x.new_zeros(*x.shape[:2], longest - x.shape[2], *x.shape[3:])], 2)
-                    for x in tensors
-                ],
-                1,
-            )
-
-        result: _Outcome = pytree.tree_map(joined, *parts)
-        return result
-
-
-@dataclass
-class _Life:
-    """A batch on its way through its trial."""
-
-    batch: Batch
-    rows: slice
-    """The numbers of the batch's tasks among all."""
-    context: Context
-    timestep: Timestep | None = None
-    episodes: list[Episodes] = field(default_factory=list)
-    """The episodes of the present round so far, if the agent adapts to it."""
-
-    def adapt(self, agent: Adapter, last: Episodes, unit: Unit, shape: TrialShape) -> None:
-        """Let the agent adapt to the round that ends with ``last``."""
-        episodes, self.episodes = join_episodes([*self.episodes, last]), []
-        keys = self.batch.keys.round(unit.round, shape)
-        self.context = adapted(agent, self.context, episodes, keys, self.batch.tasks)
+def _controlled(
+    control: Control,
+    agent: Adapter,
+    rows: Int[Tensor, " row"],
+    tasks: Sequence[Task],
+    points: Points,
+    partners: Int[Tensor, " task"],
+) -> Adapter:
+    """Return ``agent`` with the contexts of a control, for a batch of tasks."""
+    if control == "reset-every-step":
+        return ForgetsEveryStep(agent)
+    if control == "reset-every-episode":
+        return ForgetsEveryEpisode(agent, rows, tasks)
+    if control == "another-task":
+        return Exchanged(agent, rows, points, partners)
+    if not agent.shape.sequential:
+        points.put(0, rows, tell_tasks(agent, agent.begin(len(rows)), tasks))
+    return Recording(agent, rows, points)
 
 
 def run_controlled(
@@ -188,17 +336,17 @@ def run_controlled(
     one_step: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> dict[Control, list[Rounds]]:
-    """Run trials, and at every point episodes of the same task with other contexts.
+    """Run trials, and the same trials with other contexts.
 
     ``own`` is the trial as :func:`metarl.experience.rollout.run_trial` runs it, bit for bit. With
     ``another-task`` the agent has, at the start of every episode (of every round, for agents
-    whose episodes run side by side), the context that it has at that moment in the trial of the
+    whose episodes run side by side), the context that it had at that moment in the trial of the
     task's partner, and the last action and reward of that trial. With ``reset-every-episode`` it
-    begins anew there. These episodes are forgotten. With ``reset-every-step`` a sequential agent
-    begins anew at every step.
+    begins anew there, with ``reset-every-step`` a sequential agent begins anew at every step. An
+    oracle is told the partner's task with ``another-task``, and otherwise its own.
 
-    A control takes as many steps as the trial, less its first episode or round, which is that of
-    the trial unless the agent is told its task.
+    A control takes as many steps as the trial. The contexts of all tasks at all points are kept
+    in memory.
 
     Args:
         agent: the agent; it is not changed.
@@ -210,109 +358,30 @@ def run_controlled(
         greedy: whether the most likely actions are taken.
         one_step: whether every episode is one step, so that ``reset-every-step`` is the same as
             ``reset-every-episode`` and takes no steps of its own.
-        advance: a function that is called with the number of tasks that have finished a unit of
-            their trial (:func:`units_of`).
+        advance: a function that is called with the number of tasks that have finished a trial, in
+            every control.
 
     Returns:
-        The metrics of all rounds of every batch, by control.
+        The metrics of all rounds of every batch, by control (:func:`controls_of`).
     """
-    told = hasattr(agent, "reveal")
-    found: dict[Control, list[list[_Outcome]]] = {
-        name: [[] for _ in batches] for name in ("own", "another-task", "reset-every-episode")
-    }
-    lives = _begin(agent, batches)
-    units = units_of(shape)
-    for number, unit in enumerate(units):
-        contexts = concatenate_rows([life.context for life in lives])
-        carried = [life.timestep for life in lives if life.timestep is not None]
-        timesteps = concatenate_rows(carried) if carried else None
-        for place, life in enumerate(lives):
-            run = partial(_run_unit, agent, envs, life.batch, unit, shape, greedy)
-            others: dict[Control, _Outcome] = {}
-            if number > 0 or told:  # Before any experience all tasks have the same context.
-                rows = torch.from_numpy(partners[life.rows])
-                known = branch(contexts, rows), branch(timesteps, rows)
-                others["another-task"] = _Outcome.of(run(*known)[0])
-            if number > 0:
-                fresh = _begun(agent, life.batch.tasks)
-                others["reset-every-episode"] = _Outcome.of(run(fresh, None)[0])
-            episodes, life.timestep, life.context = run(life.context, life.timestep)
-            if unit.ends_round and unit.round < shape.num_adaptations:
-                life.adapt(agent, episodes, unit, shape)
-            elif shape.num_adaptations:
-                life.episodes.append(episodes)
-            own = _Outcome.of(episodes)
-            for name, outcomes in found.items():
-                outcomes[place].append(others.get(name, own))
+    agent = InShape(agent, shape)
+    points, others = Points(), torch.from_numpy(partners)
+    starts = np.cumsum([0, *(len(batch.tasks) for batch in batches)])
+    found: dict[Control, list[Rounds]] = {}
+    for control in controls_of(shape):
+        if control == "reset-every-step" and one_step:
+            found[control] = found["reset-every-episode"]
             if advance is not None:
-                advance(len(life.batch.tasks))
-    metrics = {
-        name: [_rounds(outcomes, units) for outcomes in every] for name, every in found.items()
-    }
-    if shape.sequential and one_step:
-        metrics["reset-every-step"] = metrics["reset-every-episode"]
-    elif shape.sequential:
-        metrics["reset-every-step"] = [
-            _memoryless(agent, envs, batch, shape, greedy) for batch in batches
-        ]
-    return metrics
-
-
-def _begun(agent: Adapter, tasks: Sequence[Task]) -> Context:
-    return tell_tasks(agent, agent.begin(len(tasks)), tasks)
-
-
-def _begin(agent: Adapter, batches: Sequence[Batch]) -> list[_Life]:
-    """Return the batches at the start of their trials."""
-    lives, start = [], 0
-    for batch in batches:
-        rows = slice(start, start + len(batch.tasks))
-        lives.append(_Life(batch, rows, _begun(agent, batch.tasks)))
-        start = rows.stop
-    return lives
-
-
-def _run_unit(
-    agent: Adapter,
-    envs: SlotVectorEnv,
-    batch: Batch,
-    unit: Unit,
-    shape: TrialShape,
-    greedy: bool,
-    context: Context,
-    timestep: Timestep | None,
-) -> Wave:
-    """Run one unit of a trial from what is known, whatever that is."""
-    return collect(
-        agent,
-        envs,
-        batch.tasks,
-        context,
-        timestep,
-        num_episodes=unit.num_episodes,
-        sequential=shape.sequential,
-        keys=unit.keys(batch.keys, shape),
-        greedy=greedy,
-    )
-
-
-def _memoryless(
-    agent: Adapter, envs: SlotVectorEnv, batch: Batch, shape: TrialShape, greedy: bool
-) -> Rounds:
-    """Run a trial whose agent begins anew at every step."""
-    trial = run_trial(
-        ForgetsEveryStep(agent), envs, batch.tasks, shape=shape, keys=batch.keys, greedy=greedy
-    )
-    return [episodes.metrics for episodes in trial.rounds]
-
-
-def _rounds(outcomes: Sequence[_Outcome], units: Sequence[Unit]) -> Rounds:
-    """Return the metrics of rounds whose units were run one by one.
-
-    They are computed from whole rounds, padded as those of an undivided trial, whose sums of
-    single precision they thus equal to the last bit.
-    """
-    rounds: list[list[_Outcome]] = [[] for _ in range(units[-1].round + 1)]
-    for unit, outcome in zip(units, outcomes, strict=True):
-        rounds[unit.round].append(outcome)
-    return [episode_metrics(*_Outcome.join(parts)) for parts in rounds]
+                advance(int(starts[-1]))
+            continue
+        found[control] = []
+        for batch, start in zip(batches, starts.tolist(), strict=False):
+            rows = torch.arange(start, start + len(batch.tasks))
+            adapter = _controlled(control, agent, rows, batch.tasks, points, others)
+            trial = run_trial(
+                adapter, envs, batch.tasks, shape=shape, keys=batch.keys, greedy=greedy
+            )
+            found[control].append([episodes.metrics for episodes in trial.rounds])
+            if advance is not None:
+                advance(len(batch.tasks))
+    return found

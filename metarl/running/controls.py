@@ -16,13 +16,12 @@ from metarl.evaluation.controls import (
     control_conditions,
     control_curves,
     control_partners,
-    num_units,
 )
 from metarl.evaluation.curve import AdaptationCurve, read_summary
 from metarl.evaluation.evaluate import evaluation_slots
 from metarl.evaluation.plotting import plot_controls
 from metarl.experience.agent import Adapter, TrialShape
-from metarl.experience.controls import Control, InShape
+from metarl.experience.controls import Control, InShape, controls_of
 from metarl.experience.rollout import torch_threads
 from metarl.running.compare import (
     Plan,
@@ -254,8 +253,7 @@ def _controlled(
     """Read the curves of an agent or a baseline, or measure and save them."""
     kind: Any = plan.kind
     expected = plan.expected(tasks, config)
-    controls: list[Control] = ["own", "another-task", "reset-every-episode"]
-    controls += ["reset-every-step"] if plan.shape.sequential else []
+    controls = controls_of(plan.shape)
     read = {
         control: _read(plan.folder, f"{plan.name}-{control}", _expected(expected, control))
         for control in controls
@@ -268,9 +266,8 @@ def _controlled(
         plan.state.load_into(agent_of(plan))
     number, episodes = plan.num_tasks, plan.shape.num_episodes
     slots = evaluation_slots(plan.adapter, tasks, number, config.workers, num_episodes=episodes)
-    units = number * num_units(plan.adapter, tasks, episodes)
-    title, unit = f"{place} {plan.label}", "episodes" if plan.shape.sequential else "rounds"
-    with ticker(title, units, unit=unit) as progress:
+    trials = number * len(controls)
+    with ticker(f"{place} {plan.label}", trials, unit="trials") as progress:
         curves = control_curves(
             plan.adapter,
             tasks,

@@ -15,6 +15,7 @@ from metarl.experience.changes import partners_of
 from metarl.experience.controls import (
     Batch,
     ForgetsEveryStep,
+    controls_of,
     run_controlled,
 )
 from metarl.experience.data import Timestep, join_episodes
@@ -250,12 +251,41 @@ def test_contexts_that_are_written_beyond_their_length_are_not_mixed_up():
         np.testing.assert_allclose(found[control]["acted"], expected, atol=1e-5, err_msg=control)
 
 
-def test_progress_counts_every_task_in_every_unit():
-    tasks, agent, counted = Echo(), Notes(SHAPES["rounds"]), []
+@pytest.mark.parametrize(("kind", "number"), [("rounds", 3), ("sequential", 4)])
+def test_progress_counts_the_trials_of_every_task(kind, number):
+    tasks, agent, counted = Echo(), Notes(SHAPES[kind]), []
     drawn = draw(tasks, 4)
     partners = partners_of(drawn, np.random.default_rng(0))
     controlled(agent, tasks, drawn, partners, (3,), advance=counted.append)
-    assert counted == [3, 1] * 3
+    assert counted == [3, 1] * number and len(controls_of(agent.shape)) == number
+    counted.clear()
+    controlled(agent, tasks, drawn, partners, one_step=True, advance=counted.append)
+    assert counted == [4] * number
+
+
+class Values(Notes):
+    """Keeps something as long as the longest episode of the batch, as maml-ppo does."""
+
+    def begin(self, num_tasks):
+        return super().begin(num_tasks), ()
+
+    def act(self, context, timestep, generator, greedy=False):
+        action, record, known = super().act(context[0], timestep, generator, greedy)
+        return action, record, (known, context[1])
+
+    def adapt(self, context, episodes, generator):
+        known = super().adapt(context[0], episodes, generator)
+        return known, (*context[1], episodes.reward)
+
+
+def test_contexts_of_batches_may_differ_in_size():
+    tasks, agent, plain = Echo(), Values(SHAPES["rounds"]), Notes(SHAPES["rounds"])
+    drawn = sorted(draw(tasks, 6), key=lambda task: task["length"])
+    partners = partners_of(drawn, np.random.default_rng(0))
+    cuts = (next(i for i, task in enumerate(drawn) if task["length"] == 5),)
+    found, same = (controlled(a, tasks, drawn, partners, cuts) for a in (agent, plain))
+    for control, values in same.items():
+        assert torch.equal(found[control]["acted"], values["acted"]), control
 
 
 @pytest.mark.parametrize("name", ["thompson", "random"])

@@ -103,10 +103,10 @@ def test_what_is_finished_is_read_and_what_was_cut_off_is_made(runs, call, monke
     assert len(before) == 8 and not Path("rl2/controls/test.json").exists()
     code, out, _ = call("rl2", "--controls", "--baselines", "thompson")
     assert code == 0 and "[1/3] rl2: as evaluated before" in out
-    assert "[2/3] thompson 32/32 episodes" in out
+    assert "[2/3] thompson 32/32 trials" in out
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     Path("rl2/controls/test-another-task.npz").write_bytes(b"damaged")
-    assert "[1/3] rl2 32/32 episodes" in call("rl2", "--controls", "--baselines", "thompson")[1]
+    assert "[1/3] rl2 32/32 trials" in call("rl2", "--controls", "--baselines", "thompson")[1]
     assert "as evaluated before" not in call("rl2", "--controls", "--seed", "1")[1]
     assert Path("rl2/controls/test-seed-1.json").exists()
 
