@@ -168,9 +168,11 @@ class Adapter(Protocol):
     (:class:`metarl.learning.networks.PolicyNetwork`): :func:`metarl.sb3.export` then turns it into
     a model of Stable-Baselines3.
 
-    Two attributes, integers, are optional too. ``tasks_at_once`` is for an adapter whose ``adapt``
-    is slow: evaluations go through their tasks that many at a time and show the progress between.
-    ``num_steps`` is the number of environment steps that a baseline has been trained on.
+    Three attributes are optional too. ``tasks_at_once``, an integer, is for an adapter whose
+    ``adapt`` is slow: evaluations go through their tasks that many at a time and show the progress
+    between. ``num_steps`` is the number of environment steps that a baseline has been trained on.
+    ``exact_rewards`` is true for an adapter that makes nothing of noisy rewards: evaluations with
+    ``--reward-noise`` refuse it before any work.
     """
 
     shape: TrialShape

@@ -55,6 +55,8 @@ class BanditAlgorithm(ABC):
 
     name: ClassVar[str]
     """The name in the registry, for messages."""
+    exact_rewards: ClassVar[bool] = True
+    """A reward that is neither 0 nor 1 is no win and no loss."""
 
     def __init__(
         self, tasks: TaskDistribution, shape: TrialShape, *, seed: int = 0, device: str = "cpu"

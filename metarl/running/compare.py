@@ -296,6 +296,10 @@ def plan_evaluations(
             )
         )
     config.disturbances.require_effect(tasks, tasks.horizon)
+    noise = config.disturbances.reward_noise
+    exact = [plan.agent for plan in plans if getattr(plan.adapter, "exact_rewards", False)]
+    if noise and exact:
+        raise bad_option("--reward-noise", noise, f"0 with {exact[0]}, which needs exact rewards")
     for plan in plans if config.change_task_after else ():
         require_change(config.change_task_after or 0, plan.shape)
     return plans

@@ -90,12 +90,14 @@ def probe(
 
 def _refuse_impossible(config: EvaluateConfig) -> None:
     """Refuse options that a probe would not follow."""
-    defaults = EvaluateConfig()
-    for option in ("official", "video", "greedy", "score"):
-        given = getattr(config, option)
-        if given != getattr(defaults, option):
-            name = "--" + option
-            raise bad_option(name, given, f"{getattr(defaults, option)} together with --probe")
+    for name in ("official", "video", "greedy", "score"):
+        given, default = getattr(config, name), getattr(EvaluateConfig(), name)
+        if given != default:
+            raise bad_option(f"--{name}", given, f"{default} together with --probe")
+    conditions = {"change_task_after": config.change_task_after or 0}
+    for name, value in {**conditions, **config.disturbances.conditions()}.items():
+        if value:
+            raise bad_option(f"--{name.replace('_', '-')}", value, "0 together with --probe")
 
 
 def _probed(

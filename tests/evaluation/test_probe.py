@@ -202,9 +202,3 @@ def test_the_command_probes_a_run_beside_an_untrained_agent(tmp_path, capsys, mo
     assert (tmp_path / "run/evaluation/test-tasks-25-probe.png").stat().st_size > 1000
     shown = capsys.readouterr().out
     assert "linear probe" in shown and "steps" in shown
-    for more, accepted in (
-        ("--greedy", "False together with --probe"),
-        ("--baselines=random", "one"),
-    ):
-        with pytest.raises(UserError, match=accepted):
-            run_evaluate([str(tmp_path / "run"), "--probe", more])
