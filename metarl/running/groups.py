@@ -28,7 +28,10 @@ FORMAT = 1
 _SEPARATOR = "\x1f"
 """Stands for ``--`` between groups while the command line is parsed."""
 
-_OF_ALL = ("env", "split", "seed", "score", "actions", "checkpoint", "num_tasks")
+_OF_ALL = (
+    *("env", "split", "seed", "score", "actions", "checkpoint"),
+    *("num_tasks", "conditions"),
+)
 """What the evaluations of all runs must have in common."""
 
 _OF_GROUP = ("agent", "iteration", "episodes")

@@ -41,7 +41,7 @@ WITHOUT_EFFECT = (
 
 COMMON = (
     *("env", "split", "seed", "score", "actions", "checkpoint"),
-    *("num_tasks", "episodes", "iteration"),
+    *("num_tasks", "episodes", "iteration", "conditions"),
 )
 """Fields of an evaluation's summary that all seeds must have in common."""
 

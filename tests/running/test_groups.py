@@ -117,6 +117,7 @@ def test_a_damaged_run_is_named_in_one_line_and_the_rest_is_compared(runs, capsy
         ({"score": "greedy-copy"}, "score: got 'greedy-copy'"),
         ({"greedy": True}, "actions: got 'greedy'"),
         ({"checkpoint": "best"}, "checkpoint: got 'best'"),
+        ({"conditions": {"reward_noise": 0.1}}, "conditions: got {'reward_noise': 0.1}"),
         ({"tasks": 20}, "num_tasks: got 20; accepted: 30"),
         ({"iteration": 6}, "iteration: got 6"),
         ({"agent": "maml-ppo"}, "agent: got 'maml-ppo'"),
@@ -131,6 +132,16 @@ def test_a_run_of_another_protocol_is_left_out(runs, fields, said):
     fields |= {"seed_of_training": training}
     (line,) = found["left_out"]
     assert line.startswith("other: ") and said in line
+
+
+def test_the_conditions_that_all_have_are_said(runs, capsys):
+    for name, agent in (("c", "rl2"), ("d", "maml-ppo")):
+        for seed in range(3):
+            noisy = {"agent": agent, "conditions": {"reward_noise": 0.1}}
+            save_run(runs / f"{name}{seed}", 20 + seed, **noisy)
+    found = compared("c0", "c1", "c2", "--", "d0", "d1", "d2")
+    assert found["conditions"] == {"reward_noise": 0.1} and found["left_out"] == []
+    assert "final checkpoint, reward noise 0.1)" in capsys.readouterr().out
 
 
 def test_numbers_that_are_not_finite_are_left_out(runs):

@@ -118,7 +118,7 @@ def test_settings_of_a_group_start_a_group(group):
     assert parse_train(["--config", path, "--seed", "7"]).seeds == ()
 
 
-@pytest.mark.parametrize("damage", ["other tasks", "another iteration", "cut off"])
+@pytest.mark.parametrize("damage", ["other tasks", "another iteration", "noise", "cut off"])
 def test_evaluations_that_are_not_alike_are_not_taken_together(group, tmp_path, damage):
     folder = tmp_path / "group"
     shutil.copytree(group[0], folder)
@@ -128,6 +128,8 @@ def test_evaluations_that_are_not_alike_are_not_taken_together(group, tmp_path, 
         summary["num_tasks"] = 29
     elif damage == "another iteration":
         summary["iteration"] = 1
+    elif damage == "noise":
+        summary["conditions"] = {"reward_noise": 0.1}
     else:
         path.with_suffix(".npz").write_bytes(b"PK cut")
     path.write_text(json.dumps(summary))
