@@ -17,6 +17,7 @@ import pytest
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import SeedsError, UserError
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.recovery import recovery_of
 from metarl.evaluation.report import print_adaptation
 from metarl.evaluation.statistics import crossed_mean
 from metarl.evaluation.summaries import summarize_over_seeds
@@ -348,6 +349,17 @@ def test_three_seeds_have_an_interval_and_two_have_none(tmp_path, capsys):
     assert two["return"]["low"] is two["gain"]["low"] is None
     print_adaptation(two, two)
     assert "no intervals: 2 seeds are too few, they take 3" in capsys.readouterr().out
+
+
+def test_recovery_is_that_of_the_mean_over_seeds(tmp_path):
+    """The first seed is back at once, the second one after two episodes with the new task."""
+    curves = np.array([[0, 8, 10, 9.5, 10, 10], [0, 8, 10, 0, 4, 10]])
+    for seed, own in enumerate(curves):
+        values = np.repeat(own[:, None], 5, 1)
+        saved_curve(tmp_path, seed, values, conditions={"change_task_after": 3})
+    summary = summarize_seeds(tmp_path, (0, 1))
+    assert summary["recovery"] == recovery_of(curves.mean(0)[:, None], range(6), 3)
+    assert summary["recovery"]["episodes"] == 2
 
 
 def test_kinds_are_shown_and_count_equally_over_seeds(tmp_path):
