@@ -312,6 +312,16 @@ def test_a_run_without_metrics_is_refused(trained, tmp_path):
         plot([tmp_path / "run"], "learning", tmp_path / "plot.png")
 
 
+def test_a_run_that_has_logged_nothing_yet_has_no_numbers_to_write(trained, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text((trained[0] / "config.json").read_text())
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"RUNS: got .*run.*; accepted: runs with logged metrics"):
+        plot([run], "learning", tmp_path / "new" / "plot.csv")
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.fixture(scope="module")
 def on_navigation(tmp_path_factory):
     """A run of each agent on tasks with a goal in the plane."""
