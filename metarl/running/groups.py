@@ -255,26 +255,28 @@ def _compared(named: Sequence[tuple[str, Sequence[_Run]]], options: Compare) -> 
     first = runs[0].curve
     strata = next((run.curve.strata for run in runs if run.curve.strata is not None), None)
     at = _point(runs[0], options)
-    # A success or another value is no score of which there is a median.
-    number = first.episodes_per_point if options.metric == "return" else 0
     measures: dict[str, tuple[Callable[[AdaptationCurve], Floats], int]] = {
-        f"after {at} episodes": (lambda c: _values(c, options)[c.episodes.index(at)], number)
+        f"after {at} episodes": (lambda c: _values(c, options)[c.episodes.index(at)], 1)
     }
     if len(first.episodes) > 1 and {run.curve.episodes for run in runs} == {first.episodes}:
         measures["area under the curve"] = (
             lambda c: area_under_curve(_values(c, options), c.episodes),
-            number * len(first.episodes),
+            len(first.episodes),
         )
     compared = {}
-    for title, (score, episodes) in measures.items():
+    for title, (score, points) in measures.items():
         compared[title] = compare_scores(
             [
-                Scores(label, tuple(str(r.path) for r in group), _stacked(group, score))
+                Scores(
+                    label,
+                    tuple(str(run.path) for run in group),
+                    _stacked(group, score),
+                    points * _episodes_per_value(group[0].curve, options),
+                )
                 for label, group in named
             ],
             strata,
             kinds=first.groups,
-            episodes_per_score=episodes,
             half_width=options.half_width,
         )
     return {
@@ -287,6 +289,11 @@ def _compared(named: Sequence[tuple[str, Sequence[_Run]]], options: Compare) -> 
 
 def _values(curve: AdaptationCurve, options: Compare) -> Floats:
     return curve.metrics[options.metric]
+
+
+def _episodes_per_value(curve: AdaptationCurve, options: Compare) -> int:
+    """Return how many episodes a point's value is a mean over; 0 for what has no median."""
+    return curve.episodes_per_point if options.metric == "return" else 0
 
 
 def _stacked(group: Sequence[_Run], score: Callable[[AdaptationCurve], Floats]) -> Floats:

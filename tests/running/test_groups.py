@@ -161,6 +161,17 @@ def test_a_group_with_other_points_is_compared_where_both_have_one(runs):
     assert list(compared(*both, "--at", "2")["measures"]) == ["after 2 episodes"]
 
 
+def test_single_episodes_have_no_median_beside_rounds_of_ten(runs):
+    for seed in range(3):
+        save_run(runs / f"c{seed}", 20 + seed, agent="maml-ppo", points=3, episodes=(0, 10, 20))
+    for words in ([*A, "--", "c0", "c1", "c2"], ["c0", "c1", "c2", "--", *A]):
+        rows = compared(*words, "--at", "0")["measures"]["after 0 episodes"]["groups"]
+        assert {row["label"]: row["median"] is None for row in rows} == {
+            "rl2": True,
+            "maml-ppo": False,
+        }
+
+
 def test_the_only_group_that_can_be_used_is_still_shown(runs, capsys):
     with pytest.raises(UserError, match="1 of 2 groups have runs"):
         run_compare([*A, "--", "nowhere", "--output", "out.json"])
