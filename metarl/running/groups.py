@@ -37,14 +37,17 @@ _OF_ALL = (
 _OF_GROUP = ("agent", "iteration", "episodes")
 """What the evaluations of a group must have in common besides."""
 
+_OF_TRAINING = ("change_task_after", "task_sampler", "schedule_iterations")
+"""Options of the training that reach the parameters and that no evaluation says."""
+
 _HELP = """\
 Compare groups of runs, one run per training seed, by the evaluations that they have saved.
 
 usage: metarl compare RUN… -- RUN… [-- RUN…] [options]
 
 The folder of several seeds stands for all its runs. Differences are paired by task; intervals are
-over training seeds and tasks. Runs that were evaluated differently from the first one are left out
-and named."""
+over training seeds and tasks. Runs that were evaluated differently from the first one, or trained
+with other hyper-parameters than the first of their group, are left out and named."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class _Run(NamedTuple):
     path: Path
     curve: AdaptationCurve
     training_seed: Any
+    settings: dict[str, Any]
 
 
 def run_compare(arguments: Sequence[str]) -> None:
@@ -177,7 +181,23 @@ def _read(path: Path, options: Compare, left_out: list[str]) -> list[_Run]:
     if not np.isfinite(values).all():
         left_out.append(f"{path}: {options.metric} is not finite on every task")
         return []
-    return [_Run(path, curve, content["train_config"].get("seed"))]
+    return [_Run(path, curve, content["train_config"].get("seed"), _hyper_parameters(content))]
+
+
+def _hyper_parameters(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run's ``config.json`` says of the training, by option, without the seed."""
+    train = content["train_config"]
+    found = {name: train[name] for name in _OF_TRAINING if name in train}
+    return {"tasks": content.get("tasks", train["env"]), **found, **_flat(content["agent_config"])}
+
+
+def _flat(config: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Return the values of a config and of the configs in it, by path: ``head.hidden_sizes``."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{before}{name}.") if nested else {f"{before}{name}": value}
+    return flat
 
 
 def _one_line(text: str) -> str:
@@ -211,6 +231,11 @@ def _reason(
                 own, accepted = _protocol(run)[key], _protocol(other)[key]
                 if own != accepted:
                     return f"{key}: got {own!r}; accepted: {accepted!r}, as of {other.path}"
+    for other in group[:1]:
+        for key, accepted in other.settings.items():
+            own = run.settings.get(key, accepted)  # Runs of earlier versions lack later options.
+            if own != accepted:
+                return f"trained with {key} {own!r}; accepted: {accepted!r}, as {other.path}"
     for other in before:
         if run.path.resolve() == other.path.resolve():
             return "is named twice"

@@ -12,16 +12,21 @@ from metarl.errors import UserError
 from metarl.evaluation.curve import AdaptationCurve
 from metarl.evaluation.statistics import crossed_mean
 from metarl.files import write_json
+from metarl.options import with_options
 from metarl.running.groups import run_compare
 from metarl.running.settings import Settings, TrainConfig
 
 CONFIGS = {"rl2": RL2Config(), "maml-ppo": MAMLPPOConfig()}
 
 
-def save_run(directory, training, *, agent="rl2", level=0.0, tasks=30, points=4, **fields):
+def save_run(
+    directory, training, *, agent="rl2", level=0.0, tasks=30, points=4, trained=None, **fields
+):
     """Write what compare reads of a run: its settings and the evaluation after training."""
     directory.mkdir(parents=True)
-    settings = Settings(agent, CONFIGS[agent], TrainConfig()).with_train(seed=training)
+    own, train = trained or ({}, {})
+    settings = Settings(agent, with_options(CONFIGS[agent], **own), TrainConfig())
+    settings = settings.with_train(seed=training, **train)
     write_json(directory / "config.json", settings.to_json())
     rng = np.random.default_rng(training)
     returns = rng.normal(level + 0.1 * rng.normal(), 1, (points, tasks)).astype(np.float32)
@@ -122,6 +127,9 @@ def test_a_damaged_run_is_named_in_one_line_and_the_rest_is_compared(runs, capsy
         ({"iteration": 6}, "iteration: got 6"),
         ({"agent": "maml-ppo"}, "agent: got 'maml-ppo'"),
         ({"points": 3}, "episodes: got (0, 1, 2)"),
+        ({"trained": ({"hidden_size": 9}, {})}, "trained with core.hidden_size 9; accepted: "),
+        ({"trained": ({}, {"env": "y"})}, "trained with tasks 'y'; accepted: 'bandit/n10-k5', as"),
+        ({"trained": ({}, {"change_task_after": 2})}, "trained with change_task_after 2; acc"),
         ({"seed_of_training": 2}, "has training seed 2, as a2 of the same group"),
     ],
 )
@@ -142,6 +150,16 @@ def test_the_conditions_that_all_have_are_said(runs, capsys):
     found = compared("c0", "c1", "c2", "--", "d0", "d1", "d2")
     assert found["conditions"] == {"reward_noise": 0.1} and found["left_out"] == []
     assert "final checkpoint, reward noise 0.1)" in capsys.readouterr().out
+
+
+def test_what_changes_no_parameter_and_what_older_runs_lack_may_differ_in_a_group(runs):
+    free = {"keep_checkpoints": 9, "validation_tasks": 3, "evaluation_tasks": 30}
+    save_run(runs / "other", 77, trained=({}, free))
+    path = runs / "other" / "config.json"
+    content = json.loads(path.read_text())
+    del content["agent_config"]["core"]["hidden_size"], content["train_config"]["task_sampler"]
+    path.write_text(json.dumps(content))
+    assert compared(*A, "other", "--", *B)["left_out"] == []
 
 
 def test_numbers_that_are_not_finite_are_left_out(runs):
