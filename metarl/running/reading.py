@@ -134,12 +134,14 @@ def validation_over_training(run: Run) -> list[str]:
         return []
     found = []
     for name in ("return", "success"):
-        if f"validation/{name}_after" in metrics:
+        try:
             final, maximum, steps = over_training(metrics, f"validation/{name}_after")
-            found.append(
-                f"{name} after adaptation on validation tasks: final {final:.3f}, maximum over "
-                f"training {maximum:.3f} (at {steps:,} steps)"
-            )
+        except UserError:  # It has not been logged, or never as a number.
+            continue
+        found.append(
+            f"{name} after adaptation on validation tasks: final {final:.3f}, maximum over "
+            f"training {maximum:.3f} (at {steps:,} steps)"
+        )
     return found
 
 

@@ -70,6 +70,18 @@ def test_a_run_without_metrics_has_no_line(tmp_path, run):
     assert validation_over_training(Run(tmp_path, {})) == []
 
 
+def test_a_metric_that_was_never_a_number_has_no_line(tmp_path):
+    """It would have ended an evaluation before its picture."""
+    lines = [
+        {"iteration": i, "env_steps": 10 * i, "validation/return_after": value}
+        | {"validation/success_after": i / 4}
+        for i, value in ((1, float("nan")), (2, float("nan")))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (line,) = validation_over_training(Run(tmp_path, {}))
+    assert line.startswith("success after") and "final 0.500, maximum over training 0.500" in line
+
+
 def test_what_is_no_run_or_damaged_is_refused(tmp_path, run):
     with pytest.raises(UserError, match="not a run directory"):
         metarl.read_run(tmp_path)
