@@ -124,7 +124,11 @@ def has_two_kinds(values: Floats) -> bool:
     kinds if the gap is many times the deviation of a score from the mean of its side, pooled over
     both sides, or the noise of a score if that is larger. How many times depends on the number of
     seeds: as many as 5% of Gaussian samples exceed (47 of three seeds, 7.1 of five, 3.1 of ten).
-    Of three seeds one that fails is rarely told from a Gaussian's, and of two never.
+    Of three seeds one that fails is hardly ever told from a Gaussian's, and of two never.
+
+    It does not say that an interval misses. Where seeds succeed or fail, the intervals of three or
+    four seeds that miss are those of seeds that all came out alike, a quarter and an eighth of
+    the groups if both are as likely; such seeds look like one kind and are never flagged.
 
     Args:
         values: ``[seed, task]``.

@@ -103,6 +103,18 @@ def test_seeds_of_one_kind_are_not_two(scores):
     assert not has_two_kinds(scattered(scores))
 
 
+@pytest.mark.parametrize(("seeds", "missed"), [(3, 1 / 4), (4, 1 / 8)])
+def test_intervals_miss_where_few_seeds_came_out_alike_and_that_is_not_flagged(seeds, missed):
+    rng = np.random.default_rng(seeds)
+    succeeds = rng.random((600, seeds)) < 0.5
+    values = rng.normal(size=(600, seeds, 50)) + (2.0 * succeeds - 1)[:, :, None]
+    found = crossed_mean(values)
+    misses = np.abs(found.mean) > found.half_width()
+    alike = succeeds.all(1) | ~succeeds.any(1)
+    assert misses.mean() == pytest.approx(missed, abs=0.04) and not (misses & ~alike).any()
+    assert not any(has_two_kinds(group) for group in values[misses])
+
+
 def test_one_task_more_or_less_is_no_kind_of_seeds():
     """Three seeds that succeed on 50, 50 and 49 of 50 tasks."""
     values = np.ones((3, 50))

@@ -380,7 +380,7 @@ def test_seeds_of_two_kinds_are_flagged(tmp_path, capsys):
     summary = summarize_seeds(tmp_path, range(5))
     assert summary["two_kinds"]
     print_adaptation(summary, summary)
-    assert "no interval covers there" in capsys.readouterr().out
+    assert "the mean describes neither kind" in capsys.readouterr().out
 
 
 def test_a_group_is_one_curve_with_every_seed(group, tmp_path):
