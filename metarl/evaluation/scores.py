@@ -97,14 +97,6 @@ def performance_profile(scores: Floats, thresholds: Floats, weights: Floats) -> 
     return np.array([((scores > least) @ weights).mean() for least in thresholds])
 
 
-def normalized_score(own: float, multitask: float, oracle: float) -> float | None:
-    """Return where a score is between a policy that does not adapt, 0, and one told the task, 1.
-
-    It is None unless the oracle is above the multitask policy.
-    """
-    return (own - multitask) / (oracle - multitask) if oracle > multitask else None
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values that are corrected for their number (Holm, 1979).
 

@@ -9,7 +9,6 @@ from metarl.evaluation.scores import (
     area_under_curve,
     has_two_kinds,
     holm,
-    normalized_score,
     performance_profile,
     planned,
     probability_of_improvement,
@@ -73,12 +72,6 @@ def test_profile_is_the_share_above_a_threshold():
     found = performance_profile(scores, thresholds, task_weights(5))
     for least, share in zip(thresholds, found, strict=True):
         assert share == pytest.approx(sum(x > least for x in scores.ravel()) / 15)
-
-
-def test_normalized_score():
-    assert normalized_score(3.0, 2.0, 6.0) == 0.25
-    assert normalized_score(1.0, 2.0, 6.0) == -0.25
-    assert normalized_score(3.0, 2.0, 2.0) is None
 
 
 def test_holm_steps_down():
