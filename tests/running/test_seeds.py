@@ -134,8 +134,11 @@ def test_evaluations_that_are_not_alike_are_not_taken_together(group, tmp_path, 
     else:
         path.with_suffix(".npz").write_bytes(b"PK cut")
     path.write_text(json.dumps(summary))
-    with pytest.raises(UserError, match="test.npz: cannot" if damage == "cut off" else "same way"):
+    said = "test.npz: cannot" if damage == "cut off" else "same way"
+    with pytest.raises(UserError, match=said):
         summarize_seeds(folder, (0, 3))
+    with pytest.raises(UserError, match=said):
+        plot([folder], "adaptation", tmp_path / "plot.png")
 
 
 def test_it_is_drawn_and_summarised_as_its_runs(group, tmp_path):
