@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import zipfile
@@ -233,8 +234,9 @@ def summarize_curves(curves: Sequence[AdaptationCurve]) -> dict[str, Any]:
 
     Returns:
         What :meth:`AdaptationCurve.summary` has of them, with intervals over seeds and tasks;
-        ``seed_means``: every metric's mean at each point, ``[seed][point]``, by name; and
-        ``two_kinds``: whether the seeds' returns at the last point look like two kinds.
+        ``seed_means``: every metric's mean at each point, ``[seed][point]``, by name;
+        ``two_kinds``: whether the seeds' returns at the last point look like two kinds; and, after
+        a change of the task, the ``recovery`` of the mean over these seeds.
     """
     first = curves[0]
     number = first.episodes_per_point
@@ -254,6 +256,7 @@ def summarize_curves(curves: Sequence[AdaptationCurve]) -> dict[str, Any]:
         "groups": {kind: _of_kind(stacked, first, kind) for kind in kinds} or None,
         "seed_means": {k: _means_of_seeds(x, first.strata) for k, x in stacked.items()},
         "two_kinds": has_two_kinds(stacked["return"][-1]),
+        **dataclasses.replace(first, returns=stacked["return"].mean(1))._recovery(),
     }
 
 

@@ -38,6 +38,9 @@ class Scores:
     """The name of each run."""
     values: Floats
     """``[seed, task]``."""
+    episodes_per_score: int = 1
+    """The number of episodes that each score is a mean over; 0 for success and other values that
+    have no median."""
 
 
 def compare_scores(
@@ -45,7 +48,6 @@ def compare_scores(
     strata: npt.NDArray[Any] | None = None,
     *,
     kinds: npt.NDArray[Any] | None = None,
-    episodes_per_score: int = 1,
     half_width: float | None = None,
 ) -> dict[str, Any]:
     """Return what is known of groups of runs and of all their pairs, as JSON represents it.
@@ -54,8 +56,6 @@ def compare_scores(
         groups: scores on the same tasks.
         strata: what is fixed of the tasks, ``[task]``, if anything.
         kinds: the kind of each task, ``[task]``, if there are several.
-        episodes_per_score: the number of episodes that each score is a mean over; 0 for success
-            and other values that have no median.
         half_width: the half-width of an interval of a difference to plan seeds for.
 
     Returns:
@@ -79,7 +79,7 @@ def compare_scores(
     for pair in pairs:
         pair["better"] = _better(pair)
     return {
-        "groups": [_group(group, strata, kinds, episodes_per_score) for group in groups],
+        "groups": [_group(group, strata, kinds) for group in groups],
         "pairs": pairs,
         "profiles": {
             "thresholds": thresholds.tolist(),
@@ -91,14 +91,11 @@ def compare_scores(
 
 
 def _group(
-    group: Scores,
-    strata: npt.NDArray[Any] | None,
-    kinds: npt.NDArray[Any] | None,
-    episodes_per_score: int,
+    group: Scores, strata: npt.NDArray[Any] | None, kinds: npt.NDArray[Any] | None
 ) -> dict[str, Any]:
     estimate = crossed_mean(group.values, strata)
     seeds = group.values @ task_weights(group.values.shape[1], strata)
-    robust = robust_means(group.values[None], episodes_per_score)
+    robust = robust_means(group.values[None], group.episodes_per_score)
     return {
         "label": group.label,
         "runs": list(group.runs),

@@ -14,6 +14,7 @@ from metarl.evaluation.groups import SIGNIFICANT
 from metarl.evaluation.report import TWO_KINDS
 from metarl.evaluation.scores import MOST_SEEDS
 from metarl.evaluation.statistics import FEWEST_SEEDS
+from metarl.evaluation.tables import conditions_text
 from metarl.task import SPLIT_NAMES
 
 MOST_KINDS = 60
@@ -27,9 +28,11 @@ def print_comparison(result: Mapping[str, Any]) -> None:
         result: what :func:`metarl.running.groups.compare_groups` returns.
     """
     shared = ", the same tasks as in training" if result["shared_split"] else ""
+    said = [f"{result['actions']} actions", f"{result['checkpoint']} checkpoint"]
+    said += filter(None, [conditions_text(result.get("conditions") or {})])
     console.print(
         f"{result['num_tasks']:,} {SPLIT_NAMES[result['split']]} tasks of {result['env']}{shared} "
-        f"({result['actions']} actions, {result['checkpoint']} checkpoint)"
+        f"({', '.join(said)})"
     )
     for title, measure in result["measures"].items():
         console.print(f"\n{result['metric']}, {title}")

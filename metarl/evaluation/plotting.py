@@ -55,6 +55,16 @@ class Line(NamedTuple):
         """The places of the points on the x axis."""
         return [episodes * self.steps_per_episode for episodes in self.summary["episodes"]]
 
+    @property
+    def change(self) -> float | None:
+        """The place halfway between the points before and after a change of the task, if any."""
+        after = (self.summary.get("conditions") or {}).get("change_task_after")
+        later = [episodes >= after for episodes in self.summary["episodes"]] if after else []
+        if len(set(later)) < 2:
+            return None
+        first = later.index(True)
+        return (self.x[first - 1] + self.x[first]) / 2
+
 
 def plot_adaptation(
     lines: Sequence[Line], path: Path, metric: str = "return", axis: Axis = "episodes"
@@ -116,9 +126,8 @@ def plot_adaptation(
             axes.fill_between(x, *bounds, color=style["color"], alpha=alpha, linewidth=0)
         for seed in line.summary.get("seed_means", {}).get(metric, ()):
             axes.plot(x, seed, linestyle="", marker=".", color=style["color"], alpha=0.6)
-    changes = {x.summary.get("conditions", {}).get("change_task_after") for x in lines} - {None}
-    for after in sorted(changes):
-        axes.axvline(after - 0.5, color="0.4", linestyle=":", linewidth=1.2, zorder=0)
+    for place in sorted({line.change for line in lines if line.change is not None}):
+        axes.axvline(place, color="0.4", linestyle=":", linewidth=1.2, zorder=0)
     envs = sorted({line.summary["env"] for line in lines})
     counts = sorted({line.summary["num_tasks"] for line in lines if not line.reference})
     number = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")

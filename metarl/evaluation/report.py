@@ -14,8 +14,9 @@ from metarl.evaluation.tables import conditions_text
 from metarl.task import SPLIT_NAMES
 
 TWO_KINDS = (
-    "The seeds are of two kinds, as if some succeeded and some failed: no interval covers there as "
-    "often as it says; look at each seed."
+    "The seeds are of two kinds, as if some succeeded and some failed: look at each seed, since "
+    "the mean describes neither kind. Three or four such seeds can also all come out alike: that "
+    "is not seen, and their interval misses."
 )
 """What is said of seeds that :func:`metarl.evaluation.scores.has_two_kinds`."""
 

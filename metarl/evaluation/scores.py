@@ -97,14 +97,6 @@ def performance_profile(scores: Floats, thresholds: Floats, weights: Floats) -> 
     return np.array([((scores > least) @ weights).mean() for least in thresholds])
 
 
-def normalized_score(own: float, multitask: float, oracle: float) -> float | None:
-    """Return where a score is between a policy that does not adapt, 0, and one told the task, 1.
-
-    It is None unless the oracle is above the multitask policy.
-    """
-    return (own - multitask) / (oracle - multitask) if oracle > multitask else None
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values that are corrected for their number (Holm, 1979).
 
@@ -124,7 +116,11 @@ def has_two_kinds(values: Floats) -> bool:
     kinds if the gap is many times the deviation of a score from the mean of its side, pooled over
     both sides, or the noise of a score if that is larger. How many times depends on the number of
     seeds: as many as 5% of Gaussian samples exceed (47 of three seeds, 7.1 of five, 3.1 of ten).
-    Of three seeds one that fails is rarely told from a Gaussian's, and of two never.
+    Of three seeds one that fails is hardly ever told from a Gaussian's, and of two never.
+
+    It does not say that an interval misses. Where seeds succeed or fail, the intervals of three or
+    four seeds that miss are those of seeds that all came out alike, a quarter and an eighth of
+    the groups if both are as likely; such seeds look like one kind and are never flagged.
 
     Args:
         values: ``[seed, task]``.

@@ -48,8 +48,9 @@ class Estimate:
         Each source of variance has its own quantile of Student's t (Banerjee, 1960, "Approximate
         confidence interval for linear functions of means of k populations …"):
         ``h² = t²(seed_freedom) · by_seeds + t²(task_freedom) · by_tasks``. A single t with
-        Satterthwaite's degrees of freedom for the sum covers 92.2 to 94.6% at three seeds, since
-        its degrees are many whenever few seeds happen to agree.
+        Satterthwaite's degrees of freedom for the sum covers 92.2 to 93.5% at three Gaussian seeds
+        (benchmarks/interval_coverage.py), since its degrees are many whenever few seeds happen to
+        agree.
         """
         if self.num_seeds < FEWEST_SEEDS:
             return None

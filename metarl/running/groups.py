@@ -28,11 +28,17 @@ FORMAT = 1
 _SEPARATOR = "\x1f"
 """Stands for ``--`` between groups while the command line is parsed."""
 
-_OF_ALL = ("env", "split", "seed", "score", "actions", "checkpoint", "num_tasks")
+_OF_ALL = (
+    *("env", "split", "seed", "score", "actions", "checkpoint"),
+    *("num_tasks", "conditions"),
+)
 """What the evaluations of all runs must have in common."""
 
 _OF_GROUP = ("agent", "iteration", "episodes")
 """What the evaluations of a group must have in common besides."""
+
+_OF_TRAINING = ("change_task_after", "task_sampler", "schedule_iterations")
+"""Options of the training that reach the parameters and that no evaluation says."""
 
 _HELP = """\
 Compare groups of runs, one run per training seed, by the evaluations that they have saved.
@@ -40,8 +46,8 @@ Compare groups of runs, one run per training seed, by the evaluations that they 
 usage: metarl compare RUN… -- RUN… [-- RUN…] [options]
 
 The folder of several seeds stands for all its runs. Differences are paired by task; intervals are
-over training seeds and tasks. Runs that were evaluated differently from the first one are left out
-and named."""
+over training seeds and tasks. Runs that were evaluated differently from the first one, or trained
+with other hyper-parameters than the first of their group, are left out and named."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class _Run(NamedTuple):
     path: Path
     curve: AdaptationCurve
     training_seed: Any
+    settings: dict[str, Any]
 
 
 def run_compare(arguments: Sequence[str]) -> None:
@@ -174,7 +181,23 @@ def _read(path: Path, options: Compare, left_out: list[str]) -> list[_Run]:
     if not np.isfinite(values).all():
         left_out.append(f"{path}: {options.metric} is not finite on every task")
         return []
-    return [_Run(path, curve, content["train_config"].get("seed"))]
+    return [_Run(path, curve, content["train_config"].get("seed"), _hyper_parameters(content))]
+
+
+def _hyper_parameters(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run's ``config.json`` says of the training, by option, without the seed."""
+    train = content["train_config"]
+    found = {name: train[name] for name in _OF_TRAINING if name in train}
+    return {"tasks": content.get("tasks", train["env"]), **found, **_flat(content["agent_config"])}
+
+
+def _flat(config: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Return the values of a config and of the configs in it, by path: ``head.hidden_sizes``."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{before}{name}.") if nested else {f"{before}{name}": value}
+    return flat
 
 
 def _one_line(text: str) -> str:
@@ -208,6 +231,11 @@ def _reason(
                 own, accepted = _protocol(run)[key], _protocol(other)[key]
                 if own != accepted:
                     return f"{key}: got {own!r}; accepted: {accepted!r}, as of {other.path}"
+    for other in group[:1]:
+        for key, accepted in other.settings.items():
+            own = run.settings.get(key, accepted)  # Runs of earlier versions lack later options.
+            if own != accepted:
+                return f"trained with {key} {own!r}; accepted: {accepted!r}, as {other.path}"
     for other in before:
         if run.path.resolve() == other.path.resolve():
             return "is named twice"
@@ -252,26 +280,28 @@ def _compared(named: Sequence[tuple[str, Sequence[_Run]]], options: Compare) -> 
     first = runs[0].curve
     strata = next((run.curve.strata for run in runs if run.curve.strata is not None), None)
     at = _point(runs[0], options)
-    # A success or another value is no score of which there is a median.
-    number = first.episodes_per_point if options.metric == "return" else 0
     measures: dict[str, tuple[Callable[[AdaptationCurve], Floats], int]] = {
-        f"after {at} episodes": (lambda c: _values(c, options)[c.episodes.index(at)], number)
+        f"after {at} episodes": (lambda c: _values(c, options)[c.episodes.index(at)], 1)
     }
     if len(first.episodes) > 1 and {run.curve.episodes for run in runs} == {first.episodes}:
         measures["area under the curve"] = (
             lambda c: area_under_curve(_values(c, options), c.episodes),
-            number * len(first.episodes),
+            len(first.episodes),
         )
     compared = {}
-    for title, (score, episodes) in measures.items():
+    for title, (score, points) in measures.items():
         compared[title] = compare_scores(
             [
-                Scores(label, tuple(str(r.path) for r in group), _stacked(group, score))
+                Scores(
+                    label,
+                    tuple(str(run.path) for run in group),
+                    _stacked(group, score),
+                    points * _episodes_per_value(group[0].curve, options),
+                )
                 for label, group in named
             ],
             strata,
             kinds=first.groups,
-            episodes_per_score=episodes,
             half_width=options.half_width,
         )
     return {
@@ -284,6 +314,11 @@ def _compared(named: Sequence[tuple[str, Sequence[_Run]]], options: Compare) -> 
 
 def _values(curve: AdaptationCurve, options: Compare) -> Floats:
     return curve.metrics[options.metric]
+
+
+def _episodes_per_value(curve: AdaptationCurve, options: Compare) -> int:
+    """Return how many episodes a point's value is a mean over; 0 for what has no median."""
+    return curve.episodes_per_point if options.metric == "return" else 0
 
 
 def _stacked(group: Sequence[_Run], score: Callable[[AdaptationCurve], Floats]) -> Floats:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import UserError, bad_option
-from metarl.evaluation.curve import AdaptationCurve, read_summary, summarize_curves
+from metarl.errors import bad_option
+from metarl.evaluation.curve import read_summary
 from metarl.evaluation.plotting import AXES, Axis, Learning, Line
 from metarl.evaluation.report import metric_names, metric_of
 from metarl.running.labels import Source, labels_of, source_of_file, source_of_run
 from metarl.running.metrics import read_metrics
 from metarl.running.run import Run
-from metarl.running.seeds import COMMON
+from metarl.running.seeds import summarize_files
 from metarl.running.settings import members
 from metarl.task import Split
 
@@ -67,18 +67,7 @@ def _source_of(runs: Sequence[Run], path: Path) -> Source:
 
 def _together(files: Sequence[Path]) -> dict[str, Any]:
     """Return the summary of an evaluation, or of those of several seeds together."""
-    summaries = [read_summary(file) for file in files]
-    if len(files) == 1:
-        return summaries[0]
-    for file, summary in zip(files, summaries, strict=True):
-        for key in COMMON:
-            if summary.get(key) != summaries[0].get(key):
-                raise UserError(
-                    f"{file}: {key}: got {summary.get(key)!r}; accepted: "
-                    f"{summaries[0].get(key)!r}, as in {files[0]}"
-                )
-    curves = [AdaptationCurve.load(file.parent, file.stem) for file in files]
-    return {**summaries[0], **summarize_curves(curves), "seed": [s["seed"] for s in summaries]}
+    return read_summary(files[0]) if len(files) == 1 else summarize_files(files)
 
 
 def adaptation_rows(lines: Sequence[Line], metric: str, axis: Axis) -> list[dict[str, Any]]:

@@ -92,7 +92,10 @@ def plot(
     if kind == "learning":
         curves, envs = learning_curves(paths, metric, axis or "env-steps", agent)
         if output is not None and output.suffix == ".csv":
-            return _write(output, learning_rows(curves, metric, axis or "env-steps"))
+            rows = learning_rows(curves, metric, axis or "env-steps")
+            if not rows:
+                raise bad_option("RUNS", [str(path) for path in paths], "runs with logged metrics")
+            return _write(output, rows)
         return _draw(
             output, lambda to: plot_learning(curves, to, envs, metric, axis or "env-steps")
         )

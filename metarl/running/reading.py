@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,8 +41,8 @@ class RunRecord:
     """Every metric by name, ``[line]``: one value for each line of ``metrics.jsonl``, NaN where it
     was not logged. ``iteration`` and ``env_steps`` say where in training a line is."""
     evaluations: dict[str, AdaptationCurve] = field(repr=False)
-    """Every evaluation in the folder ``evaluation``, with every task's values, by the name of its
-    file without suffix: ``test``, ``test-untrained``, …"""
+    """Every evaluation in the folder ``evaluation`` that can be read, with every task's values, by
+    the name of its file without suffix: ``test``, ``test-untrained``, …"""
 
     def over_training(self, metric: str = "validation/return_after") -> OverTraining:
         """Return a metric's final value and its maximum over training.
@@ -75,18 +76,25 @@ class RunRecord:
 def read_run(path: str | Path, agent: str | None = None) -> RunRecord:
     """Read a run's settings, metrics and evaluations as NumPy arrays.
 
+    An evaluation that is damaged is left out, with a warning that names its file.
+
     Args:
         path: the run directory.
         agent: the agent's ``package.module:Name``, if it is a module of yours.
 
     Raises:
-        UserError: if the path is no run directory, or a file in it is damaged.
+        UserError: if the path is no run directory, or its settings or metrics are damaged.
     """
     run = Run.open(Path(path), agent)
     file, folder = run.directory / "metrics.jsonl", run.directory / "evaluation"
     lines = read_metrics(file) if file.is_file() else []
     names = sorted(file.stem for file in folder.glob("*.json") if file.with_suffix(".npz").exists())
-    curves = {name: AdaptationCurve.load(folder, name) for name in names}
+    curves = {}
+    for name in names:
+        try:
+            curves[name] = AdaptationCurve.load(folder, name)
+        except UserError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
     return RunRecord(run.directory, run.content, metric_arrays(lines), curves)
 
 
@@ -126,12 +134,14 @@ def validation_over_training(run: Run) -> list[str]:
         return []
     found = []
     for name in ("return", "success"):
-        if f"validation/{name}_after" in metrics:
+        try:
             final, maximum, steps = over_training(metrics, f"validation/{name}_after")
-            found.append(
-                f"{name} after adaptation on validation tasks: final {final:.3f}, maximum over "
-                f"training {maximum:.3f} (at {steps:,} steps)"
-            )
+        except UserError:  # It has not been logged, or never as a number.
+            continue
+        found.append(
+            f"{name} after adaptation on validation tasks: final {final:.3f}, maximum over "
+            f"training {maximum:.3f} (at {steps:,} steps)"
+        )
     return found
 
 

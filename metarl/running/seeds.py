@@ -41,7 +41,7 @@ WITHOUT_EFFECT = (
 
 COMMON = (
     *("env", "split", "seed", "score", "actions", "checkpoint"),
-    *("num_tasks", "episodes", "iteration"),
+    *("num_tasks", "episodes", "iteration", "conditions"),
 )
 """Fields of an evaluation's summary that all seeds must have in common."""
 
@@ -250,20 +250,30 @@ def summarize_seeds(folder: Path, seeds: Sequence[int], suffix: str = "") -> dic
     Raises:
         UserError: if a file is damaged, or two runs were not evaluated in the same way.
     """
-    files = [folder / str(seed) / "evaluation" / f"test{suffix}" for seed in seeds]
-    summaries = [read_summary(file.with_suffix(".json")) for file in files]
-    for file, summary in zip(files, summaries, strict=True):
-        for key in COMMON:
-            if summary.get(key) != summaries[0].get(key):
-                raise UserError(
-                    f"{file}.json: {key} is {summary.get(key)!r}, but "
-                    f"{summaries[0].get(key)!r} in {files[0]}.json; evaluate both in the same way"
-                )
-    curves = [AdaptationCurve.load(file.parent, file.name) for file in files]
-    result = {**summaries[0], **summarize_curves(curves), "seed": list(seeds)}
+    files = [folder / str(seed) / "evaluation" / f"test{suffix}.json" for seed in seeds]
+    result = {**summarize_files(files), "seed": list(seeds)}
     (folder / "evaluation").mkdir(exist_ok=True)
     write_json(folder / "evaluation" / f"test{suffix}.json", result)
     return result
+
+
+def summarize_files(files: Sequence[Path]) -> dict[str, Any]:
+    """Return the summary of the evaluations of several training seeds, ``<name>.json`` each.
+
+    Raises:
+        UserError: if a file is damaged, or two evaluations were not made in the same way.
+    """
+    summaries = [read_summary(file) for file in files]
+    for file, summary in zip(files, summaries, strict=True):
+        for key in COMMON:
+            got, accepted = summary.get(key), summaries[0].get(key)
+            if got != accepted:
+                raise UserError(
+                    f"{file}: {key}: got {got!r}; accepted: {accepted!r}, as in {files[0]}; "
+                    "evaluate both in the same way"
+                )
+    curves = [AdaptationCurve.load(file.parent, file.stem) for file in files]
+    return {**summaries[0], **summarize_curves(curves)}
 
 
 class _Child:

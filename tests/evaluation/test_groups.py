@@ -11,10 +11,10 @@ from metarl.evaluation.scores import holm, seeds_for_half_width
 from metarl.evaluation.statistics import crossed_mean, difference
 
 
-def group(label, level, seeds=4, tasks=40, spread=0.1):
+def group(label, level, seeds=4, tasks=40, spread=0.1, episodes=1):
     rng = np.random.default_rng([seeds, tasks, int(100 * abs(level))])
     values = level + rng.normal(0, 1, (seeds, tasks)) + rng.normal(0, spread, (seeds, 1))
-    return Scores(label, tuple(f"runs/{label}-{i}" for i in range(seeds)), values)
+    return Scores(label, tuple(f"runs/{label}-{i}" for i in range(seeds)), values, episodes)
 
 
 def result(groups, **options):
@@ -27,13 +27,14 @@ def result(groups, **options):
 
 
 def test_a_group_and_a_pair_say_what_the_estimates_are():
-    first, second = group("a", 3, seeds=5), group("b", 1)
-    found = compare_scores([first, second], episodes_per_score=10, half_width=0.2)
+    first, second = group("a", 3, seeds=5, episodes=10), group("b", 1)
+    found = compare_scores([first, second], half_width=0.2)
     own = crossed_mean(first.values)
     row = found["groups"][0]
     assert row["mean"] == pytest.approx(own.mean)
     assert row["high"] == pytest.approx(own.mean + own.half_width())
     assert row["median"] == np.median(first.values)
+    assert found["groups"][1]["median"] is None  # of single episodes
     assert row["seed_means"] == pytest.approx(first.values.mean(1))
     (pair,) = found["pairs"]
     between = difference(first.values, second.values)

@@ -98,6 +98,23 @@ def test_adaptation_shows_mean_interval_and_episodes(tmp_path, axes):
     assert labels(axes[0]) == ["rl2", "untrained"]
 
 
+@pytest.mark.parametrize(
+    ("episodes", "steps", "place"),
+    [((0, 1, 2), 1, 0.5), ((0, 1, 2), 200, 100), ((0, 20, 40), 1, 30), ((0, 20, 40), 5, 150)],
+)
+def test_a_change_of_the_task_is_drawn_between_the_points_beside_it(
+    tmp_path, axes, episodes, steps, place
+):
+    """A point at 20 episodes is already of the new task, if that comes after 20 episodes."""
+    after = {(0, 1, 2): 1, (0, 20, 40): 40}[episodes]
+    own = summary(episodes=list(episodes), conditions={"change_task_after": after})
+    untrained = Line("untrained", own, reference=True, steps_per_episode=steps)
+    lines = [Line("a", own, steps_per_episode=steps), untrained]
+    plot_adaptation(lines, tmp_path / "plot.png", axis="env-steps" if steps > 1 else "episodes")
+    (drawn,) = [line for line in axes[0].lines if line.get_linestyle() == ":"]
+    assert list(drawn.get_xdata()) == [place, place]
+
+
 def test_baselines_have_thin_lines_and_no_checkpoint(tmp_path, axes):
     own = summary(checkpoint="best")
     lines = [Line("rl2", own), Line("untrained", own, reference=True)]
@@ -310,6 +327,16 @@ def test_a_run_without_metrics_is_refused(trained, tmp_path):
     (tmp_path / "run/config.json").write_text((trained[0] / "config.json").read_text())
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
         plot([tmp_path / "run"], "learning", tmp_path / "plot.png")
+
+
+def test_a_run_that_has_logged_nothing_yet_has_no_numbers_to_write(trained, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text((trained[0] / "config.json").read_text())
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"RUNS: got .*run.*; accepted: runs with logged metrics"):
+        plot([run], "learning", tmp_path / "new" / "plot.csv")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.fixture(scope="module")

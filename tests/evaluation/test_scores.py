@@ -9,7 +9,6 @@ from metarl.evaluation.scores import (
     area_under_curve,
     has_two_kinds,
     holm,
-    normalized_score,
     performance_profile,
     planned,
     probability_of_improvement,
@@ -75,12 +74,6 @@ def test_profile_is_the_share_above_a_threshold():
         assert share == pytest.approx(sum(x > least for x in scores.ravel()) / 15)
 
 
-def test_normalized_score():
-    assert normalized_score(3.0, 2.0, 6.0) == 0.25
-    assert normalized_score(1.0, 2.0, 6.0) == -0.25
-    assert normalized_score(3.0, 2.0, 2.0) is None
-
-
 def test_holm_steps_down():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1, 1])
@@ -101,6 +94,18 @@ def test_seeds_that_succeed_or_fail_are_two_kinds(scores):
 @pytest.mark.parametrize("scores", [(1, 0.5, 0.1, 0.8, 0.3), (1, 2), (0.5, 0.5, 0.5, 0.5)])
 def test_seeds_of_one_kind_are_not_two(scores):
     assert not has_two_kinds(scattered(scores))
+
+
+@pytest.mark.parametrize(("seeds", "missed"), [(3, 1 / 4), (4, 1 / 8)])
+def test_intervals_miss_where_few_seeds_came_out_alike_and_that_is_not_flagged(seeds, missed):
+    rng = np.random.default_rng(seeds)
+    succeeds = rng.random((600, seeds)) < 0.5
+    values = rng.normal(size=(600, seeds, 50)) + (2.0 * succeeds - 1)[:, :, None]
+    found = crossed_mean(values)
+    misses = np.abs(found.mean) > found.half_width()
+    alike = succeeds.all(1) | ~succeeds.any(1)
+    assert misses.mean() == pytest.approx(missed, abs=0.04) and not (misses & ~alike).any()
+    assert not any(has_two_kinds(group) for group in values[misses])
 
 
 def test_one_task_more_or_less_is_no_kind_of_seeds():

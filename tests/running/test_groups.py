@@ -12,16 +12,21 @@ from metarl.errors import UserError
 from metarl.evaluation.curve import AdaptationCurve
 from metarl.evaluation.statistics import crossed_mean
 from metarl.files import write_json
+from metarl.options import with_options
 from metarl.running.groups import run_compare
 from metarl.running.settings import Settings, TrainConfig
 
 CONFIGS = {"rl2": RL2Config(), "maml-ppo": MAMLPPOConfig()}
 
 
-def save_run(directory, training, *, agent="rl2", level=0.0, tasks=30, points=4, **fields):
+def save_run(
+    directory, training, *, agent="rl2", level=0.0, tasks=30, points=4, trained=None, **fields
+):
     """Write what compare reads of a run: its settings and the evaluation after training."""
     directory.mkdir(parents=True)
-    settings = Settings(agent, CONFIGS[agent], TrainConfig()).with_train(seed=training)
+    own, train = trained or ({}, {})
+    settings = Settings(agent, with_options(CONFIGS[agent], **own), TrainConfig())
+    settings = settings.with_train(seed=training, **train)
     write_json(directory / "config.json", settings.to_json())
     rng = np.random.default_rng(training)
     returns = rng.normal(level + 0.1 * rng.normal(), 1, (points, tasks)).astype(np.float32)
@@ -117,10 +122,14 @@ def test_a_damaged_run_is_named_in_one_line_and_the_rest_is_compared(runs, capsy
         ({"score": "greedy-copy"}, "score: got 'greedy-copy'"),
         ({"greedy": True}, "actions: got 'greedy'"),
         ({"checkpoint": "best"}, "checkpoint: got 'best'"),
+        ({"conditions": {"reward_noise": 0.1}}, "conditions: got {'reward_noise': 0.1}"),
         ({"tasks": 20}, "num_tasks: got 20; accepted: 30"),
         ({"iteration": 6}, "iteration: got 6"),
         ({"agent": "maml-ppo"}, "agent: got 'maml-ppo'"),
         ({"points": 3}, "episodes: got (0, 1, 2)"),
+        ({"trained": ({"hidden_size": 9}, {})}, "trained with core.hidden_size 9; accepted: "),
+        ({"trained": ({}, {"env": "y"})}, "trained with tasks 'y'; accepted: 'bandit/n10-k5', as"),
+        ({"trained": ({}, {"change_task_after": 2})}, "trained with change_task_after 2; acc"),
         ({"seed_of_training": 2}, "has training seed 2, as a2 of the same group"),
     ],
 )
@@ -131,6 +140,26 @@ def test_a_run_of_another_protocol_is_left_out(runs, fields, said):
     fields |= {"seed_of_training": training}
     (line,) = found["left_out"]
     assert line.startswith("other: ") and said in line
+
+
+def test_the_conditions_that_all_have_are_said(runs, capsys):
+    for name, agent in (("c", "rl2"), ("d", "maml-ppo")):
+        for seed in range(3):
+            noisy = {"agent": agent, "conditions": {"reward_noise": 0.1}}
+            save_run(runs / f"{name}{seed}", 20 + seed, **noisy)
+    found = compared("c0", "c1", "c2", "--", "d0", "d1", "d2")
+    assert found["conditions"] == {"reward_noise": 0.1} and found["left_out"] == []
+    assert "final checkpoint, reward noise 0.1)" in capsys.readouterr().out
+
+
+def test_what_changes_no_parameter_and_what_older_runs_lack_may_differ_in_a_group(runs):
+    free = {"keep_checkpoints": 9, "validation_tasks": 3, "evaluation_tasks": 30}
+    save_run(runs / "other", 77, trained=({}, free))
+    path = runs / "other" / "config.json"
+    content = json.loads(path.read_text())
+    del content["agent_config"]["core"]["hidden_size"], content["train_config"]["task_sampler"]
+    path.write_text(json.dumps(content))
+    assert compared(*A, "other", "--", *B)["left_out"] == []
 
 
 def test_numbers_that_are_not_finite_are_left_out(runs):
@@ -148,6 +177,17 @@ def test_a_group_with_other_points_is_compared_where_both_have_one(runs):
     with pytest.raises(UserError, match="1 of 2 groups"):
         compared(*both)
     assert list(compared(*both, "--at", "2")["measures"]) == ["after 2 episodes"]
+
+
+def test_single_episodes_have_no_median_beside_rounds_of_ten(runs):
+    for seed in range(3):
+        save_run(runs / f"c{seed}", 20 + seed, agent="maml-ppo", points=3, episodes=(0, 10, 20))
+    for words in ([*A, "--", "c0", "c1", "c2"], ["c0", "c1", "c2", "--", *A]):
+        rows = compared(*words, "--at", "0")["measures"]["after 0 episodes"]["groups"]
+        assert {row["label"]: row["median"] is None for row in rows} == {
+            "rl2": True,
+            "maml-ppo": False,
+        }
 
 
 def test_the_only_group_that_can_be_used_is_still_shown(runs, capsys):

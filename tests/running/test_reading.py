@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 import types
 
@@ -69,9 +70,33 @@ def test_a_run_without_metrics_has_no_line(tmp_path, run):
     assert validation_over_training(Run(tmp_path, {})) == []
 
 
+def test_a_metric_that_was_never_a_number_has_no_line(tmp_path):
+    """It would have ended an evaluation before its picture."""
+    lines = [
+        {"iteration": i, "env_steps": 10 * i, "validation/return_after": value}
+        | {"validation/success_after": i / 4}
+        for i, value in ((1, float("nan")), (2, float("nan")))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (line,) = validation_over_training(Run(tmp_path, {}))
+    assert line.startswith("success after") and "final 0.500, maximum over training 0.500" in line
+
+
 def test_what_is_no_run_or_damaged_is_refused(tmp_path, run):
     with pytest.raises(UserError, match="not a run directory"):
         metarl.read_run(tmp_path)
+
+
+@pytest.mark.parametrize(("suffix", "content"), [(".npz", b"PK cut"), (".json", b"{}")])
+def test_a_damaged_evaluation_is_named_and_the_rest_is_read(run, tmp_path, suffix, content):
+    folder = tmp_path / "run"
+    shutil.copytree(run.directory, folder)
+    (folder / "evaluation" / f"test{suffix}").write_bytes(content)
+    with pytest.warns(UserWarning, match=rf"left out: .*evaluation/test\{suffix}: ") as warned:
+        record = metarl.read_run(folder)
+    assert list(record.evaluations) == ["test-untrained"] and len(warned) == 1
+    assert warned[0].filename == __file__
+    assert len(record.metrics["iteration"]) == 3
 
 
 def test_frames_need_pandas_and_say_so(run, monkeypatch):

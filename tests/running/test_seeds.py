@@ -17,6 +17,7 @@ import pytest
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import SeedsError, UserError
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.recovery import recovery_of
 from metarl.evaluation.report import print_adaptation
 from metarl.evaluation.statistics import crossed_mean
 from metarl.evaluation.summaries import summarize_over_seeds
@@ -118,7 +119,7 @@ def test_settings_of_a_group_start_a_group(group):
     assert parse_train(["--config", path, "--seed", "7"]).seeds == ()
 
 
-@pytest.mark.parametrize("damage", ["other tasks", "another iteration", "cut off"])
+@pytest.mark.parametrize("damage", ["other tasks", "another iteration", "noise", "cut off"])
 def test_evaluations_that_are_not_alike_are_not_taken_together(group, tmp_path, damage):
     folder = tmp_path / "group"
     shutil.copytree(group[0], folder)
@@ -128,11 +129,16 @@ def test_evaluations_that_are_not_alike_are_not_taken_together(group, tmp_path, 
         summary["num_tasks"] = 29
     elif damage == "another iteration":
         summary["iteration"] = 1
+    elif damage == "noise":
+        summary["conditions"] = {"reward_noise": 0.1}
     else:
         path.with_suffix(".npz").write_bytes(b"PK cut")
     path.write_text(json.dumps(summary))
-    with pytest.raises(UserError, match="test.npz: cannot" if damage == "cut off" else "same way"):
+    said = "test.npz: cannot" if damage == "cut off" else "same way"
+    with pytest.raises(UserError, match=said):
         summarize_seeds(folder, (0, 3))
+    with pytest.raises(UserError, match=said):
+        plot([folder], "adaptation", tmp_path / "plot.png")
 
 
 def test_it_is_drawn_and_summarised_as_its_runs(group, tmp_path):
@@ -348,6 +354,17 @@ def test_three_seeds_have_an_interval_and_two_have_none(tmp_path, capsys):
     assert "no intervals: 2 seeds are too few, they take 3" in capsys.readouterr().out
 
 
+def test_recovery_is_that_of_the_mean_over_seeds(tmp_path):
+    """The first seed is back at once, the second one after two episodes with the new task."""
+    curves = np.array([[0, 8, 10, 9.5, 10, 10], [0, 8, 10, 0, 4, 10]])
+    for seed, own in enumerate(curves):
+        values = np.repeat(own[:, None], 5, 1)
+        saved_curve(tmp_path, seed, values, conditions={"change_task_after": 3})
+    summary = summarize_seeds(tmp_path, (0, 1))
+    assert summary["recovery"] == recovery_of(curves.mean(0)[:, None], range(6), 3)
+    assert summary["recovery"]["episodes"] == 2
+
+
 def test_kinds_are_shown_and_count_equally_over_seeds(tmp_path):
     kinds = np.array(["push"] * 2 + ["reach"] * 4)
     returns = np.where(kinds == "push", 0.0, 1.0)[None] + np.zeros((2, 1))
@@ -366,7 +383,7 @@ def test_seeds_of_two_kinds_are_flagged(tmp_path, capsys):
     summary = summarize_seeds(tmp_path, range(5))
     assert summary["two_kinds"]
     print_adaptation(summary, summary)
-    assert "no interval covers there" in capsys.readouterr().out
+    assert "the mean describes neither kind" in capsys.readouterr().out
 
 
 def test_a_group_is_one_curve_with_every_seed(group, tmp_path):
