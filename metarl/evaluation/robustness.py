@@ -14,7 +14,7 @@ import numpy as np
 
 from metarl.console import console
 from metarl.evaluation.comparison import Comparison
-from metarl.evaluation.summaries import summarize
+from metarl.evaluation.summaries import at_point, summarize
 from metarl.evaluation.tables import Cells, markdown_rows, print_rows, with_bounds, with_half
 from metarl.files import write_json, write_whole
 from metarl.task import SPLIT_NAMES
@@ -48,15 +48,16 @@ class Robustness:
         every = [comparison.participants[index] for comparison in self.comparisons]
         before, after = (np.stack([p.curve.returns[i] for p in every]) for i in (0, -1))
         first = every[0]
+        strata = first.curve.strata
         return {
             "label": first.label,
             "kind": first.kind,
             "told_task": first.curve.told_task,
             "env_steps": first.curve.env_steps,
             "episodes": first.curve.episodes[-1],
-            "before": summarize(before),
-            "after": summarize(after),
-            "difference": summarize(after.astype(np.float64) - after[:1]),
+            "before": summarize(before, strata),
+            "after": summarize(after, strata),
+            "difference": summarize(after.astype(np.float64) - after[:1], strata),
         }
 
     @property
@@ -77,8 +78,8 @@ class Robustness:
         told = " (told the task)" if row["told_task"] else ""
         cells = {"agent": row["label"] + told, "after\nepisodes": str(row["episodes"])}
         for i, level in enumerate(self.levels):
-            cells[f"{self.words}\n{level:g}"] = cell({k: x[i] for k, x in row["after"].items()})
-        last = {k: x[-1] for k, x in row["difference"].items()}
+            cells[f"{self.words}\n{level:g}"] = cell(at_point(row["after"], i))
+        last = at_point(row["difference"], -1)
         cells[f"{self.levels[-1]:g} − {self.levels[0]:g},\npaired"] = cell(last)
         return cells
 
@@ -104,7 +105,8 @@ class Robustness:
         for row in self.rows:
             start = [row[name] for name in ("label", "kind", "told_task", "episodes")]
             for i, level in enumerate(self.levels):
-                values = [row[s][k][i] for s in statistics for k in ("mean", "low", "high")]
+                found = [at_point(row[name], i) for name in statistics]
+                values = [x.get(key, "") for x in found for key in ("mean", "low", "high")]
                 writer.writerow([*start, level, *values])
         return text.getvalue()
 
