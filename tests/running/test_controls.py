@@ -145,6 +145,8 @@ def other_tasks(runs):
     ("words", "said"),
     [
         (("--multitask", "ppo"), "--multitask: got 'ppo'; accepted: --controls beside it"),
+        (("--probe", "--multitask", "ppo"), "--multitask: got 'ppo'; accepted: --controls beside"),
+        (("--robustness", "reward-noise", "0", "1", "--oracle", "told"), "--oracle: got 'told'; "),
         (("--controls", "--multitask", "rl2"), "--multitask: got rl2, whose agent rl2 adapts"),
         (("--controls", "--multitask", "told"), "is told its task; accepted: a run of ppo-multi"),
         (("--controls", "--multitask", "none"), "none: not a run directory"),
