@@ -120,7 +120,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
     runs = name_agents(open_runs(options.runs), options.agent)
     tasks = None if options.env is None else registry.make(options.env)
     if options.shift is not None:
-        tasks = shifted_tasks(runs[0], options.shift, options.env)
+        tasks = shifted_tasks(runs, options.shift, options.env)
     what = options.evaluation
     alone = len(runs) == 1 and not options.baselines
     kinds = [name for name in ("probe", "robustness", "controls") if getattr(options, name)]

@@ -288,7 +288,7 @@ def test_a_shift_is_another_range_of_the_same_family(runs, call):
     assert call("plain", "--shift", "low=0.4,high=0.6")[0] == 0
     file = Path("plain/evaluation/test-bandit-n4-k3-low-0.4-high-0.6.json")
     assert json.loads(file.read_text())["env"] == "bandit/n4-k3:low=0.4,high=0.6"
-    tasks = shifted_tasks(Run.open(Path("plain")), "low=0.4,high=0.6")
+    tasks = shifted_tasks([Run.open(Path("plain"))], "low=0.4,high=0.6")
     drawn = np.array([task["p"] for task in evaluation_tasks(tasks, num_tasks=200)])
     assert 0.4 <= drawn.min() < 0.42 and 0.58 < drawn.max() <= 0.6
     assert with_items("gym/mine:Hopper-v5:body_mass=each:0.5x..2x,horizon=9", "horizon=5") == (
