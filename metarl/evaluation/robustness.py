@@ -15,7 +15,14 @@ import numpy as np
 from metarl.console import console
 from metarl.evaluation.comparison import Comparison
 from metarl.evaluation.summaries import at_point, summarize
-from metarl.evaluation.tables import Cells, markdown_rows, print_rows, with_bounds, with_half
+from metarl.evaluation.tables import (
+    Cells,
+    conditions_text,
+    markdown_rows,
+    print_rows,
+    with_bounds,
+    with_half,
+)
 from metarl.files import write_json, write_whole
 from metarl.task import SPLIT_NAMES
 
@@ -66,12 +73,24 @@ class Robustness:
         return self.disturbance.replace("_", " ")
 
     @property
+    def conditions(self) -> dict[str, Any]:
+        """What else distinguishes the evaluations from plain ones, the same at every level."""
+        own = self.comparisons[0].participants[0].curve.conditions
+        return {name: value for name, value in own.items() if name != self.disturbance}
+
+    @property
     def title(self) -> str:
         """One line that says what the table is about."""
-        curve = self.comparisons[0].participants[0].curve
+        first = self.comparisons[0].participants[0]
+        curve = first.curve
+        shared = ", the same tasks as in training" if curve.shared_split else ""
+        said = [f"{first.summary['actions']} actions"]
+        said += ["greedy copies"] if curve.score == "greedy-copy" else []
+        said += ["best checkpoints"] if curve.checkpoint == "best" else []
+        said += [conditions_text(self.conditions)] if self.conditions else []
         return (
             f"return under {self.words}, {curve.returns.shape[1]:,} {SPLIT_NAMES[curve.split]} "
-            f"tasks of {curve.env}, the same at every level"
+            f"tasks of {curve.env}{shared}, the same at every level ({', '.join(said)})"
         )
 
     def _cells(self, row: Mapping[str, Any], cell: Callable[[Mapping[str, Any]], str]) -> Cells:
@@ -117,6 +136,7 @@ class Robustness:
         return {
             "format": FORMAT,
             **{name: content[name] for name in (*named, "num_tasks")},
+            **({"conditions": self.conditions} if self.conditions else {}),
             "disturbance": self.disturbance,
             "levels": list(self.levels),
             "rows": self.rows,
