@@ -17,7 +17,8 @@ import numpy.typing as npt
 from metarl.console import console
 from metarl.evaluation.curve import AdaptationCurve
 from metarl.evaluation.recovery import recovery_text
-from metarl.evaluation.summaries import first_row, summarize
+from metarl.evaluation.statistics import task_weights
+from metarl.evaluation.summaries import at_point, first_row, summarize
 from metarl.evaluation.tables import (
     Cells,
     conditions_text,
@@ -168,8 +169,10 @@ class Comparison:
         if participant is first:
             return None
         number = min(c.returns.shape[1] for c in (curve, first.curve))
-        target = float(first.curve.returns[-1, :number].mean(dtype=np.float64))
-        means = curve.returns[:, :number].mean(1, dtype=np.float64)
+        strata = first.curve.strata
+        strata = None if strata is None else strata[:number]
+        target = float(_means(first.curve.returns[-1:, :number], strata)[0])
+        means = _means(curve.returns[:, :number], strata)
         later = np.cumsum(means[::-1])[::-1] / np.arange(len(means), 0, -1)
         reached = np.flatnonzero((means >= target) & (later >= target))
         return {
@@ -317,7 +320,7 @@ class Comparison:
         def at(metric: str, point: int) -> str:
             if row[metric] is None or point not in row["episodes"]:
                 return ""
-            return text(_at_one(row[metric], row["episodes"].index(point)))
+            return text(at_point(row[metric], row["episodes"].index(point)))
 
         first = self.participants[0]
         last, base = first.curve.episodes[-1], first.label if len(first.label) <= 16 else "first"
@@ -377,14 +380,16 @@ def _paired(own: Any, other: Any, strata: npt.NDArray[Any] | None) -> dict[str, 
     return first_row(summarize(difference[None], own_strata))
 
 
+def _means(values: Any, strata: npt.NDArray[Any] | None) -> npt.NDArray[np.float64]:
+    """Return the mean over tasks at every point, as summaries have it: ``[point]``."""
+    if strata is None:
+        return np.asarray(values.mean(1, dtype=np.float64))
+    return np.asarray((values * task_weights(len(strata), strata)).sum(1))
+
+
 def _at(statistics: Statistics, points: Sequence[int]) -> dict[str, list[float] | None]:
     """Return statistics at some of their points."""
     return {k: x and [x[i] for i in points] for k, x in statistics.items()}
-
-
-def _at_one(statistics: Statistics, point: int) -> dict[str, float]:
-    """Return statistics at one of their points, as numbers."""
-    return {k: x[point] for k, x in statistics.items() if x is not None}
 
 
 def _crossing(crossover: Mapping[str, Any] | None) -> str:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from metarl.console import console
 from metarl.evaluation.curve import AdaptationCurve
-from metarl.evaluation.summaries import RESAMPLES, first_row, summarize
+from metarl.evaluation.statistics import crossed_mean
+from metarl.evaluation.summaries import RESAMPLES, Summary, at_point, first_row, summarize
 from metarl.evaluation.tables import (
     Cells,
     conditions_text,
@@ -35,9 +36,6 @@ SHOWN_POINTS = 3
 """The largest number of points that the console and Markdown show."""
 
 Values: TypeAlias = npt.NDArray[np.floating[Any]]
-
-Statistics: TypeAlias = dict[str, list[float]]
-"""Each point's ``mean``, and the bounds ``low`` and ``high`` of its 95% interval over tasks."""
 
 
 class Controlled(NamedTuple):
@@ -84,7 +82,8 @@ class Controls:
         context minus that of the control, paired by task, and ``overall`` its mean over all points
         at which they can differ: without the first for contexts of another task and for those
         that are reset every episode, since there is no experience before it. ``normalized`` is
-        (value − multi-task) / (oracle − multi-task) of the own context.
+        (value − multi-task) / (oracle − multi-task) of the own context. Means and intervals are
+        those of plain evaluations: what is fixed of the tasks counts equally and is no sample.
         """
         rows = []
         for metric in self.metrics:
@@ -105,6 +104,7 @@ class Controls:
     def _row(self, metric: str, participant: Controlled, control: Control) -> dict[str, Any]:
         curve = participant.curves[control]
         values, own = (c.metrics[metric] for c in (curve, participant.curves["own"]))
+        strata = participant.curves["own"].strata
         row: dict[str, Any] = {
             "metric": metric,
             "label": participant.label,
@@ -113,7 +113,7 @@ class Controls:
             "told_task": curve.told_task,
             "env_steps": curve.env_steps,
             "episodes": list(curve.episodes),
-            "value": summarize(values),
+            "value": summarize(values, strata),
             "difference": None,
             "overall": None,
             "normalized": None,
@@ -121,13 +121,13 @@ class Controls:
         if control == "own":
             multitask, oracle = (self._reference(role, metric) for role in ("multi-task", "oracle"))
             if multitask is not None and oracle is not None:
-                row["normalized"] = normalized(own, multitask, oracle)
+                row["normalized"] = normalized(own, multitask, oracle, strata)
             return row
         difference = own.astype(np.float64) - values
         first = 0 if control == "reset-every-step" or curve.told_task else 1
-        row["difference"] = summarize(difference)
+        row["difference"] = summarize(difference, strata)
         if len(difference) > first:
-            row["overall"] = first_row(summarize(difference[first:].mean(0)[None]))
+            row["overall"] = first_row(summarize(difference[first:].mean(0)[None], strata))
         return row
 
     def _reference(self, role: str, metric: str) -> Values | None:
@@ -178,7 +178,7 @@ class Controls:
         """Return the texts of a row by the titles of their columns; ``cell`` gives one's text."""
 
         def at(statistics: Mapping[str, Any] | None, index: int) -> str:
-            return cell({k: x[index] for k, x in statistics.items()}) if statistics else ""
+            return cell(at_point(statistics, index)) if statistics else ""
 
         told = " (told the task)" if row["told_task"] else ""
         cells = {"agent": row["label"] + told, "context": context_name(row)}
@@ -235,7 +235,8 @@ class Controls:
                 for name in statistics:
                     found = row[name]
                     keys = ("mean", "low", "high")
-                    line += [found[key][i] for key in keys] if found else [""] * 3
+                    values = at_point(found, i) if found else {}
+                    line += [values.get(key, "") for key in keys]
                 writer.writerow(line)
         return text.getvalue()
 
@@ -264,38 +265,53 @@ class Controls:
         return [folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".json")]
 
 
-def normalized(own: Values, multitask: Values, oracle: Values) -> Statistics | None:
+def normalized(
+    own: Values, multitask: Values, oracle: Values, strata: npt.NDArray[Any] | None = None
+) -> Summary | None:
     """Return (own − multitask) / (oracle − multitask) of the means over tasks, at every point.
 
     0 is what is had without telling tasks apart, 1 what is had if the task is known. The interval
-    is the percentile bootstrap over tasks, each drawn with its own three values.
+    is the percentile bootstrap over tasks, each drawn with its own three values. Where strata are
+    fixed it is Student's t interval of the linearised ratio (Cochran, 1977, Sampling Techniques,
+    section 6.11): a stratum of two or three tasks cannot be resampled.
 
     Args:
         own: the score at every point, ``[point, task]``.
         multitask: the score of the multi-task policy, ``[task]``.
         oracle: the score of the oracle, ``[task]``.
+        strata: what is fixed of the tasks, ``[task]``, if anything.
 
     Returns:
         The statistics; None unless the oracle is better by more than chance explains: a ratio to
         next to nothing says nothing.
     """
     room = np.asarray(oracle, np.float64) - multitask
-    low = first_row(summarize(room[None]))["low"]
-    if low is None or low <= 0:
+    least = first_row(summarize(room[None], strata))
+    if least["low"] is None or least["low"] <= 0:
         return None
     gained = np.asarray(own, np.float64) - multitask
+    if strata is not None:
+        span = crossed_mean(room[None], strata).mean
+        mean = crossed_mean(gained[:, None], strata).mean / span
+        beside = crossed_mean((gained - mean[:, None] * room)[:, None], strata)
+        half = beside.half_width_over_tasks() / span
+        bounds = {"low": (mean - half).tolist(), "high": (mean + half).tolist()}
+        return {"mean": mean.tolist(), **bounds}
     number, rng = len(room), np.random.default_rng(0)
     times = rng.multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
     ratios = (times @ gained.T) / (times @ room)[:, None]
     lows, highs = np.percentile(ratios, [2.5, 97.5], axis=0)
-    mean = gained.mean(1) / room.mean()
-    return {"mean": mean.tolist(), "low": lows.tolist(), "high": highs.tolist()}
+    return {
+        "mean": (gained.mean(1) / room.mean()).tolist(),
+        "low": lows.tolist(),
+        "high": highs.tolist(),
+    }
 
 
 def _reference_row(metric: str, reference: Reference, values: Values) -> dict[str, Any]:
     """Return the row of a reference: one value for all of its episodes, at every point."""
     curve, points = reference.curve, len(reference.curve.episodes)
-    one = first_row(summarize(values[None]))
+    one = first_row(summarize(values[None], curve.strata))
     return {
         "metric": metric,
         "label": reference.label,
@@ -304,7 +320,7 @@ def _reference_row(metric: str, reference: Reference, values: Values) -> dict[st
         "told_task": curve.told_task,
         "env_steps": curve.env_steps,
         "episodes": list(curve.episodes),
-        "value": {name: [x] * points for name, x in one.items()},
+        "value": {name: None if x is None else [x] * points for name, x in one.items()},
         "difference": None,
         "overall": None,
         "normalized": None,
@@ -339,6 +355,11 @@ def _verdict(row: Mapping[str, Any]) -> str:
     overall = row["overall"]
     if row["told_task"]:
         said = "it is told its task"
+    elif overall["low"] is None:
+        said = (
+            "there is no interval, and no verdict, since nothing of the tasks is a sample; more "
+            "--evaluation-tasks may meet each several times"
+        )
     elif overall["low"] > 0:
         said = "it adapts to its task"
     elif overall["high"] < 0:

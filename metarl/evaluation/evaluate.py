@@ -83,7 +83,8 @@ def evaluate_adaptation(
         envs: environments that ``tasks.make_vec`` made; they are left open.
         disturbances: noise, delays and losses between the environments and the agent.
         change_task_after: the number of episodes after which the task of every trial becomes that
-            of another trial, which the agent is not told; 0 for never.
+            of another trial, which the agent is not told; 0 for never. Trials of two tasks each are
+            one sample: the curve has no groups and no strata, which are those of single tasks.
         agent_name: the name to keep in the curve (default: the agent's class).
         phase: the phase whose random numbers are used.
         iteration: the training iteration that the evaluation belongs to; each draws other tasks.
@@ -142,8 +143,11 @@ def evaluate_adaptation(
     finally:
         if given is None:
             close_quietly(envs)
+    curve = curve_of(agent, tasks, kinds, parts, split=split, seed=seed, greedy=greedy)
+    if later:  # A trial has two tasks, whose kinds may differ.
+        curve = replace(curve, groups=None, strata=None)
     return replace(
-        curve_of(agent, tasks, kinds, parts, split=split, seed=seed, greedy=greedy),
+        curve,
         agent=agent_name or type(agent).__name__,
         score=score,
         conditions=conditions_of(disturbances, change_task_after),
@@ -167,7 +171,32 @@ def _require_change(after: int, shape: TrialShape, score: Score) -> None:
 def _later_tasks(tasks: list[Task], seed: int, phase: Phase, iteration: int) -> list[Task]:
     """Return the tasks after a change: every trial gets that of another one."""
     rng = seeding.numpy_generator(seed, phase, Component.PARTNERS, iteration)
-    return [tasks[i] for i in partners_of(tasks, rng, FLAG)]
+    return [tasks[i] for i in partners_in_blocks(tasks, rng, FLAG)]
+
+
+def partners_in_blocks(
+    tasks: Sequence[Task], rng: np.random.Generator, option: str
+) -> npt.NDArray[np.int64]:
+    """Return :func:`partners_of` within blocks of ``TASK_BLOCK`` tasks: ``[task]``.
+
+    The tasks of whole blocks have the same partners whatever follows them, so that an agent that
+    is evaluated on the first of the tasks meets the same changes there. Blocks of equal tasks have
+    partners from everywhere.
+
+    Raises:
+        UserError: if no two tasks differ.
+    """
+    found = []
+    for start in range(0, len(tasks), TASK_BLOCK):
+        block = tasks[start : start + TASK_BLOCK]
+        if len(set(block)) > 1:
+            found.append(start + partners_of(block, rng, option))
+            continue
+        others = np.array([i for i, task in enumerate(tasks) if task != block[0]], np.int64)
+        if not len(others):
+            return partners_of(tasks, rng, option)  # It says that there are none.
+        found.append(rng.permutation(others)[np.arange(len(block)) % len(others)])
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)

@@ -277,10 +277,7 @@ def plot_controls(controls: Controls, path: Path) -> None:
             x, values = row["episodes"], row["value"]
             marker = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
             axes.plot(x, values["mean"], label=context_name(row), **style, **marker)
-            color = style["color"]
-            axes.fill_between(
-                x, values["low"], values["high"], color=color, alpha=0.15, linewidth=0
-            )
+            _band(axes, x, values, style["color"])
         for row, dashes in zip(references, ("--", ":"), strict=False):
             label = f"{row['label']} ({context_name(row)})"
             axes.axhline(row["value"]["mean"][0], color="0.45", linestyle=dashes, label=label)
@@ -323,7 +320,7 @@ def plot_robustness(robustness: Robustness, path: Path) -> None:
         after, before = row["after"], row["before"]
         label = f"{row['label']}, after {row['episodes']} episodes"
         axes.plot(levels, after["mean"], marker="o", markersize=4, label=label, **wide)
-        axes.fill_between(levels, after["low"], after["high"], color=color, alpha=0.15, linewidth=0)
+        _band(axes, levels, after, color)
         axes.plot(levels, before["mean"], linestyle=":", **wide)
     axes.plot([], [], color="0.4", linestyle=":", label="before adaptation")
     axes.set_title(f"{robustness.title}\nmean and 95% interval", fontsize=10)
@@ -331,6 +328,12 @@ def plot_robustness(robustness: Robustness, path: Path) -> None:
     axes.set_ylabel("return of an episode")
     _finish(axes, integers=robustness.disturbance == "action_delay")
     _save(figure, path, 130)
+
+
+def _band(axes: Axes, x: Any, values: Mapping[str, Any], color: str) -> None:
+    """Draw an interval, if there is one."""
+    if values["low"] is not None:
+        axes.fill_between(x, values["low"], values["high"], color=color, alpha=0.15, linewidth=0)
 
 
 class Paths(NamedTuple):

@@ -37,6 +37,9 @@ from metarl.tasks.distribution import TaskDistribution
 FEWEST_TASKS = 20
 """The smallest number of tasks that a probe is fitted and tested on."""
 
+FEWEST_DISTINCT = 10
+"""The smallest number of distinct tasks that are kept apart: two in each of the folds."""
+
 MOST_TASKS = 2000
 """The largest number of tasks: a regression takes time with its third power."""
 
@@ -118,6 +121,9 @@ def probe_context(
     and after each adaptation. The features are the numbers of its context, or of what its method
     ``insight`` returns if it has one.
 
+    A probe is asked only of tasks that it was not fitted on: equal tasks are in one fold. Of fewer
+    than ten tasks that differ, such as two directions, it is asked of other trials of the same.
+
     Args:
         agent: the agent; it is not changed.
         tasks: the distribution that the tasks come from.
@@ -150,16 +156,18 @@ def probe_context(
     finally:
         if envs is None:
             shared.close()
-    folds = np.random.default_rng(seed).permutation(num_tasks) % NUM_FOLDS
+    own = _equal_together(drawn)
+    folds = (np.random.default_rng(seed).permutation(int(own.max()) + 1) % NUM_FOLDS)[own]
     points: list[tuple[int, int, Array, float, float]] = []
     for amount, (rows, contexts) in sorted(known.items()):
         target = targets[rows]
-        if len(rows) < FEWEST_TASKS or (np.ptp(target, axis=0) == 0).any():
+        too_few = len(rows) < FEWEST_TASKS or len(np.unique(folds[rows])) < 2
+        if too_few or (np.ptp(target, axis=0) == 0).any():
             continue
         predicted, guessed = predict_across(contexts, target, folds[rows])
         errors, spread = (target - predicted) ** 2, (target - guessed) ** 2
         r2 = 1 - errors.sum(0) / spread.sum(0)
-        points.append((amount, len(rows), r2, *_interval(errors, spread, seed)))
+        points.append((amount, len(rows), r2, *_interval(errors, spread, own[rows], seed)))
     if not points:
         raise UserError("--probe: too few tasks have trials that go on long enough to be probed")
     amounts, counts, r2s, lows, highs = zip(*points, strict=True)
@@ -253,15 +261,29 @@ def _dual_weights(kernel: Array, targets: Array) -> Array:
     return weights
 
 
-def _interval(errors: Array, spread: Array, seed: int) -> tuple[float, float]:
+def _equal_together(tasks: Sequence[Task]) -> Rows:
+    """Return what is in one fold, ``[row]``: the number of each task among those that differ.
+
+    A context that tells a task from others it has met would otherwise be asked of a task that the
+    probe was fitted on. Where fewer than ten differ, every row has its own number.
+    """
+    numbers = {task: i for i, task in enumerate(dict.fromkeys(tasks))}
+    if len(numbers) < FEWEST_DISTINCT:
+        return np.arange(len(tasks))
+    return np.array([numbers[task] for task in tasks])
+
+
+def _interval(errors: Array, spread: Array, own: Rows, seed: int) -> tuple[float, float]:
     """Return the bounds of a 95% interval of the mean R² over parameters.
 
-    Tasks are resampled, their predictions are kept.
+    Tasks are resampled, their predictions are kept; ``own`` says which rows are of one task.
     """
     rng = np.random.default_rng(seed)
-    number = len(errors)
+    _, own = np.unique(own, return_inverse=True)
+    number = int(own.max()) + 1
     drawn = rng.multinomial(number, np.full(number, 1 / number), RESAMPLES).astype(np.float64)
-    r2 = 1 - (drawn @ errors) / np.maximum(drawn @ spread, 1e-12)
+    times = drawn[:, own]
+    r2 = 1 - (times @ errors) / np.maximum(times @ spread, 1e-12)
     low, high = np.quantile(r2.mean(1), (0.025, 0.975)).tolist()
     return low, high
 

@@ -14,8 +14,15 @@ import numpy as np
 
 from metarl.console import console
 from metarl.evaluation.comparison import Comparison
-from metarl.evaluation.summaries import summarize
-from metarl.evaluation.tables import Cells, markdown_rows, print_rows, with_bounds, with_half
+from metarl.evaluation.summaries import at_point, summarize
+from metarl.evaluation.tables import (
+    Cells,
+    conditions_text,
+    markdown_rows,
+    print_rows,
+    with_bounds,
+    with_half,
+)
 from metarl.files import write_json, write_whole
 from metarl.task import SPLIT_NAMES
 
@@ -48,15 +55,16 @@ class Robustness:
         every = [comparison.participants[index] for comparison in self.comparisons]
         before, after = (np.stack([p.curve.returns[i] for p in every]) for i in (0, -1))
         first = every[0]
+        strata = first.curve.strata
         return {
             "label": first.label,
             "kind": first.kind,
             "told_task": first.curve.told_task,
             "env_steps": first.curve.env_steps,
             "episodes": first.curve.episodes[-1],
-            "before": summarize(before),
-            "after": summarize(after),
-            "difference": summarize(after.astype(np.float64) - after[:1]),
+            "before": summarize(before, strata),
+            "after": summarize(after, strata),
+            "difference": summarize(after.astype(np.float64) - after[:1], strata),
         }
 
     @property
@@ -65,20 +73,32 @@ class Robustness:
         return self.disturbance.replace("_", " ")
 
     @property
+    def conditions(self) -> dict[str, Any]:
+        """What else distinguishes the evaluations from plain ones, the same at every level."""
+        own = self.comparisons[0].participants[0].curve.conditions
+        return {name: value for name, value in own.items() if name != self.disturbance}
+
+    @property
     def title(self) -> str:
         """One line that says what the table is about."""
-        curve = self.comparisons[0].participants[0].curve
+        first = self.comparisons[0].participants[0]
+        curve = first.curve
+        shared = ", the same tasks as in training" if curve.shared_split else ""
+        said = [f"{first.summary['actions']} actions"]
+        said += ["greedy copies"] if curve.score == "greedy-copy" else []
+        said += ["best checkpoints"] if curve.checkpoint == "best" else []
+        said += [conditions_text(self.conditions)] if self.conditions else []
         return (
             f"return under {self.words}, {curve.returns.shape[1]:,} {SPLIT_NAMES[curve.split]} "
-            f"tasks of {curve.env}, the same at every level"
+            f"tasks of {curve.env}{shared}, the same at every level ({', '.join(said)})"
         )
 
     def _cells(self, row: Mapping[str, Any], cell: Callable[[Mapping[str, Any]], str]) -> Cells:
         told = " (told the task)" if row["told_task"] else ""
         cells = {"agent": row["label"] + told, "after\nepisodes": str(row["episodes"])}
         for i, level in enumerate(self.levels):
-            cells[f"{self.words}\n{level:g}"] = cell({k: x[i] for k, x in row["after"].items()})
-        last = {k: x[-1] for k, x in row["difference"].items()}
+            cells[f"{self.words}\n{level:g}"] = cell(at_point(row["after"], i))
+        last = at_point(row["difference"], -1)
         cells[f"{self.levels[-1]:g} − {self.levels[0]:g},\npaired"] = cell(last)
         return cells
 
@@ -104,7 +124,8 @@ class Robustness:
         for row in self.rows:
             start = [row[name] for name in ("label", "kind", "told_task", "episodes")]
             for i, level in enumerate(self.levels):
-                values = [row[s][k][i] for s in statistics for k in ("mean", "low", "high")]
+                found = [at_point(row[name], i) for name in statistics]
+                values = [x.get(key, "") for x in found for key in ("mean", "low", "high")]
                 writer.writerow([*start, level, *values])
         return text.getvalue()
 
@@ -115,6 +136,7 @@ class Robustness:
         return {
             "format": FORMAT,
             **{name: content[name] for name in (*named, "num_tasks")},
+            **({"conditions": self.conditions} if self.conditions else {}),
             "disturbance": self.disturbance,
             "levels": list(self.levels),
             "rows": self.rows,

@@ -155,3 +155,8 @@ def _resampled(values: npt.NDArray[np.floating[Any]]) -> Any:
 def first_row(summary: Mapping[str, list[float] | None]) -> dict[str, float | None]:
     """Return the statistics of a summary's only point as numbers instead of lists."""
     return {name: None if x is None else x[0] for name, x in summary.items()}
+
+
+def at_point(summary: Mapping[str, Any], point: int) -> dict[str, float]:
+    """Return the statistics at one point as numbers, without those that it does not have."""
+    return {name: x[point] for name, x in summary.items() if x is not None}

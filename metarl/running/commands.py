@@ -120,12 +120,15 @@ def run_evaluate(arguments: Sequence[str]) -> None:
     runs = name_agents(open_runs(options.runs), options.agent)
     tasks = None if options.env is None else registry.make(options.env)
     if options.shift is not None:
-        tasks = shifted_tasks(runs[0], options.shift, options.env)
+        tasks = shifted_tasks(runs, options.shift, options.env)
     what = options.evaluation
     alone = len(runs) == 1 and not options.baselines
     kinds = [name for name in ("probe", "robustness", "controls") if getattr(options, name)]
     if len(kinds) > 1:
         raise bad_option(f"--{kinds[0]}", getattr(options, kinds[0]), f"no --{kinds[1]} beside it")
+    for name in () if options.controls else ("multitask", "oracle"):
+        if getattr(options, name) is not None:
+            raise bad_option(f"--{name}", str(getattr(options, name)), "--controls beside it")
     if options.probe:
         if not alone:
             raise bad_option("--probe", True, "one run, without --baselines")
@@ -142,9 +145,6 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         }
         evaluate_controls(runs, what, baselines=options.baselines, tasks=tasks, **beside)
         return
-    for name in ("multitask", "oracle"):
-        if getattr(options, name) is not None:
-            raise bad_option(f"--{name}", str(getattr(options, name)), "--controls beside it")
     if alone:
         evaluate(runs[0], options.evaluation, tasks=tasks)
     else:

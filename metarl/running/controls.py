@@ -59,9 +59,9 @@ def evaluate_controls(
         runs: the runs whose agents are evaluated.
         config: the options.
         baselines: names of baselines, as :func:`metarl.registry.make_baseline` takes them.
-        multitask: a run whose policy does not adapt, trained on the same tasks.
-        oracle: a run whose policy is told its task (default: the baseline of that name, if it
-            applies to the tasks).
+        multitask: a run whose policy does not adapt, trained on the first run's tasks.
+        oracle: a run whose policy is told its task, trained on these too (default: the baseline
+            of that name, if it applies to the tasks).
         tasks: other tasks of the same spaces, by default the runs' own, which must be the same.
 
     Returns:
@@ -79,7 +79,7 @@ def evaluate_controls(
     if config.score != "adapting-episodes":
         raise bad_option("--score", config.score, "adapting-episodes with --controls")
     for name, run in (("--multitask", multitask), ("--oracle", oracle)):
-        if run is not None and tasks is None:
+        if run is not None:
             _require_same_tasks(name, run, runs[0])
     tasks = tasks or runs[0].make_tasks()
     for run in runs:

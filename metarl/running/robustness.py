@@ -63,7 +63,8 @@ def evaluate_robustness(
     """Evaluate agents and baselines at every level; write a table and a picture.
 
     Every evaluation is saved like those of a comparison, under a name that says its conditions,
-    and read if it exists. The table goes to the folder ``robustness`` of the first run.
+    and read if it exists. The table goes to the folder ``robustness`` of the first run, under a
+    name that says the disturbance and its levels too.
 
     Args:
         runs: the runs whose agents are evaluated.
@@ -101,7 +102,7 @@ def evaluate_robustness(
     result = Robustness(disturbance, tuple(levels), found)
     result.print()
     name, _ = name_evaluation(runs[0], agent_of(plans[0][0]), tasks, config)
-    name = f"{name}-{disturbance.replace('_', '-')}"
+    name = "-".join([name, disturbance.replace("_", "-"), *(f"{x:.15g}" for x in levels)])
     with writings[folder]:
         files = result.save(folder, name)
         picture = folder / f"{name}.png"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from metarl import registry
@@ -10,22 +12,27 @@ from metarl.running.run import Run
 from metarl.tasks.distribution import TaskDistribution
 
 
-def shifted_tasks(run: Run, options: str, env: str | None = None) -> TaskDistribution:
-    """Make the tasks of a run with other options of its family.
+def shifted_tasks(runs: Sequence[Run], options: str, env: str | None = None) -> TaskDistribution:
+    """Make the tasks of runs with other options of their family.
 
     The tasks have another name, which the files of an evaluation on them say.
 
     Args:
-        run: the run.
+        runs: the runs, trained on the same tasks.
         options: the options that differ, as they are typed after a colon: ``low=3,high=4``.
         env: the value of ``--env``, which cannot be given beside it.
 
     Raises:
-        UserError: if the family has no such options, or if the tasks are the run's own or have
-            other parameters.
+        UserError: if the family has no such options, if the tasks are the runs' own or have
+            other parameters, or if the runs were trained on several.
     """
+    run = runs[0]
     if env is not None:
         raise bad_option("--shift", options, "no --env beside it")
+    trained = {str(each.content.get("tasks", each.env)): each for each in reversed(runs)}
+    if len(trained) > 1:
+        got = ", ".join(f"{name} ({each.directory})" for name, each in reversed(trained.items()))
+        raise UserError(f"--shift: got runs of {got}; accepted: runs of one environment")
     if registry.is_import(run.env):
         raise UserError(
             f"--shift: got a run on {run.env}, a module of yours; accepted: --env with the other "

@@ -100,6 +100,14 @@ def test_a_crossover_is_where_a_baseline_equals_the_agent_for_good(returns, afte
     assert "Equals: the episodes after which the return is that of ours after 40" in lines[-1]
 
 
+def test_a_crossover_counts_kinds_equally_as_the_curve_does():
+    kinds = np.array([0, 0, 0, 1])
+    own = participant("ours", [[0] * 4, [4, 4, 4, 8]], (0, 1), strata=kinds)
+    other = participant("theirs", [[7, 7, 7, 0], [0, 0, 0, 12]], (0, 1), "baseline", strata=kinds)
+    crossover = Comparison([own, other]).rows[1]["crossover"]
+    assert crossover == {"to": "ours", "return": 6, "episodes": 1, "within": 1}
+
+
 def test_crossovers_have_no_column_unless_a_baseline_has_more_experience():
     text = two([[0, 1], [2, 3], [9, 9]]).to_markdown()
     assert "equals" not in text and "Equals" not in text

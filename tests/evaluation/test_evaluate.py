@@ -17,6 +17,7 @@ from metarl.evaluation.evaluate import (
     evaluate_adaptation,
     evaluation_slots,
     evaluation_tasks,
+    partners_in_blocks,
 )
 from metarl.evaluation.summaries import summarize, summarize_metrics, summarize_returns
 from metarl.experience.adaptation import adapt
@@ -387,6 +388,35 @@ def test_a_finite_set_that_is_gone_through_whole_is_fixed(tmp_path, num_tasks, f
         assert summary["return"]["mean"] == pytest.approx([59] * 4)  # 29.5 at both steps
     again = AdaptationCurve.load(tmp_path, "test")
     assert again.fixed == fixed and np.array_equal(again.strata, curve.strata)
+
+
+def test_trials_of_two_tasks_are_of_no_kind_and_no_finite_set(tmp_path):
+    plain = evaluate_adaptation(Counter(), Kinds(), num_tasks=120)
+    changed = evaluate_adaptation(Counter(), Kinds(), num_tasks=120, change_task_after=2)
+    assert plain.groups is not None and plain.strata is not None
+    assert changed.groups is changed.strata is changed.fixed is None
+    summary = changed.save(tmp_path, "x")
+    assert summary["groups"] is None and summary["return"]["low"] is not None
+
+
+def test_the_first_of_the_tasks_change_to_the_same_ones_whatever_follows(monkeypatch):
+    monkeypatch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 10)
+    few, more = (
+        evaluate_adaptation(Counter(), PaysItsParameter(), num_tasks=number, change_task_after=2)
+        for number in (20, 31)
+    )
+    assert (more.returns[:, :20] == few.returns).all()
+    assert (more.returns[0] != more.returns[3]).all()  # the single one of the last block too
+
+
+def test_partners_differ_in_blocks_of_equal_tasks_too(monkeypatch):
+    monkeypatch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 4)
+    tasks = [Task.of("t", x=x) for x in (0, 0, 0, 0, 0, 0, 1, 2, 0)]
+    partners = partners_in_blocks(tasks, np.random.default_rng(0), "--x")
+    assert all(tasks[i] != tasks[j] for i, j in enumerate(partners))
+    assert set(partners[4:8]) <= {4, 5, 6, 7}
+    with pytest.raises(UserError, match="--x: got 5 tasks, of which no two differ"):
+        partners_in_blocks(tasks[:5], np.random.default_rng(0), "--x")
 
 
 def test_kinds_of_a_set_that_was_drawn_are_fixed_and_its_tasks_are_not():

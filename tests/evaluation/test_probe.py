@@ -138,6 +138,46 @@ def test_a_context_of_noise_tells_nothing_and_a_linear_one_all():
     assert ((targets - predicted) ** 2).mean() < 1e-3
 
 
+class Few(Shown):
+    """Tasks of a few kinds: an observation is one of as many unit vectors, in no order."""
+
+    name = "few"
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (12,), np.float32)
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def sample(self, rng, n, split):
+        numbers = rng.permutation(n) % self.number
+        return [Task.of(self.name, x=float(i)) for i in numbers]
+
+    def initial(self, params, noise):
+        return {"x": params["x"]}, np.eye(12, dtype=np.float32)[params["x"].astype(int)]
+
+    def transition(self, state, action, noise):
+        seen = np.eye(12, dtype=np.float32)[state["x"].astype(int)]
+        never = np.zeros(len(action), np.bool_)
+        return Transition(state, seen, action[:, 0], never, {})
+
+
+class Recogniser(LateReader):
+    """Remembers what it sees: which task it is, and nothing of how tasks are related."""
+
+    def begin(self, num_tasks):
+        return torch.zeros(num_tasks, 12)
+
+    def act(self, context, timestep, generator, greedy=False):
+        return torch.zeros(*timestep.active.shape, 1), {}, timestep.observation[:, 0]
+
+
+@pytest.mark.parametrize(("number", "known"), [(12, False), (4, True)])
+def test_a_probe_is_asked_of_other_tasks_unless_there_are_few(number, known):
+    """Nothing about a new task follows from its being another one than those met before."""
+    curve = probe_context(Recogniser(), Few(number), num_tasks=120)
+    assert (curve.mean[-1] > 0.9) if known else (curve.mean[-1] < 0.1)
+
+
 def test_a_probe_finds_the_step_at_which_the_context_knows():
     curve = probe_context(LateReader(), Shown(), num_tasks=40)
     assert curve.unit == "steps" and curve.experience == (0, 1, 2, 3, 4, 5, 6, 7)

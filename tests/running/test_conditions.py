@@ -217,7 +217,7 @@ def test_robustness_is_a_table_over_levels_and_goes_on_where_it_was_cut_off(runs
     words = ("maml", "--robustness", "observation-noise", "0", "0.5", "--baselines", "random")
     code, _, error = call(*words)
     assert (code, error) == (0, "")
-    content = json.loads(Path("maml/robustness/test-observation-noise.json").read_text())
+    content = json.loads(Path("maml/robustness/test-observation-noise-0-0.5.json").read_text())
     assert content["levels"] == [0, 0.5] and content["disturbance"] == "observation_noise"
     agent, random = content["rows"]
     assert (agent["label"], random["label"]) == ("maml-ppo", "random")
@@ -226,17 +226,29 @@ def test_robustness_is_a_table_over_levels_and_goes_on_where_it_was_cut_off(runs
     assert random["difference"]["mean"] == [0, 0]  # It sees nothing.
     noisy = json.loads(Path("maml/evaluation/test-observation-noise-0.5.json").read_text())
     assert agent["after"]["mean"][1] == noisy["return"]["mean"][-1]
-    lines = Path("maml/robustness/test-observation-noise.csv").read_text().splitlines()
+    lines = Path("maml/robustness/test-observation-noise-0-0.5.csv").read_text().splitlines()
     assert len(lines) == 5 and lines[0].startswith("label,kind,told_task,episodes,observation_n")
-    assert "observation noise 0.5" in Path("maml/robustness/test-observation-noise.md").read_text()
+    text = Path("maml/robustness/test-observation-noise-0-0.5.md").read_text()
+    assert "observation noise 0.5" in text and "(sampled actions)" in text
     assert call(*words)[1].count("as evaluated before") == 4
     made = metarl.evaluate_robustness("maml", "observation_noise", [0, 0.5], ["random"])
     assert made.rows == content["rows"]
+    before = {p: p.read_bytes() for p in Path("maml/robustness").iterdir()}
+    words = (*words[:2], "observation-noise", "0", "0.25", "--action-delay", "1", "--greedy")
+    assert call(*words, "--checkpoint", "best")[0] == 0
+    name = "test-action-delay-1-greedy-best-observation-noise-0-0.25"
+    files = {p for p in Path("maml/robustness").iterdir() if p not in before}
+    assert {p.name for p in files} == {f"{name}.{suffix}" for suffix in ("csv", "md", "json")}
+    assert all(p.read_bytes() == content for p, content in before.items())
+    said = "(greedy actions, best checkpoints, action delay 1)"
+    assert said in Path(f"maml/robustness/{name}.md").read_text()
+    content = json.loads(Path(f"maml/robustness/{name}.json").read_text())
+    assert content["conditions"] == {"action_delay": 1} and content["checkpoint"] == "best"
 
 
 def test_picture_of_robustness_and_of_a_change(runs):
     metarl.evaluate_robustness("maml", "reward-noise", [0.0, 1.0], evaluation_tasks=3)
-    assert Path("maml/robustness/test-tasks-3-reward-noise.png").read_bytes()[:4] == b"\x89PNG"
+    assert Path("maml/robustness/test-tasks-3-reward-noise-0-1.png").read_bytes()[:4] == b"\x89PNG"
     metarl.evaluate("plain", change_task_after=1)
     assert Path("plain/evaluation/test-change-task-after-1.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -288,7 +300,7 @@ def test_a_shift_is_another_range_of_the_same_family(runs, call):
     assert call("plain", "--shift", "low=0.4,high=0.6")[0] == 0
     file = Path("plain/evaluation/test-bandit-n4-k3-low-0.4-high-0.6.json")
     assert json.loads(file.read_text())["env"] == "bandit/n4-k3:low=0.4,high=0.6"
-    tasks = shifted_tasks(Run.open(Path("plain")), "low=0.4,high=0.6")
+    tasks = shifted_tasks([Run.open(Path("plain"))], "low=0.4,high=0.6")
     drawn = np.array([task["p"] for task in evaluation_tasks(tasks, num_tasks=200)])
     assert 0.4 <= drawn.min() < 0.42 and 0.58 < drawn.max() <= 0.6
     assert with_items("gym/mine:Hopper-v5:body_mass=each:0.5x..2x,horizon=9", "horizon=5") == (

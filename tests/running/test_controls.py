@@ -145,11 +145,16 @@ def other_tasks(runs):
     ("words", "said"),
     [
         (("--multitask", "ppo"), "--multitask: got 'ppo'; accepted: --controls beside it"),
+        (("--probe", "--multitask", "ppo"), "--multitask: got 'ppo'; accepted: --controls beside"),
+        (("--robustness", "reward-noise", "0", "1", "--oracle", "told"), "--oracle: got 'told'; "),
         (("--controls", "--multitask", "rl2"), "--multitask: got rl2, whose agent rl2 adapts"),
         (("--controls", "--multitask", "told"), "is told its task; accepted: a run of ppo-multi"),
         (("--controls", "--multitask", "none"), "none: not a run directory"),
         (("--controls", "--oracle", "ppo"), "is not told its task; accepted: a run with --observe"),
         (("--controls", "--multitask", "other"), "got other, a run of bandit/n5-k3; accepted: a"),
+        (("--controls", "--env", "bandit/n4-k3", "--multitask", "other"), "got other, a run of b"),
+        (("--controls", "--shift", "low=0.4", "--multitask", "other"), "got other, a run of bandi"),
+        (("other", "--shift", "low=0.4"), "--shift: got runs of bandit/n4-k3 (rl2), bandit/n5-k3"),
         (
             ("--controls", "--evaluation-tasks", "1"),
             "--evaluation-tasks: got 1; accepted: at least",
