@@ -52,6 +52,10 @@ NUM_MOMENTS = 20
 RESAMPLES = 1000
 """The number of bootstrap resamples of tasks behind an interval."""
 
+MARGIN = 0.25
+"""How far beyond the targets that a regression was fitted on its predictions may lie, as a share of
+their range."""
+
 PENALTIES = 10.0 ** np.arange(-5, 4)
 """The ridge penalties to choose from, for each row that a regression is fitted on, where the
 squares of a row's features add up to 1 on average."""
@@ -213,6 +217,8 @@ def predict_across(
 
     The features are standardised by the rows that a regression is fitted on, and its penalty is
     the one of ``PENALTIES`` with the smallest squared error of those rows, each left out in turn.
+    Predictions are kept within the range of the targets fitted on and a margin, since a few rows
+    with unusual features would otherwise decide the result.
 
     Args:
         features: ``[row, feature]``.
@@ -235,6 +241,9 @@ def predict_across(
         known = (known[:, used] - center[used]) / scale[used] / math.sqrt(used.sum())
         new = (features[own][:, used] - center[used]) / scale[used] / math.sqrt(used.sum())
         predicted[own] += new @ known.T @ _dual_weights(known @ known.T, targets[others] - mean)
+        low, high = targets[others].min(0), targets[others].max(0)
+        margin = MARGIN * (high - low)
+        predicted[own] = predicted[own].clip(low - margin, high + margin)
     return predicted, guessed
 
 
