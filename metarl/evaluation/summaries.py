@@ -76,8 +76,8 @@ def summarize(
 
     Up to 1000 tasks, the interval is SciPy's percentile bootstrap; for more tasks, it is the
     normal approximation that the bootstrap converges to. Where strata are fixed, it is Student's
-    t interval within them (:func:`metarl.evaluation.statistics.crossed_mean`), and None if each has
-    one task: nothing is a sample then.
+    t interval within them (:func:`metarl.evaluation.statistics.crossed_mean`). It is None for a
+    single task, and if each stratum has one task: nothing tells how much tasks differ then.
 
     Args:
         values: ``[point, task]``.
@@ -91,7 +91,7 @@ def summarize(
     mean = values.mean(1)
     n = values.shape[1]
     if n == 1:
-        return _bounds(mean, np.zeros(len(mean)))
+        return _bounds(mean, None)
     if n > 1000:
         return _bounds(mean, stats.norm.ppf(0.975) * values.std(1, ddof=1) / np.sqrt(n))
     whole = bool((values == np.rint(values)).all())

@@ -85,7 +85,7 @@ class _Run(NamedTuple):
     path: Path
     curve: AdaptationCurve
     training_seed: Any
-    settings: dict[str, Any]
+    hyper_parameters: dict[str, Any]
 
 
 def run_compare(arguments: Sequence[str]) -> None:
@@ -188,7 +188,9 @@ def _hyper_parameters(content: dict[str, Any]) -> dict[str, Any]:
     """Return what a run's ``config.json`` says of the training, by option, without the seed."""
     train = content["train_config"]
     found = {name: train[name] for name in _OF_TRAINING if name in train}
-    return {"tasks": content.get("tasks", train["env"]), **found, **_flat(content["agent_config"])}
+    # A name of tasks can be typed in several ways, so that it is compared with its like only.
+    tasks = {"tasks": content["tasks"]} if "tasks" in content else {"env": train["env"]}
+    return {**tasks, **found, **_flat(content["agent_config"])}
 
 
 def _flat(config: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -232,8 +234,8 @@ def _reason(
                 if own != accepted:
                     return f"{key}: got {own!r}; accepted: {accepted!r}, as of {other.path}"
     for other in group[:1]:
-        for key, accepted in other.settings.items():
-            own = run.settings.get(key, accepted)  # Runs of earlier versions lack later options.
+        for key, accepted in other.hyper_parameters.items():
+            own = run.hyper_parameters.get(key, accepted)  # Older runs lack later options.
             if own != accepted:
                 return f"trained with {key} {own!r}; accepted: {accepted!r}, as {other.path}"
     for other in before:

@@ -343,8 +343,9 @@ def test_summary_of_hand_typed_numbers():
     assert result["low"][1] == result["high"][1] == 7
 
 
-def test_interval_of_one_task_is_its_value():
-    assert summarize(np.array([[3.0]])) == {"mean": [3], "low": [3], "high": [3]}
+def test_one_task_has_no_interval():
+    """Its value as both bounds would say that other tasks have the same value."""
+    assert summarize(np.array([[3.0]])) == {"mean": [3], "low": None, "high": None}
 
 
 def test_only_means_over_ten_episodes_have_a_median_and_an_interquartile_mean():

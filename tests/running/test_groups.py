@@ -128,7 +128,7 @@ def test_a_damaged_run_is_named_in_one_line_and_the_rest_is_compared(runs, capsy
         ({"agent": "maml-ppo"}, "agent: got 'maml-ppo'"),
         ({"points": 3}, "episodes: got (0, 1, 2)"),
         ({"trained": ({"hidden_size": 9}, {})}, "trained with core.hidden_size 9; accepted: "),
-        ({"trained": ({}, {"env": "y"})}, "trained with tasks 'y'; accepted: 'bandit/n10-k5', as"),
+        ({"trained": ({}, {"env": "y"})}, "trained with env 'y'; accepted: 'bandit/n10-k5', as"),
         ({"trained": ({}, {"change_task_after": 2})}, "trained with change_task_after 2; acc"),
         ({"seed_of_training": 2}, "has training seed 2, as a2 of the same group"),
     ],
