@@ -80,6 +80,8 @@ class Controls:
     """The agents and baselines, an agent first."""
     references: Sequence[Reference] = field(default=(), repr=False)
     """A multi-task policy and an oracle, if there are any."""
+    remarks: Sequence[str] = field(default=(), repr=False)
+    """What else is to be said, such as why there is no oracle."""
 
     @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -172,7 +174,7 @@ class Controls:
 
     @property
     def notes(self) -> list[str]:
-        """What the columns mean, and what to know of the references."""
+        """What the columns mean, what to know of the references, and what is missing."""
         notes = [
             "Own − it: the return with the agent's own context minus the return in this row, "
             "paired by task; all points: the mean over those at which the two can differ."
@@ -187,7 +189,13 @@ class Controls:
                 )
         if any(row["normalized"] for row in self.rows):
             notes.append("Normalised: (score − multi-task) / (oracle − multi-task), last point.")
-        return notes
+        notes += [
+            f"{row['label']}: no verdict, since its trials have one point, at which it has no "
+            "experience; --episodes-per-trial makes them longer."
+            for row in self.rows
+            if row["control"] == "another-task" and row["metric"] == "return" and not row["overall"]
+        ]
+        return [*notes, *self.remarks]
 
     def _cells(self, row: Mapping[str, Any], cell: Callable[[Mapping[str, Any]], str]) -> Cells:
         """Return the texts of a row by the titles of their columns; ``cell`` gives one's text."""

@@ -94,7 +94,7 @@ def evaluate_controls(
     if number < 2:
         raise bad_option("--evaluation-tasks", number, "at least 2 with --controls")
     control_partners(tasks, split=config.split, num_tasks=number, seed=config.seed)
-    references = _references(plans[0], config, multitask, oracle, tasks, folder)
+    references, remarks = _references(plans[0], config, multitask, oracle, tasks, folder)
     plans = [
         dataclasses.replace(
             p, folder=folder if p.kind == "baseline" else p.folder.with_name("controls")
@@ -118,7 +118,7 @@ def evaluate_controls(
                     made = _controlled(plan, tasks, config, envs, place, writing)
                     group = next(groups) if plan.kind == "agent" else ""
                     participants.append(made._replace(group=group))
-    controls = Controls(tuple(participants), tuple(beside))
+    controls = Controls(tuple(participants), tuple(beside), remarks)
     controls.print()
     name, _ = name_evaluation(runs[0], agent_of(plans[0]), tasks, config)
     with writings[folder]:
@@ -188,9 +188,9 @@ def _references(
     oracle: Run | None,
     tasks: TaskDistribution,
     folder: Path,
-) -> list[_Beside]:
-    """Return the evaluations of a multi-task policy and of an oracle, if there are any."""
-    found = []
+) -> tuple[list[_Beside], list[str]]:
+    """Return the evaluations of a multi-task policy and of an oracle, and why there is none."""
+    found, remarks = [], []
     for role, run in (("multi-task", multitask), ("oracle", oracle)):
         if run is not None:
             run.require_spaces(tasks)
@@ -204,7 +204,11 @@ def _references(
                 agent = registry.make_baseline(
                     "oracle", tasks, first.shape, seed=seed, device=device
                 )
-            except UserError:  # It does not apply to these tasks.
+            except UserError:
+                remarks.append(
+                    f"No oracle stands beside: that baseline does not apply to {tasks.name}; "
+                    "--oracle RUN names a policy that is told its task."
+                )
                 continue
             source = label = "oracle"
             steps, iteration, which = 0, None, "final"
@@ -220,7 +224,7 @@ def _references(
         }
         name = f"{first.name}-{role}-{short_hash(f'{source} {shape}')}"
         found.append(_Beside(role, label, InShape(agent, shape), expected, folder, name))
-    return found
+    return found, remarks
 
 
 def _require_role(role: str, agent: Adapter, run: Run) -> None:

@@ -113,7 +113,8 @@ STEP = [[-1.0, 0.0, 0.0], [3.0, 5.0, 4.0], [5.0, 3.0, 1.0]]
 
 
 def table(own=OWN, other=OTHER, references=()):
-    curves = {"own": curve(own), "another-task": curve(other), "reset-every-step": curve(STEP)}
+    step = STEP[: len(own)]
+    curves = {"own": curve(own), "another-task": curve(other), "reset-every-step": curve(step)}
     return Controls([Controlled("it", "agent", curves)], references)
 
 
@@ -139,6 +140,13 @@ def test_differences_are_paired_by_task():
 def test_the_verdict_is_what_the_interval_says(other, said):
     (verdict,) = table(other=other).verdicts
     assert verdict.startswith("it: own minus another task's context is ") and said in verdict
+
+
+def test_a_trial_of_one_point_has_no_verdict_and_says_why():
+    made = table(OWN[:1], OTHER[:1])
+    assert made.verdicts == []
+    assert "it: no verdict, since its trials have one point" in made.to_markdown()
+    assert not any("no verdict" in note for note in table().notes)
 
 
 def test_scores_lie_between_the_multi_task_policy_and_the_oracle():

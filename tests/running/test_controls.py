@@ -12,6 +12,7 @@ import metarl
 from metarl import registry
 from metarl.agents.ppo_multitask import PPOMultitaskConfig
 from metarl.agents.rl2 import RL2Config
+from metarl.errors import UserError
 from metarl.evaluation.evaluate import evaluate_adaptation
 from metarl.experience.agent import TrialShape
 from metarl.experience.controls import InShape
@@ -155,6 +156,17 @@ def test_references_follow_the_trials_of_the_agent(runs):
     agent = InShape(metarl.load("ppo"), TrialShape(4))
     plain = evaluate_adaptation(agent, metarl.make("bandit/n4-k3"), num_tasks=8)
     assert (multitask.curve.returns == plain.returns).all()
+
+
+def test_an_oracle_that_does_not_apply_is_said_to_be_missing(runs, monkeypatch):
+    def none(name, *rest, **options):
+        raise UserError(f"{name}: got tasks x; accepted: bandits")
+
+    monkeypatch.setattr(registry, "make_baseline", none)
+    made = metarl.evaluate_controls("rl2", evaluation_tasks=3)
+    assert not made.references
+    assert "that baseline does not apply to bandit/n4-k3; --oracle RUN names" in made.notes[-1]
+    assert made.notes[-1] in Path("rl2/controls/test-tasks-3.md").read_text()
 
 
 def test_picture_of_agents_and_baselines(runs):
