@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from metarl.experience.data import Episodes, Timestep, Trial
     from metarl.experience.sampling import TaskSampler
     from metarl.registry import make
-    from metarl.running.api import compare, evaluate, evaluate_controls, evaluate_robustness, train
+    from metarl.running.api import (
+        compare,
+        evaluate,
+        evaluate_controls,
+        evaluate_probe,
+        evaluate_robustness,
+        train,
+    )
     from metarl.running.reading import read_run
     from metarl.running.run import load
     from metarl.running.settings import TrainConfig
@@ -81,6 +88,7 @@ _HOME = {
     "evaluate": "running.api",
     "evaluate_adaptation": "evaluation.evaluate",
     "evaluate_controls": "running.api",
+    "evaluate_probe": "running.api",
     "evaluate_robustness": "running.api",
     "load": "running.run",
     "make": "registry",
@@ -128,6 +136,7 @@ __all__ = [
     "evaluate",
     "evaluate_adaptation",
     "evaluate_controls",
+    "evaluate_probe",
     "evaluate_robustness",
     "load",
     "make",

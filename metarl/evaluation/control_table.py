@@ -8,15 +8,22 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from metarl.console import console
+from metarl.evaluation.control_statistics import (
+    Curves,
+    Values,
+    difference_of,
+    normalized,
+    overall_of,
+    rows_over_seeds,
+    verdict_of,
+)
 from metarl.evaluation.curve import AdaptationCurve
-from metarl.evaluation.statistics import crossed_mean
-from metarl.evaluation.summaries import RESAMPLES, Summary, at_point, first_row, summarize
+from metarl.evaluation.summaries import at_point, first_row, summarize
 from metarl.evaluation.tables import (
     Cells,
     conditions_text,
@@ -35,8 +42,6 @@ FORMAT = 1
 SHOWN_POINTS = 3
 """The largest number of points that the console and Markdown show."""
 
-Values: TypeAlias = npt.NDArray[np.floating[Any]]
-
 
 class Controlled(NamedTuple):
     """An agent or a baseline with its own context, and with those of the controls."""
@@ -45,8 +50,10 @@ class Controlled(NamedTuple):
     """The name that tells it apart from the others."""
     kind: Literal["agent", "baseline"]
     """What it is."""
-    curves: Mapping[Control, AdaptationCurve]
+    curves: Curves
     """The curves, all with the points of ``own``."""
+    group: str = ""
+    """The name that it shares with runs that differ from it in the training seed alone."""
 
 
 class Reference(NamedTuple):
@@ -73,6 +80,8 @@ class Controls:
     """The agents and baselines, an agent first."""
     references: Sequence[Reference] = field(default=(), repr=False)
     """A multi-task policy and an oracle, if there are any."""
+    remarks: Sequence[str] = field(default=(), repr=False)
+    """What else is to be said, such as why there is no oracle."""
 
     @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -102,9 +111,8 @@ class Controls:
         return ["return"] + (["success"] if own.success is not None else [])
 
     def _row(self, metric: str, participant: Controlled, control: Control) -> dict[str, Any]:
-        curve = participant.curves[control]
-        values, own = (c.metrics[metric] for c in (curve, participant.curves["own"]))
-        strata = participant.curves["own"].strata
+        curve, own = participant.curves[control], participant.curves["own"]
+        strata = own.strata
         row: dict[str, Any] = {
             "metric": metric,
             "label": participant.label,
@@ -113,7 +121,7 @@ class Controls:
             "told_task": curve.told_task,
             "env_steps": curve.env_steps,
             "episodes": list(curve.episodes),
-            "value": summarize(values, strata),
+            "value": summarize(curve.metrics[metric], strata),
             "difference": None,
             "overall": None,
             "normalized": None,
@@ -121,24 +129,33 @@ class Controls:
         if control == "own":
             multitask, oracle = (self._reference(role, metric) for role in ("multi-task", "oracle"))
             if multitask is not None and oracle is not None:
-                row["normalized"] = normalized(own, multitask, oracle, strata)
+                row["normalized"] = normalized(own.metrics[metric], multitask, oracle, strata)
             return row
-        difference = own.astype(np.float64) - values
-        first = 0 if control == "reset-every-step" or curve.told_task else 1
+        difference = difference_of(participant.curves, control, metric)
+        overall = overall_of(participant.curves, control, difference)
         row["difference"] = summarize(difference, strata)
-        if len(difference) > first:
-            row["overall"] = first_row(summarize(difference[first:].mean(0)[None], strata))
+        row["overall"] = None if overall is None else first_row(summarize(overall, strata))
         return row
 
     def _reference(self, role: str, metric: str) -> Values | None:
         return next((r.values(metric) for r in self.references if r.role == role), None)
 
+    @functools.cached_property
+    def over_seeds(self) -> list[dict[str, Any]]:
+        """What contexts are worth over the seeds of each group (:func:`rows_over_seeds`)."""
+        groups: dict[str, list[Curves]] = {}
+        for participant in self.participants:
+            if participant.group:
+                groups.setdefault(participant.group, []).append(participant.curves)
+        rows = [rows_over_seeds(name, x, self.metrics) for name, x in groups.items() if len(x) > 1]
+        return [row for group in rows for row in group]
+
     @property
     def verdicts(self) -> list[str]:
-        """One sentence for each agent and baseline: whether its context is worth anything."""
+        """One sentence for each agent, baseline and group: is its context worth anything?"""
         return [
-            _verdict(row)
-            for row in self.rows
+            verdict_of(row)
+            for row in (*self.rows, *self.over_seeds)
             if row["control"] == "another-task" and row["metric"] == "return" and row["overall"]
         ]
 
@@ -157,7 +174,7 @@ class Controls:
 
     @property
     def notes(self) -> list[str]:
-        """What the columns mean, and what to know of the references."""
+        """What the columns mean, what to know of the references, and what is missing."""
         notes = [
             "Own − it: the return with the agent's own context minus the return in this row, "
             "paired by task; all points: the mean over those at which the two can differ."
@@ -172,7 +189,13 @@ class Controls:
                 )
         if any(row["normalized"] for row in self.rows):
             notes.append("Normalised: (score − multi-task) / (oracle − multi-task), last point.")
-        return notes
+        notes += [
+            f"{row['label']}: no verdict, since its trials have one point, at which it has no "
+            "experience; --episodes-per-trial makes them longer."
+            for row in self.rows
+            if row["control"] == "another-task" and row["metric"] == "return" and not row["overall"]
+        ]
+        return [*notes, *self.remarks]
 
     def _cells(self, row: Mapping[str, Any], cell: Callable[[Mapping[str, Any]], str]) -> Cells:
         """Return the texts of a row by the titles of their columns; ``cell`` gives one's text."""
@@ -253,6 +276,7 @@ class Controls:
             "checkpoint": curve.checkpoint,
             "num_tasks": curve.returns.shape[1],
             "rows": self.rows,
+            **({"over_seeds": self.over_seeds} if self.over_seeds else {}),
             "verdicts": self.verdicts,
         }
 
@@ -263,49 +287,6 @@ class Controls:
         write_whole(folder / f"{name}.md", self.to_markdown().encode())
         write_json(folder / f"{name}.json", self.to_json())
         return [folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".json")]
-
-
-def normalized(
-    own: Values, multitask: Values, oracle: Values, strata: npt.NDArray[Any] | None = None
-) -> Summary | None:
-    """Return (own − multitask) / (oracle − multitask) of the means over tasks, at every point.
-
-    0 is what is had without telling tasks apart, 1 what is had if the task is known. The interval
-    is the percentile bootstrap over tasks, each drawn with its own three values. Where strata are
-    fixed it is Student's t interval of the linearised ratio (Cochran, 1977, Sampling Techniques,
-    section 6.11): a stratum of two or three tasks cannot be resampled.
-
-    Args:
-        own: the score at every point, ``[point, task]``.
-        multitask: the score of the multi-task policy, ``[task]``.
-        oracle: the score of the oracle, ``[task]``.
-        strata: what is fixed of the tasks, ``[task]``, if anything.
-
-    Returns:
-        The statistics; None unless the oracle is better by more than chance explains: a ratio to
-        next to nothing says nothing.
-    """
-    room = np.asarray(oracle, np.float64) - multitask
-    least = first_row(summarize(room[None], strata))
-    if least["low"] is None or least["low"] <= 0:
-        return None
-    gained = np.asarray(own, np.float64) - multitask
-    if strata is not None:
-        span = crossed_mean(room[None], strata).mean
-        mean = crossed_mean(gained[:, None], strata).mean / span
-        beside = crossed_mean((gained - mean[:, None] * room)[:, None], strata)
-        half = beside.half_width_over_tasks() / span
-        bounds = {"low": (mean - half).tolist(), "high": (mean + half).tolist()}
-        return {"mean": mean.tolist(), **bounds}
-    number, rng = len(room), np.random.default_rng(0)
-    times = rng.multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
-    ratios = (times @ gained.T) / (times @ room)[:, None]
-    lows, highs = np.percentile(ratios, [2.5, 97.5], axis=0)
-    return {
-        "mean": (gained.mean(1) / room.mean()).tolist(),
-        "low": lows.tolist(),
-        "high": highs.tolist(),
-    }
 
 
 def _reference_row(metric: str, reference: Reference, values: Values) -> dict[str, Any]:
@@ -348,22 +329,3 @@ def _narrow(row: Mapping[str, Any], cells: Cells) -> Cells:
     agent, context = cells.pop("agent"), cells.pop("context")
     control = row["kind"] != "reference" and row["control"] != "own"
     return {"agent": f"  {context}" if control else agent, **cells}
-
-
-def _verdict(row: Mapping[str, Any]) -> str:
-    """Return whether the own context is worth more than another task's, in one sentence."""
-    overall = row["overall"]
-    if row["told_task"]:
-        said = "it is told its task"
-    elif overall["low"] is None:
-        said = (
-            "there is no interval, and no verdict, since nothing of the tasks is a sample; more "
-            "--evaluation-tasks may meet each several times"
-        )
-    elif overall["low"] > 0:
-        said = "it adapts to its task"
-    elif overall["high"] < 0:
-        said = "what it learns of its task does harm there"
-    else:
-        said = "this does not show that it adapts to its task"
-    return f"{row['label']}: own minus another task's context is {with_bounds(overall)}: {said}."

@@ -11,11 +11,13 @@ from metarl.errors import UserError, near_matches
 from metarl.evaluation.comparison import Comparison
 from metarl.evaluation.control_table import Controls
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.probe import ProbeCurve
 from metarl.evaluation.robustness import Robustness
 from metarl.options import option_paths, with_options
 from metarl.running import compare as comparing
 from metarl.running import controls as controlling
 from metarl.running import evaluate as evaluating
+from metarl.running import probe as probing
 from metarl.running import robustness as varying
 from metarl.running import train as training
 from metarl.running.evaluate import EvaluateConfig
@@ -167,6 +169,36 @@ def evaluate_controls(
         oracle=beside[1],
         tasks=tasks,
     )
+
+
+def evaluate_probe(
+    run: Run | str | Path,
+    *,
+    agent: str | None = None,
+    env: str | TaskDistribution | None = None,
+    **options: Any,
+) -> tuple[ProbeCurve, ProbeCurve]:
+    """Ask what the context of a run's agent tells of its tasks, by a linear probe.
+
+    It is the command ``metarl evaluate RUN --probe`` as a function: it prints the table and writes
+    the same files. :func:`metarl.probe_context` probes any agent and writes nothing.
+
+    Args:
+        run: a run, or its directory.
+        agent: the run's agent again, if it is a module of yours.
+        env: other tasks of the same spaces, or the run's own again if they are a module of yours.
+        options: the options of the command, such as ``evaluation_tasks=400``.
+
+    Returns:
+        The trained and the untrained agent's curve.
+
+    Raises:
+        UserError: for an unknown option or anything that cannot work, before any work is done.
+    """
+    _refuse_unknown("metarl.evaluate_probe", options, option_paths(EvaluateConfig).keys())
+    opened = run if isinstance(run, Run) else Run.open(Path(run), agent)
+    tasks = registry.make(env) if isinstance(env, str) else env
+    return probing.probe(opened, with_options(EvaluateConfig(), **options), tasks=tasks)
 
 
 def evaluate_robustness(

@@ -23,6 +23,7 @@ from metarl.evaluation.plotting import plot_controls
 from metarl.experience.agent import Adapter, TrialShape
 from metarl.experience.controls import Control, InShape, controls_of
 from metarl.experience.rollout import torch_threads
+from metarl.options import option_values
 from metarl.running.compare import (
     Plan,
     agent_of,
@@ -34,6 +35,7 @@ from metarl.running.evaluate import EvaluateConfig, Writing, measure, name_evalu
 from metarl.running.folders import short_hash
 from metarl.running.machine import check_device
 from metarl.running.run import Run
+from metarl.running.seeds import WITHOUT_EFFECT
 from metarl.stepping.options import SharedEnvs
 from metarl.tasks.distribution import TaskDistribution
 
@@ -54,6 +56,8 @@ def evaluate_controls(
     with those of :func:`metarl.experience.controls.run_controlled`. The curves of agents are
     saved in the folder ``controls`` of their runs, the others in that of the first run, when they
     are finished; those that exist are read, so that the same command goes on where it was cut off.
+    Runs that differ in their training seed alone, such as those of ``--seeds``, also have a verdict
+    together, whose interval is over seeds and tasks.
 
     Args:
         runs: the runs whose agents are evaluated.
@@ -90,7 +94,7 @@ def evaluate_controls(
     if number < 2:
         raise bad_option("--evaluation-tasks", number, "at least 2 with --controls")
     control_partners(tasks, split=config.split, num_tasks=number, seed=config.seed)
-    references = _references(plans[0], config, multitask, oracle, tasks, folder)
+    references, remarks = _references(plans[0], config, multitask, oracle, tasks, folder)
     plans = [
         dataclasses.replace(
             p, folder=folder if p.kind == "baseline" else p.folder.with_name("controls")
@@ -98,6 +102,7 @@ def evaluate_controls(
         for p in plans
     ]
     writings = {path: Writing(path) for path in (folder, *(plan.folder for plan in plans))}
+    groups = iter(_groups(runs, [plan.label for plan in plans]))
     participants: list[Controlled] = []
     beside: list[Reference] = []
     total = len(plans) + len(references)
@@ -110,8 +115,10 @@ def evaluate_controls(
                     beside.append(_reference(plan, tasks, config, envs, place, writings[folder]))
                 else:
                     writing = writings[plan.folder]
-                    participants.append(_controlled(plan, tasks, config, envs, place, writing))
-    controls = Controls(tuple(participants), tuple(beside))
+                    made = _controlled(plan, tasks, config, envs, place, writing)
+                    group = next(groups) if plan.kind == "agent" else ""
+                    participants.append(made._replace(group=group))
+    controls = Controls(tuple(participants), tuple(beside), remarks)
     controls.print()
     name, _ = name_evaluation(runs[0], agent_of(plans[0]), tasks, config)
     with writings[folder]:
@@ -123,6 +130,29 @@ def evaluate_controls(
     for writing in writings.values():
         writing.check()
     return controls
+
+
+def _groups(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+    """Return the name of the group of each run: those that differ in the training seed alone.
+
+    A run that has no such others has no group, and none has one where two have the same seed.
+    """
+    kinds: dict[str, list[int]] = {}
+    for i, run in enumerate(runs):
+        options = option_values(run.train_config).items()
+        told = {k: x for k, x in options if k not in (*WITHOUT_EFFECT, "seed", "run_dir")}
+        said = run.agent_name, run.content["agent_config"], sorted(told.items())
+        kinds.setdefault(repr(said), []).append(i)
+    names = [""] * len(runs)
+    for rows in kinds.values():
+        name = runs[rows[0]].agent_name
+        if len({runs[i].train_config.seed for i in rows}) < max(len(rows), 2):
+            continue
+        if sum(runs[kind[0]].agent_name == name for kind in kinds.values()) > 1:
+            name = "; ".join(labels[i] for i in rows)
+        for i in rows:
+            names[i] = name
+    return names
 
 
 def _require_same_tasks(option: str, run: Run, first: Run) -> None:
@@ -158,9 +188,9 @@ def _references(
     oracle: Run | None,
     tasks: TaskDistribution,
     folder: Path,
-) -> list[_Beside]:
-    """Return the evaluations of a multi-task policy and of an oracle, if there are any."""
-    found = []
+) -> tuple[list[_Beside], list[str]]:
+    """Return the evaluations of a multi-task policy and of an oracle, and why there is none."""
+    found, remarks = [], []
     for role, run in (("multi-task", multitask), ("oracle", oracle)):
         if run is not None:
             run.require_spaces(tasks)
@@ -174,7 +204,11 @@ def _references(
                 agent = registry.make_baseline(
                     "oracle", tasks, first.shape, seed=seed, device=device
                 )
-            except UserError:  # It does not apply to these tasks.
+            except UserError:
+                remarks.append(
+                    f"No oracle stands beside: that baseline does not apply to {tasks.name}; "
+                    "--oracle RUN names a policy that is told its task."
+                )
                 continue
             source = label = "oracle"
             steps, iteration, which = 0, None, "final"
@@ -190,7 +224,7 @@ def _references(
         }
         name = f"{first.name}-{role}-{short_hash(f'{source} {shape}')}"
         found.append(_Beside(role, label, InShape(agent, shape), expected, folder, name))
-    return found
+    return found, remarks
 
 
 def _require_role(role: str, agent: Adapter, run: Run) -> None:

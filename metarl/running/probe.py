@@ -22,7 +22,7 @@ from metarl.stepping.options import SharedEnvs
 from metarl.tasks.distribution import TaskDistribution
 
 FORMAT = 1
-"""The format of ``evaluation/<split>-probe.json``."""
+"""The format of the JSON file, which ends with ``-probe.json``."""
 
 DEFAULT_TASKS = 200
 """The number of tasks, unless the options say another one."""
@@ -34,8 +34,9 @@ def probe(
 ) -> tuple[ProbeCurve, ProbeCurve]:
     """Probe the context of a run's agent, and that of an untrained one, on the same tasks.
 
-    Both tables are printed side by side. ``<split>-probe.json`` and ``.png`` are written into the
-    folder ``evaluation`` of the run; other settings have other names, as in an evaluation.
+    Both tables are printed side by side. The files in the folder ``evaluation`` of the run have the
+    name of an evaluation with these settings, and ``-probe`` behind it: by default
+    ``test-tasks-200-probe.json`` and ``.png``.
 
     Args:
         run: the run whose agent is probed.
@@ -74,6 +75,7 @@ def probe(
             "agent": run.agent_name,
             "split": config.split,
             "seed": config.seed,
+            "checkpoint": config.checkpoint,
             "iteration": saved.iteration,
             "env_steps": saved.env_steps,
             "trained": trained.summary(),

@@ -13,12 +13,14 @@ from metarl.agents.maml_ppo import MAMLPPO, MAMLPPOConfig
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
 from metarl.evaluation.comparison import Comparison, Participant
-from metarl.evaluation.control_table import Controlled, Controls, Reference, normalized
+from metarl.evaluation.control_statistics import normalized
+from metarl.evaluation.control_table import Controlled, Controls, Reference
 from metarl.evaluation.controls import control_curves, control_partners
 from metarl.evaluation.curve import AdaptationCurve, summarize
 from metarl.evaluation.evaluate import evaluate_adaptation, evaluation_tasks
 from metarl.evaluation.plotting import plot_controls, plot_robustness
 from metarl.evaluation.robustness import Robustness
+from metarl.evaluation.statistics import crossed_mean
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.options import with_options
 from metarl.stepping.options import Workers
@@ -111,7 +113,8 @@ STEP = [[-1.0, 0.0, 0.0], [3.0, 5.0, 4.0], [5.0, 3.0, 1.0]]
 
 
 def table(own=OWN, other=OTHER, references=()):
-    curves = {"own": curve(own), "another-task": curve(other), "reset-every-step": curve(STEP)}
+    step = STEP[: len(own)]
+    curves = {"own": curve(own), "another-task": curve(other), "reset-every-step": curve(step)}
     return Controls([Controlled("it", "agent", curves)], references)
 
 
@@ -137,6 +140,13 @@ def test_differences_are_paired_by_task():
 def test_the_verdict_is_what_the_interval_says(other, said):
     (verdict,) = table(other=other).verdicts
     assert verdict.startswith("it: own minus another task's context is ") and said in verdict
+
+
+def test_a_trial_of_one_point_has_no_verdict_and_says_why():
+    made = table(OWN[:1], OTHER[:1])
+    assert made.verdicts == []
+    assert "it: no verdict, since its trials have one point" in made.to_markdown()
+    assert not any("no verdict" in note for note in table().notes)
 
 
 def test_scores_lie_between_the_multi_task_policy_and_the_oracle():
@@ -195,6 +205,48 @@ def test_all_files_hold_the_same_table(tmp_path):
     text = files[1].read_text()
     assert "| it | another task's |" in text and "own − it, after 2" in text
     assert f"- {made.verdicts[0]}" in text
+
+
+def seeds(number, spread, group="it"):
+    """Return agents whose own context is worth 1 on average, and more or less by their seed."""
+    rng = np.random.default_rng(1)
+    agents = []
+    for i, shift in enumerate(spread * np.linspace(-1, 1, number)):
+        other = rng.normal(size=(3, 30))
+        own = other + [[0], [1 + shift], [1 + shift]] + 0.1 * rng.normal(size=(3, 30))
+        agents.append(
+            Controlled(
+                f"it, seed {i}", "agent", {"own": curve(own), "another-task": curve(other)}, group
+            )
+        )
+    return agents
+
+
+@pytest.mark.parametrize(
+    ("number", "spread", "said"),
+    [
+        (4, 0.2, "it adapts to its task"),
+        (4, 0.9, "this does not show that it adapts"),
+        (2, 0.2, "there is no interval over seeds below 3"),
+    ],
+)
+def test_runs_that_differ_in_their_seed_have_a_verdict_together(number, spread, said):
+    """Every run has an own context that is worth something; whether the next would is not told."""
+    agents = seeds(number, spread)
+    made = Controls([*agents, Controlled("other", "agent", agents[0].curves, "alone")])
+    *each, together = made.verdicts
+    assert len(each) == number + 1 and all("it adapts to its task" in line for line in each)
+    assert together.startswith(f"it over {number} seeds: own minus") and said in together
+    (row,) = made.over_seeds
+    values = np.stack([a.curves["own"].returns - a.curves["another-task"].returns for a in agents])
+    overall = crossed_mean(values[:, 1:].mean(1, dtype=np.float64))
+    assert row["overall"]["mean"] == pytest.approx(overall.mean, rel=1e-5)
+    if number > 2:
+        assert row["overall"]["high"] == pytest.approx(
+            overall.mean + overall.half_width(), rel=1e-5
+        )
+    assert made.to_json()["over_seeds"] == made.over_seeds and together in made.to_markdown()
+    assert Controls(seeds(3, 0.1, group="")).over_seeds == []
 
 
 # tasks that are fixed

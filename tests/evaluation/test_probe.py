@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import metarl
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.evaluation.evaluate import evaluation_tasks
@@ -253,3 +254,9 @@ def test_the_command_probes_a_run_beside_an_untrained_agent(tmp_path, capsys, mo
     assert (tmp_path / "run/evaluation/test-tasks-25-probe.png").stat().st_size > 1000
     shown = capsys.readouterr().out
     assert "linear probe" in shown and "steps" in shown
+    assert content["checkpoint"] == "final"
+    both = metarl.evaluate_probe(tmp_path / "run", evaluation_tasks=25, output=tmp_path / "same")
+    again = json.loads((tmp_path / "same/test-tasks-25-probe.json").read_text())
+    assert again == content and both[0].summary() == content["trained"]
+    with pytest.raises(UserError, match="evaluate_probe: no option 'task'"):
+        metarl.evaluate_probe(tmp_path / "run", task=25)

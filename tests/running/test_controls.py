@@ -12,6 +12,7 @@ import metarl
 from metarl import registry
 from metarl.agents.ppo_multitask import PPOMultitaskConfig
 from metarl.agents.rl2 import RL2Config
+from metarl.errors import UserError
 from metarl.evaluation.evaluate import evaluate_adaptation
 from metarl.experience.agent import TrialShape
 from metarl.experience.controls import InShape
@@ -94,6 +95,33 @@ def test_the_command_writes_tables_a_picture_and_the_curves(runs, call):
     assert content["rows"][0]["value"]["mean"] == pytest.approx(plain.returns.mean(1))
 
 
+def test_runs_of_several_seeds_have_a_verdict_together(runs, call):
+    def copied(name, num_envs=None, **changes):
+        shutil.copytree("rl2", name)
+        path = Path(name, "config.json")
+        content = json.loads(path.read_text())
+        content["train_config"].update(changes)
+        content["train_config"]["workers"]["num_envs"] = num_envs
+        path.write_text(json.dumps(content))
+
+    copied("second", seed=1)
+    copied("third", seed=2, num_envs=3)  # It changes no parameter.
+    copied("longer", seed=3, iterations=1000)
+    words = ("rl2", "second", "third", "longer", "ppo", "--controls", "--evaluation-tasks", "4")
+    code, _, error = call(*words)
+    assert (code, error) == (0, "")
+    content = json.loads(Path("rl2/controls/test-tasks-4.json").read_text())
+    assert {(row["label"], row["num_seeds"]) for row in content["over_seeds"]} == {
+        ("rl2, seed 0; rl2, seed 1; rl2, seed 2", 3)
+    }
+    assert content["verdicts"][-1].startswith("rl2, seed 0; rl2, seed 1; rl2, seed 2 over 3 seeds:")
+    assert len(content["verdicts"]) == 6
+    made = metarl.evaluate_controls(["rl2", "second"], evaluation_tasks=4)
+    assert "rl2 over 2 seeds: own minus" in made.verdicts[-1]
+    copied("again", seed=0)
+    assert not metarl.evaluate_controls(["rl2", "again"], evaluation_tasks=4).over_seeds
+
+
 def test_what_is_finished_is_read_and_what_was_cut_off_is_made(runs, call, monkeypatch):
     cut = Entry("stand_ins:Failing", "fails")
     monkeypatch.setattr(registry, "BASELINES", registry.BASELINES | {"failing": cut})
@@ -128,6 +156,17 @@ def test_references_follow_the_trials_of_the_agent(runs):
     agent = InShape(metarl.load("ppo"), TrialShape(4))
     plain = evaluate_adaptation(agent, metarl.make("bandit/n4-k3"), num_tasks=8)
     assert (multitask.curve.returns == plain.returns).all()
+
+
+def test_an_oracle_that_does_not_apply_is_said_to_be_missing(runs, monkeypatch):
+    def none(name, *rest, **options):
+        raise UserError(f"{name}: got tasks x; accepted: bandits")
+
+    monkeypatch.setattr(registry, "make_baseline", none)
+    made = metarl.evaluate_controls("rl2", evaluation_tasks=3)
+    assert not made.references
+    assert "that baseline does not apply to bandit/n4-k3; --oracle RUN names" in made.notes[-1]
+    assert made.notes[-1] in Path("rl2/controls/test-tasks-3.md").read_text()
 
 
 def test_picture_of_agents_and_baselines(runs):
