@@ -13,12 +13,12 @@ from metarl.agents.maml_ppo import MAMLPPO, MAMLPPOConfig
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
 from metarl.evaluation.comparison import Comparison, Participant
+from metarl.evaluation.control_plots import plot_controls, plot_robustness
 from metarl.evaluation.control_statistics import difference_of, normalized
 from metarl.evaluation.control_table import Controlled, Controls, Reference
 from metarl.evaluation.controls import control_curves, control_partners
 from metarl.evaluation.curve import AdaptationCurve, summarize
 from metarl.evaluation.evaluate import evaluate_adaptation, evaluation_tasks
-from metarl.evaluation.plotting import plot_controls, plot_robustness
 from metarl.evaluation.robustness import Robustness
 from metarl.evaluation.statistics import crossed_mean
 from metarl.experience.agent import TaskSpec, TrialShape
