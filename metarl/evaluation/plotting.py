@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -14,10 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-from metarl.evaluation.control_table import Controls, context_name
-from metarl.evaluation.probe import ProbeCurve
 from metarl.evaluation.report import metric_of
-from metarl.evaluation.robustness import Robustness
 from metarl.evaluation.tables import conditions_text
 from metarl.files import replacing
 from metarl.task import SPLIT_NAMES
@@ -141,9 +138,9 @@ def plot_adaptation(
     said += [kinds[0]["checkpoint"]] if best else []
     said += [kinds[0]["conditions"]] if "conditions" not in differ else []
     axes.set_ylabel(f"{metric} of an episode ({', '.join(filter(None, said))})")
-    _finish(axes)
+    finish(axes)
     _shrink_beyond(axes, lines)
-    _save(figure, path, 130)
+    save_figure(figure, path, 130)
 
 
 def _shrink_beyond(axes: Axes, lines: Sequence[Line]) -> None:
@@ -218,122 +215,8 @@ def plot_learning(
     axes.set_title(f"{env}\n{kind}", fontsize=11)
     axes.set_xlabel(f"{AXES[axis]} of training")
     axes.set_ylabel(metric if whole else f"{metric} of an episode")
-    _finish(axes, integers=False)
-    _save(figure, path, 130)
-
-
-def plot_probe(curves: Mapping[str, ProbeCurve], path: Path, env: str) -> None:
-    """Draw how much of tasks' parameters a linear probe explains against experience.
-
-    Args:
-        curves: the curves by their labels; the first is drawn in colour, others dashed and grey.
-        path: the picture's file; its suffix determines the format.
-        env: the name of the environment, for the title.
-    """
-    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
-    for number, (label, curve) in enumerate(curves.items()):
-        style: dict[str, Any] = {"color": "0.45", "linestyle": "--"} if number else {"color": "C0"}
-        axes.plot(curve.experience, curve.mean, marker="o", markersize=4, label=label, **style)
-        axes.fill_between(
-            curve.experience, curve.low, curve.high, color=style["color"], alpha=0.2, linewidth=0
-        )
-    first = next(iter(curves.values()))
-    if first.unit == "steps" and first.experience[-1] > 20:
-        axes.set_xscale("symlog", linthresh=1)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-    names = ", ".join(first.parameters[:4]) + (", …" if len(first.parameters) > 4 else "")
-    axes.set_title(f"{env}\nwhat a linear probe reads from the context: {names}", fontsize=11)
-    axes.set_xlabel(f"{first.unit} of experience with the task")
-    axes.set_ylabel("explained share of variance (R²)")
-    lowest = min(float(curve.mean.min()) for curve in curves.values())
-    axes.set_ylim(max(-0.5, min(-0.05, lowest - 0.05)), 1.05)
-    axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    _finish(axes, integers=first.unit != "steps")
-    _save(figure, path, 130)
-
-
-def plot_controls(controls: Controls, path: Path) -> None:
-    """Draw the return with each context against episodes of experience, a panel an agent.
-
-    Args:
-        controls: the agents and baselines with the contexts of controls.
-        path: the picture's file; its suffix determines the format.
-    """
-    number = len(controls.participants)
-    columns = min(number, 3)
-    size = -(-number // columns), columns
-    figure, grid = plt.subplots(
-        *size,
-        figsize=(4.2 * size[1] + 2.4, 3.4 * size[0] + 0.8),
-        squeeze=False,
-        sharey=True,
-        constrained_layout=True,
-    )
-    rows = [row for row in controls.rows if row["metric"] == "return"]
-    references = [row for row in rows if row["kind"] == "reference"]
-    for axes, participant in zip(grid.flat, controls.participants, strict=False):
-        for row in (r for r in rows if r["label"] == participant.label and r not in references):
-            style = CONTROL_STYLES[row["control"]]
-            x, values = row["episodes"], row["value"]
-            marker = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
-            axes.plot(x, values["mean"], label=context_name(row), **style, **marker)
-            _band(axes, x, values, style["color"])
-        for row, dashes in zip(references, ("--", ":"), strict=False):
-            label = f"{row['label']} ({context_name(row)})"
-            axes.axhline(row["value"]["mean"][0], color="0.45", linestyle=dashes, label=label)
-        axes.set_title(participant.label, fontsize=10)
-        axes.set_xlabel("episodes of experience")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in grid.flat[number:]:
-        axes.set_visible(False)
-    for row in grid:
-        row[0].set_ylabel("return of an episode")
-    last = grid[0, columns - 1]
-    last.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="context")
-    figure.suptitle(f"{controls.title}\nmean and 95% interval", fontsize=10)
-    _save(figure, path, 130)
-
-
-CONTROL_STYLES: dict[str, dict[str, Any]] = {
-    "own": {"color": "C0", "linewidth": 2},
-    "another-task": {"color": "C3", "linewidth": 1.6},
-    "reset-every-episode": {"color": "C2", "linewidth": 1.2, "linestyle": (0, (5, 2))},
-    "reset-every-step": {"color": "C4", "linewidth": 1.2, "linestyle": (0, (1, 1.5))},
-}
-"""The line of each control of the context."""
-
-
-def plot_robustness(robustness: Robustness, path: Path) -> None:
-    """Draw the return after adaptation, and before it (dotted), against a disturbance.
-
-    Args:
-        robustness: the agents and baselines at every level.
-        path: the picture's file; its suffix determines the format.
-    """
-    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
-    levels = robustness.levels
-    for number, row in enumerate(robustness.rows):
-        color = f"C{number % 10}"
-        wide: dict[str, Any] = {"linewidth": 2 if row["kind"] == "agent" else 0.9, "color": color}
-        after, before = row["after"], row["before"]
-        label = f"{row['label']}, after {row['episodes']} episodes"
-        axes.plot(levels, after["mean"], marker="o", markersize=4, label=label, **wide)
-        _band(axes, levels, after, color)
-        axes.plot(levels, before["mean"], linestyle=":", **wide)
-    axes.plot([], [], color="0.4", linestyle=":", label="before adaptation")
-    axes.set_title(f"{robustness.title}\nmean and 95% interval", fontsize=10)
-    axes.set_xlabel(robustness.words)
-    axes.set_ylabel("return of an episode")
-    _finish(axes, integers=robustness.disturbance == "action_delay")
-    _save(figure, path, 130)
-
-
-def _band(axes: Axes, x: Any, values: Mapping[str, Any], color: str) -> None:
-    """Draw an interval, if there is one."""
-    if values["low"] is not None:
-        axes.fill_between(x, values["low"], values["high"], color=color, alpha=0.15, linewidth=0)
+    finish(axes, integers=False)
+    save_figure(figure, path, 130)
 
 
 class Paths(NamedTuple):
@@ -377,7 +260,7 @@ def plot_paths(
     for axes, text in zip(grid[0], titles, strict=True):
         axes.set_title(text, fontsize=10)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path, 110)
+    save_figure(figure, path, 110)
 
 
 def _kind(summary: dict[str, Any]) -> dict[str, str]:
@@ -394,7 +277,7 @@ def _kind(summary: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _save(figure: Figure, path: Path, dpi: int) -> None:
+def save_figure(figure: Figure, path: Path, dpi: int) -> None:
     """Write a picture to its file, completely or not at all, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -409,7 +292,8 @@ def _tasks(summary: dict[str, Any]) -> str:
     return f"{SPLIT_NAMES[summary['split']]} tasks{shared}"
 
 
-def _finish(axes: Axes, integers: bool = True) -> None:
+def finish(axes: Axes, integers: bool = True) -> None:
+    """Draw grid and legend; ``integers`` is whether the x axis has whole numbers only."""
     if integers:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)

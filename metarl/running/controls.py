@@ -11,6 +11,7 @@ from typing import Any
 from metarl import registry
 from metarl.console import console, ticker
 from metarl.errors import UserError, bad_option
+from metarl.evaluation.control_plots import plot_controls
 from metarl.evaluation.control_table import Controlled, Controls, Reference
 from metarl.evaluation.controls import (
     control_conditions,
@@ -19,7 +20,6 @@ from metarl.evaluation.controls import (
 )
 from metarl.evaluation.curve import AdaptationCurve, read_summary
 from metarl.evaluation.evaluate import evaluation_slots
-from metarl.evaluation.plotting import plot_controls
 from metarl.experience.agent import Adapter, TrialShape
 from metarl.experience.controls import Control, InShape, controls_of
 from metarl.experience.rollout import torch_threads

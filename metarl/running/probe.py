@@ -9,7 +9,7 @@ from rich.table import Table
 
 from metarl.console import console, ticker
 from metarl.errors import bad_option
-from metarl.evaluation.plotting import plot_probe
+from metarl.evaluation.control_plots import plot_probe
 from metarl.evaluation.probe import ProbeCurve, probe_context
 from metarl.experience.agent import Agent
 from metarl.experience.rollout import torch_threads

@@ -9,7 +9,7 @@ from contextlib import closing
 from metarl.console import console
 from metarl.errors import UserError, bad_option
 from metarl.evaluation.comparison import Comparison
-from metarl.evaluation.plotting import plot_robustness
+from metarl.evaluation.control_plots import plot_robustness
 from metarl.evaluation.robustness import Robustness
 from metarl.experience.rollout import torch_threads
 from metarl.options import with_options

@@ -13,12 +13,12 @@ from metarl.agents.maml_ppo import MAMLPPO, MAMLPPOConfig
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
 from metarl.evaluation.comparison import Comparison, Participant
-from metarl.evaluation.control_statistics import normalized
+from metarl.evaluation.control_plots import plot_controls, plot_robustness
+from metarl.evaluation.control_statistics import difference_of, normalized
 from metarl.evaluation.control_table import Controlled, Controls, Reference
 from metarl.evaluation.controls import control_curves, control_partners
 from metarl.evaluation.curve import AdaptationCurve, summarize
 from metarl.evaluation.evaluate import evaluate_adaptation, evaluation_tasks
-from metarl.evaluation.plotting import plot_controls, plot_robustness
 from metarl.evaluation.robustness import Robustness
 from metarl.evaluation.statistics import crossed_mean
 from metarl.experience.agent import TaskSpec, TrialShape
@@ -76,6 +76,18 @@ def test_own_is_the_plain_evaluation_and_the_controls_are_of_the_same_episodes(n
     if name == "oracle":
         assert differs == {"another-task"}  # It keeps what it is told, and learns nothing else.
         assert (curves["another-task"].returns < own.returns).any()
+
+
+def test_differences_of_tasks_that_share_a_context_hardly_correlate():
+    """Intervals over tasks take them as independent; each context counts in two of them."""
+    tasks, found = metarl.make("bandit/n4-k3"), []
+    agent = registry.make_baseline("thompson", tasks, TrialShape(8))
+    for seed in range(5):
+        curves = control_curves(agent, tasks, num_tasks=1000, seed=seed)
+        difference = difference_of(curves, "another-task", "return")[1:].mean(0)
+        partners = control_partners(tasks, split="test", num_tasks=1000, seed=seed)
+        found.append(np.corrcoef(difference, difference[partners])[0, 1])
+    assert abs(np.mean(found)) < 0.06  # four standard errors of 5000 pairs
 
 
 def test_a_task_is_never_tested_with_its_own_context():
