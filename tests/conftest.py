@@ -58,5 +58,5 @@ def quick_python(tmp_path_factory):
 def small_blocks():
     """Draw fewer tasks than a validation of any size could need: it is quicker."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 10)
+        patch.setattr("metarl.evaluation.drawn_tasks.TASK_BLOCK", 10)
         yield

@@ -12,13 +12,11 @@ import numpy.typing as npt
 from metarl import seeding
 from metarl.errors import bad_option, require_seed
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.drawn_tasks import default_tasks, draw_tasks, kinds_of
 from metarl.evaluation.evaluate import (
     curve_of,
-    default_tasks,
-    draw_tasks,
     evaluation_shape,
     evaluation_slots,
-    kinds_of,
     points_of,
     tasks_together,
 )

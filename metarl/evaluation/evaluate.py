@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +15,15 @@ from torch import Tensor
 from metarl import seeding
 from metarl.errors import bad_option, require_seed
 from metarl.evaluation.curve import AdaptationCurve, Score
+from metarl.evaluation.drawn_tasks import (
+    default_tasks,
+    draw_tasks,
+    kinds_of,
+    partners_in_blocks,
+    strata_of,
+)
 from metarl.experience.agent import Adapter, TaskSpec, TrialShape, require_spaces, tell_tasks
-from metarl.experience.changes import FLAG, partners_of, require_change
+from metarl.experience.changes import FLAG, require_change
 from metarl.experience.data import Change, Context, Metrics, Timestep, Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import adapted, collect, run_trial
@@ -28,18 +34,6 @@ from metarl.stepping.slots import close_quietly
 from metarl.stepping.vector import SlotVectorEnv
 from metarl.task import Split, Task
 from metarl.tasks.distribution import TaskDistribution
-
-DEFAULT_TASKS = 1000
-"""The number of tasks of an evaluation, unless the task set is finite and large enough."""
-
-MANY_TASKS = 50
-"""A finite task set with at least this many tasks is evaluated once per task."""
-
-TASK_BLOCK = 1000
-"""Tasks are drawn in blocks of this size, so that they do not depend on the number of slots."""
-
-_SPLIT_KEYS: dict[Split, int] = {"train": 0, "test": 1, "validation": 2}
-"""The part of a random key that tells splits apart; changing a number would change the tasks."""
 
 
 def evaluate_adaptation(
@@ -174,31 +168,6 @@ def _later_tasks(tasks: list[Task], seed: int, phase: Phase, iteration: int) -> 
     return [tasks[i] for i in partners_in_blocks(tasks, rng, FLAG)]
 
 
-def partners_in_blocks(
-    tasks: Sequence[Task], rng: np.random.Generator, option: str
-) -> npt.NDArray[np.int64]:
-    """Return :func:`partners_of` within blocks of ``TASK_BLOCK`` tasks: ``[task]``.
-
-    The tasks of whole blocks have the same partners whatever follows them, so that an agent that
-    is evaluated on the first of the tasks meets the same changes there. Blocks of equal tasks have
-    partners from everywhere.
-
-    Raises:
-        UserError: if no two tasks differ.
-    """
-    found = []
-    for start in range(0, len(tasks), TASK_BLOCK):
-        block = tasks[start : start + TASK_BLOCK]
-        if len(set(block)) > 1:
-            found.append(start + partners_of(block, rng, option))
-            continue
-        others = np.array([i for i, task in enumerate(tasks) if task != block[0]], np.int64)
-        if not len(others):
-            return partners_of(tasks, rng, option)  # It says that there are none.
-        found.append(rng.permutation(others)[np.arange(len(block)) % len(others)])
-    return np.concatenate(found)
-
-
 @dataclass(frozen=True)
 class Points:
     """The points of some tasks' curves."""
@@ -232,11 +201,6 @@ def points_of(shape: TrialShape, metrics: Sequence[Mapping[str, Tensor]]) -> Poi
 def _measured(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the metrics that curves show, ``[task, episode]`` each."""
     return {name: x for name, x in metrics.items() if name != "length"}
-
-
-def kinds_of(tasks: TaskDistribution, drawn: Sequence[Task]) -> list[str]:
-    """Return the kind of every task; nothing if the distribution does not tell kinds apart."""
-    return [] if tasks.group is None else [str(task[tasks.group]) for task in drawn]
 
 
 def curve_of(
@@ -277,7 +241,7 @@ def curve_of(
         info=metrics,
         trial_return=np.concatenate(totals) if totals else None,
         groups=np.array(kinds) if kinds else None,
-        strata=_strata(tasks, split, num_tasks, kinds),
+        strata=strata_of(tasks, split, num_tasks, kinds),
         told_task=hasattr(agent, "reveal"),
     )
 
@@ -393,68 +357,6 @@ def tasks_together(
     """Return the number of tasks that are adapted to at the same time."""
     limit: int = getattr(agent, "tasks_at_once", num_tasks)
     return min(workers.slots(tasks, num_tasks), num_tasks, limit)
-
-
-def default_tasks(tasks: TaskDistribution, split: Split) -> int:
-    """Return the default number of tasks of an evaluation.
-
-    It is the size of a finite task set of at least ``MANY_TASKS``, and ``DEFAULT_TASKS`` otherwise.
-    """
-    try:
-        count = len(tasks.tasks(split))
-    except NotImplementedError:
-        return DEFAULT_TASKS
-    return count if count >= MANY_TASKS else DEFAULT_TASKS
-
-
-def evaluation_tasks(
-    tasks: TaskDistribution, *, split: Split = "test", num_tasks: int = 1000, seed: int = 0
-) -> list[Task]:
-    """Return the tasks that :func:`evaluate_adaptation` uses, in the order of its results."""
-    return draw_tasks(tasks, split, np.arange(num_tasks), seed, Phase.EVALUATE, 0)
-
-
-def _strata(
-    tasks: TaskDistribution, split: Split, num_tasks: int, kinds: Sequence[str]
-) -> npt.NDArray[Any] | None:
-    """Return what is fixed of an evaluation's tasks, ``[task]``; None if all are one sample.
-
-    A finite set that is gone through whole has no other tasks; what repeats of a task differ in
-    is a sample. Where the set is itself drawn, its kinds are fixed.
-    """
-    if tasks.drawn_set:
-        return np.array(kinds) if kinds else None
-    try:
-        count = len(tasks.tasks(split))
-    except NotImplementedError:
-        return None
-    return np.arange(num_tasks) % count if num_tasks >= count else None
-
-
-def draw_tasks(
-    tasks: TaskDistribution,
-    split: Split,
-    numbers: npt.NDArray[np.int64],
-    seed: int,
-    phase: Phase,
-    iteration: int,
-) -> list[Task]:
-    """Return the tasks with these numbers; equal arguments give a number the same task."""
-    with contextlib.suppress(NotImplementedError):
-        if tasks.drawn_set:
-            return tasks.more_tasks(split, int(numbers[-1]) + 1)[int(numbers[0]) :]
-    with contextlib.suppress(NotImplementedError):
-        every = tasks.tasks(split)
-        return [every[number % len(every)] for number in numbers]
-    drawn: list[Task] = []
-    first, last = int(numbers[0]), int(numbers[-1])
-    for block in range(first // TASK_BLOCK, last // TASK_BLOCK + 1):
-        rng = seeding.numpy_generator(
-            seed, phase, Component.TASKS, iteration, block, _SPLIT_KEYS[split]
-        )
-        drawn += tasks.sample(rng, TASK_BLOCK, split)
-    offset = first - first // TASK_BLOCK * TASK_BLOCK
-    return drawn[offset : offset + len(numbers)]
 
 
 def _stack(parts: list[Tensor]) -> npt.NDArray[np.float32]:

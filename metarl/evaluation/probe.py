@@ -19,12 +19,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.errors import UserError, bad_option
-from metarl.evaluation.evaluate import (
-    evaluation_shape,
-    evaluation_slots,
-    evaluation_tasks,
-    tasks_together,
-)
+from metarl.evaluation.drawn_tasks import evaluation_tasks
+from metarl.evaluation.evaluate import evaluation_shape, evaluation_slots, tasks_together
 from metarl.experience.agent import Adapter, TrialShape, require_spaces, tell_tasks
 from metarl.experience.data import Context, Episodes, Record, Timestep
 from metarl.experience.lanes import TrialKeys

@@ -13,13 +13,12 @@ from metarl.console import console, ticker
 from metarl.constraints import AtLeast, validate
 from metarl.errors import bad_option, require_seed
 from metarl.evaluation.curve import AdaptationCurve, Score
+from metarl.evaluation.drawn_tasks import default_tasks, evaluation_tasks
 from metarl.evaluation.evaluate import (
     conditions_of,
-    default_tasks,
     evaluate_adaptation,
     evaluation_shape,
     evaluation_slots,
-    evaluation_tasks,
 )
 from metarl.evaluation.metaworld import (
     OfficialResult,

@@ -88,7 +88,9 @@ def test_a_navigating_oracle_takes_the_shortest_way():
     curve = metarl.evaluate_adaptation(
         make_baseline("oracle", tasks, shape), tasks, num_tasks=1000, num_episodes=4
     )
-    goals = [t["goal"] for t in metarl.evaluation.evaluate.evaluation_tasks(tasks, num_tasks=1000)]
+    goals = [
+        t["goal"] for t in metarl.evaluation.drawn_tasks.evaluation_tasks(tasks, num_tasks=1000)
+    ]
     expected = []
     for goal in goals:
         offset, total = np.array(goal), 0.0

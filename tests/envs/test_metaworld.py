@@ -18,7 +18,7 @@ from metarl.envs.metaworld import ML10
 from metarl.envs.metaworld_goals import CLASSES, NUM_GOALS, draw_goals
 from metarl.envs.metaworld_step import fast
 from metarl.errors import UserError
-from metarl.evaluation.evaluate import evaluation_tasks
+from metarl.evaluation.drawn_tasks import evaluation_tasks
 from metarl.task import Task
 
 # Their features: grasping, quaternions, two objects, moving sites, a mocked goal, a door.

@@ -18,7 +18,8 @@ from metarl.evaluation.control_statistics import difference_of, normalized
 from metarl.evaluation.control_table import Controlled, Controls, Reference
 from metarl.evaluation.controls import control_curves, control_partners
 from metarl.evaluation.curve import AdaptationCurve, summarize
-from metarl.evaluation.evaluate import evaluate_adaptation, evaluation_tasks
+from metarl.evaluation.drawn_tasks import evaluation_tasks
+from metarl.evaluation.evaluate import evaluate_adaptation
 from metarl.evaluation.robustness import Robustness
 from metarl.evaluation.statistics import crossed_mean
 from metarl.experience.agent import TaskSpec, TrialShape

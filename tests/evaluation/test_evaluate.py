@@ -12,13 +12,8 @@ import metarl
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import EnvError, UserError
 from metarl.evaluation.curve import AdaptationCurve, read_summary
-from metarl.evaluation.evaluate import (
-    default_tasks,
-    evaluate_adaptation,
-    evaluation_slots,
-    evaluation_tasks,
-    partners_in_blocks,
-)
+from metarl.evaluation.drawn_tasks import default_tasks, evaluation_tasks, partners_in_blocks
+from metarl.evaluation.evaluate import evaluate_adaptation, evaluation_slots
 from metarl.evaluation.summaries import summarize, summarize_metrics, summarize_returns
 from metarl.experience.adaptation import adapt
 from metarl.experience.agent import TrialShape
@@ -401,7 +396,7 @@ def test_trials_of_two_tasks_are_of_no_kind_and_no_finite_set(tmp_path):
 
 
 def test_the_first_of_the_tasks_change_to_the_same_ones_whatever_follows(monkeypatch):
-    monkeypatch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 10)
+    monkeypatch.setattr("metarl.evaluation.drawn_tasks.TASK_BLOCK", 10)
     few, more = (
         evaluate_adaptation(Counter(), PaysItsParameter(), num_tasks=number, change_task_after=2)
         for number in (20, 31)
@@ -411,7 +406,7 @@ def test_the_first_of_the_tasks_change_to_the_same_ones_whatever_follows(monkeyp
 
 
 def test_partners_differ_in_blocks_of_equal_tasks_too(monkeypatch):
-    monkeypatch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 4)
+    monkeypatch.setattr("metarl.evaluation.drawn_tasks.TASK_BLOCK", 4)
     tasks = [Task.of("t", x=x) for x in (0, 0, 0, 0, 0, 0, 1, 2, 0)]
     partners = partners_in_blocks(tasks, np.random.default_rng(0), "--x")
     assert all(tasks[i] != tasks[j] for i, j in enumerate(partners))
@@ -643,7 +638,7 @@ def test_sampled_actions_differ_and_are_the_same_for_one_seed():
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_evaluation_tasks_are_those_of_the_results(monkeypatch, split):
     monkeypatch.setattr(
-        "metarl.evaluation.evaluate.TASK_BLOCK", 5
+        "metarl.evaluation.drawn_tasks.TASK_BLOCK", 5
     )  # the tasks come from three blocks
     tasks = PaysItsParameter()
     curve = evaluate_adaptation(Counter(), tasks, split=split, num_tasks=12, seed=3)

@@ -10,7 +10,7 @@ import torch
 import metarl
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
-from metarl.evaluation.evaluate import evaluation_tasks
+from metarl.evaluation.drawn_tasks import evaluation_tasks
 from metarl.evaluation.probe import PENALTIES, parameters_of, predict_across, probe_context
 from metarl.experience.agent import TrialShape
 from metarl.options import with_options

@@ -17,7 +17,7 @@ from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.evaluation.curve import AdaptationCurve
-from metarl.evaluation.evaluate import evaluation_tasks
+from metarl.evaluation.drawn_tasks import evaluation_tasks
 from metarl.options import with_options
 from metarl.registry import Entry
 from metarl.running import compare as comparing
@@ -42,7 +42,7 @@ BASELINES = {name.lower(): Entry(f"stand_ins:{name}", f"{name} pulls") for name 
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 10)
+        patch.setattr("metarl.evaluation.drawn_tasks.TASK_BLOCK", 10)
         patch.setattr(evaluating, "plot_adaptation", lambda lines, path: None)
         for name, agent, config in (("rl2", "rl2", RL2), ("maml", "maml-ppo", MAML)):
             options = with_options(TrainConfig(), **SMALL, check=False, run_dir=root / name)

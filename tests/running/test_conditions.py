@@ -13,7 +13,8 @@ import metarl
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
-from metarl.evaluation.evaluate import evaluate_adaptation, evaluation_tasks
+from metarl.evaluation.drawn_tasks import evaluation_tasks
+from metarl.evaluation.evaluate import evaluate_adaptation
 from metarl.evaluation.recovery import recovery_of
 from metarl.experience.data import Change, Trial
 from metarl.experience.lanes import TrialKeys
@@ -52,7 +53,7 @@ def quick(agent, folder, **options):
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 10)
+        patch.setattr("metarl.evaluation.drawn_tasks.TASK_BLOCK", 10)
         patch.setattr(evaluating, "plot_adaptation", lambda lines, path: None)
         quick("rl2", root / "plain", env="bandit/n4-k3")
         quick("rl2", root / "changing", env="bandit/n4-k3", change_task_after=2)

@@ -40,7 +40,7 @@ FILES = {"csv", "md", "json", "png"}
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl.evaluation.evaluate.TASK_BLOCK", 10)
+        patch.setattr("metarl.evaluation.drawn_tasks.TASK_BLOCK", 10)
         patch.setattr(evaluating, "plot_adaptation", lambda lines, path: None)
         for name, (agent, config) in RUNS.items():
             options = with_options(TrainConfig(), **SMALL, check=False, run_dir=root / name)

@@ -778,8 +778,8 @@ def test_what_cannot_be_exported_is_refused(source, env, options, message, tmp_p
 TRAIN = """
 import sys, metarl, metarl.sb3
 from pathlib import Path
-from metarl.evaluation import evaluate
-evaluate.TASK_BLOCK = 10  # quicker
+from metarl.evaluation import drawn_tasks
+drawn_tasks.TASK_BLOCK = 10  # quicker
 env = metarl.make("navigation").make()
 metarl.train("maml-ppo", env="navigation:horizon=5", iterations=1, tasks_per_update=2,
     episodes_per_adaptation=2, hidden_sizes=(8,), evaluation_tasks=2, validation_tasks=2,
