@@ -137,7 +137,7 @@ def plot_adaptation(
     best = "checkpoint" not in differ and kinds[0]["checkpoint"] != "final checkpoint"
     said += [kinds[0]["checkpoint"]] if best else []
     said += [kinds[0]["conditions"]] if "conditions" not in differ else []
-    axes.set_ylabel(f"{metric} of an episode ({', '.join(filter(None, said))})")
+    axes.set_ylabel(f"{metric} of an episode\n({', '.join(filter(None, said))})")
     finish(axes)
     _shrink_beyond(axes, lines)
     save_figure(figure, path, 130)
