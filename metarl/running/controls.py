@@ -24,16 +24,11 @@ from metarl.experience.agent import Adapter, TrialShape
 from metarl.experience.controls import Control, InShape, controls_of
 from metarl.experience.rollout import torch_threads
 from metarl.options import option_values
-from metarl.running.compare import (
-    Plan,
-    agent_of,
-    plan_evaluations,
-    refuse_impossible,
-    told_how_far,
-)
+from metarl.running.compare import refuse_impossible, told_how_far
 from metarl.running.evaluate import EvaluateConfig, Writing, measure, name_evaluation
 from metarl.running.folders import short_hash
 from metarl.running.machine import check_device
+from metarl.running.plans import Plan, agent_of, plan_evaluations
 from metarl.running.run import Run
 from metarl.running.seeds import WITHOUT_EFFECT
 from metarl.stepping.options import SharedEnvs

@@ -13,9 +13,10 @@ from metarl.evaluation.control_plots import plot_robustness
 from metarl.evaluation.robustness import Robustness
 from metarl.experience.rollout import torch_threads
 from metarl.options import with_options
-from metarl.running.compare import agent_of, evaluate_plans, plan_evaluations, refuse_impossible
+from metarl.running.compare import evaluate_plans, refuse_impossible
 from metarl.running.evaluate import EvaluateConfig, Writing, name_evaluation
 from metarl.running.machine import check_device
+from metarl.running.plans import agent_of, plan_evaluations
 from metarl.running.run import Run
 from metarl.stepping.disturbances import Disturbances
 from metarl.stepping.options import SharedEnvs
