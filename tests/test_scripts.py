@@ -270,7 +270,8 @@ def test_readme_s_other_commands_run(words, trained, on_navigation, call, tmp_pa
     if name == "compare":  # no run beside itself
         shutil.copytree(trained, tmp_path / "other")
         runs[runs.index("--") + 1] = str(tmp_path / "other")
-    few = ["--evaluation-tasks", "2"] if name == "evaluate" else []
+    number = "20" if "--probe" in words else "2"
+    few = ["--evaluation-tasks", number] if name == "evaluate" else []
     if "--change-task-after" in words:  # The tiny run has shorter trials.
         few += ["--episodes-per-trial", "10"]
     assert call(name, *runs, *few)[0] == 0

@@ -220,7 +220,7 @@ def test_lines_of_different_kinds_say_which_they_are(tmp_path, axes):
         "b (sampled actions, best checkpoint)",
         "untrained (sampled actions)",
     ]
-    assert axes[0].get_ylabel() == "return of an episode (actions: see the legend)"
+    assert axes[0].get_ylabel() == "return of an episode\n(actions: see the legend)"
     pairs = zip(axes[0].lines[::2], axes[0].lines[1::2], strict=True)
     assert all(line.get_color() == reference.get_color() for line, reference in pairs)
 
@@ -229,7 +229,7 @@ def test_lines_of_one_kind_say_it_once(tmp_path, axes):
     probes = summary(score="greedy-copy", actions="greedy")
     plot_adaptation([Line("a", probes), Line("b", probes)], tmp_path / "plot.png")
     assert labels(axes[0]) == ["a", "b"]
-    assert axes[0].get_ylabel() == "return of an episode (greedy actions, greedy copies)"
+    assert axes[0].get_ylabel() == "return of an episode\n(greedy actions, greedy copies)"
 
 
 def test_an_oracle_is_marked_even_if_all_lines_are_told_the_task(tmp_path, axes):
