@@ -168,6 +168,10 @@ def _read(path: Path, options: Compare, left_out: list[str]) -> list[_Run]:
         return []
     if "seeds" in content:
         return [x for seed in content["seeds"] for x in _read(path / str(seed), options, left_out)]
+    if not (path / "evaluation" / f"{options.evaluation}.json").exists():
+        name = repr(options.evaluation)
+        left_out.append(f"{path}: has no evaluation {name}, which metarl evaluate makes")
+        return []
     try:
         curve = AdaptationCurve.load(path / "evaluation", options.evaluation)
     except UserError as error:

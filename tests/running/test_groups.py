@@ -96,7 +96,10 @@ def test_the_folder_of_several_seeds_stands_for_its_runs(runs):
 DAMAGES = {
     "corrupt": (lambda r: (r / "evaluation/test.npz").write_bytes(b"PK cut"), "cannot be read"),
     "no values": (lambda r: (r / "evaluation/test.json").write_text("{}"), "format None"),
-    "not evaluated": (lambda r: shutil.rmtree(r / "evaluation"), "evaluation/test.json"),
+    "not evaluated": (
+        lambda r: shutil.rmtree(r / "evaluation"),
+        "has no evaluation 'test', which",
+    ),
     "no run": (lambda r: (r / "config.json").unlink(), "config.json"),
     "cut settings": (lambda r: (r / "config.json").write_text('{"format'), "config.json"),
 }
