@@ -5,7 +5,6 @@ import dataclasses
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,6 @@ from metarl.options import with_options
 from metarl.registry import Entry
 from metarl.running import compare as comparing
 from metarl.running import evaluate as evaluating
-from metarl.running.commands import run_evaluate
-from metarl.running.exits import exits
 from metarl.running.run import Run
 from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train
@@ -73,22 +70,6 @@ def measured(monkeypatch):
 
     monkeypatch.setattr(comparing, "measure", measure)
     return titles
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Evaluate by the command: exit code, standard output, standard error."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["metarl", "evaluate", *words])
-        code = 0
-        try:
-            exits(lambda: run_evaluate(words))()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def contents(folder="."):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,6 @@ from metarl.options import with_options
 from metarl.running import compare as comparing
 from metarl.running import evaluate as evaluating
 from metarl.running import robustness as varying
-from metarl.running.commands import run_evaluate
-from metarl.running.exits import exits
 from metarl.running.run import Run
 from metarl.running.settings import Settings, TrainConfig
 from metarl.running.shift import shifted_tasks, with_items
@@ -69,22 +66,6 @@ def runs(trained, tmp_path, monkeypatch, small_blocks, request):
         monkeypatch.setattr(varying, "plot_robustness", lambda found, path: None)
     shutil.copytree(trained, tmp_path / "runs")
     monkeypatch.chdir(tmp_path / "runs")
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Evaluate by the command: exit code, standard output, standard error."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["metarl", "evaluate", *words])
-        code = 0
-        try:
-            exits(lambda: run_evaluate(words))()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 # training

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,6 @@ from metarl.options import with_options
 from metarl.registry import Entry
 from metarl.running import controls as controlling
 from metarl.running import evaluate as evaluating
-from metarl.running.commands import run_evaluate
-from metarl.running.exits import exits
 from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train
 
@@ -54,22 +51,6 @@ def runs(trained, tmp_path, monkeypatch, small_blocks, request):
         monkeypatch.setattr(controlling, "plot_controls", lambda controls, path: None)
     shutil.copytree(trained, tmp_path / "runs")
     monkeypatch.chdir(tmp_path / "runs")
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Evaluate by the command: exit code, standard output, standard error."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["metarl", "evaluate", *words])
-        code = 0
-        try:
-            exits(lambda: run_evaluate(words))()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_writes_tables_a_picture_and_the_curves(runs, call):
