@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import sys
@@ -186,25 +187,34 @@ _SMALL = 8 * 2**20
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process occupies, in bytes."""
-    return int(psutil.Process().memory_info().rss)
+    """Return the memory that this process occupies, without files mapped into it, in bytes."""
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - getattr(memory, "shared", 0))
 
 
 def measured(name: str, build: Callable[[], Env]) -> tuple[Env, int]:
     """Build and reset an environment; return it and the bytes of memory it took.
 
+    Garbage of before is not collected meanwhile: what it gives back would hide what was taken.
+
     Raises:
         UserError: if it cannot be reset; the message names the tasks by ``name``.
     """
-    before = resident_bytes()
-    env = build()
+    collecting = gc.isenabled()
+    gc.disable()
     try:
-        env.reset(seed=0)
-    except Exception as error:
-        raise UserError(
-            f"{name}: resetting a new environment failed: {type(error).__name__}: {error}"
-        ) from error
-    return env, max(0, resident_bytes() - before)
+        before = resident_bytes()
+        env = build()
+        try:
+            env.reset(seed=0)
+        except Exception as error:
+            raise UserError(
+                f"{name}: resetting a new environment failed: {type(error).__name__}: {error}"
+            ) from error
+        return env, max(0, resident_bytes() - before)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def one_or_more(name: str, value: int | None) -> int | None:

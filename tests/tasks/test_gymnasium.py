@@ -1,5 +1,6 @@
 """Parametric tasks: does a task equal an environment that was built that way?"""
 
+import gc
 import re
 import sys
 from pathlib import Path
@@ -861,12 +862,18 @@ def test_fewer_slots_are_used_where_one_environment_is_large(make, monkeypatch):
         assert make(horizon=3).max_slots == 58
 
 
-def test_the_memory_of_an_environment_is_measured(monkeypatch):
+@pytest.mark.parametrize("garbage_mib", [0, 64])
+def test_the_memory_of_an_environment_is_measured(monkeypatch, garbage_mib):
     class Large(lander.Lander):
         def __init__(self, gravity):
             super().__init__(gravity)
+            self.cells = [[index] for index in range(10000)]  # enough objects to start a collection
             self.map = np.ones(2**22)  # 32 MiB
 
+    gc.collect()
+    garbage = [np.ones(garbage_mib * 2**17)]
+    garbage.append(garbage)
+    del garbage
     memory = type("Memory", (), {"available": 2**30})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     params = {"gravity": Uniform(-12, -5)}
