@@ -19,6 +19,7 @@ from torch import Tensor
 from metarl.constraints import AtLeast, Between, NotEmpty, NotNegative, Positive, validate
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
+from metarl.experience.traits import has_continuous_actions, kind_of, number_for
 from metarl.learning import losses, returns
 from metarl.learning.distributions import Distribution, choose, log_prob
 from metarl.learning.losses import PolicyBatch, TaskLosses, accumulate_gradient
@@ -82,6 +83,28 @@ class MAMLPPOConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
         validate(self)
+
+    @classmethod
+    def for_tasks(cls, spec: TaskSpec) -> MAMLPPOConfig:
+        """Return settings to start with: one inner step on about 4000 steps of each task.
+
+        An inner step on logits has to be longer than one on the means of continuous actions.
+        """
+        kind, continuous = kind_of(spec), has_continuous_actions(spec)
+        if kind == "one-step":
+            episodes, rates = 200, (10.0, 5.0)
+        else:
+            episodes = number_for(4000, spec.horizon, low=10, high=20)
+            rates = (0.1, 0.05) if continuous else (0.5, 0.25)
+        return cls(
+            episodes_per_adaptation=episodes,
+            num_adaptations=1,
+            inner_learning_rate=rates,
+            hidden_sizes=() if kind == "one-step" else (64, 64),
+            normalize_observations=kind == "vectors",
+            learning_rate=3e-3,
+            clip=0.3,
+        )
 
 
 class Adapted(NamedTuple):

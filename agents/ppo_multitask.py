@@ -16,6 +16,7 @@ from torch import Tensor
 from metarl.constraints import AtLeast, Between, NotNegative, Positive, validate
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
+from metarl.experience.traits import kind_of, number_for
 from metarl.learning.distributions import choose, log_prob
 from metarl.learning.networks import PolicyNetwork
 from metarl.learning.normalization import ObservationNormalizer
@@ -78,6 +79,16 @@ class PPOMultitaskConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
         validate(self)
+
+    @classmethod
+    def for_tasks(cls, spec: TaskSpec) -> PPOMultitaskConfig:
+        """Return settings to start with: as many steps an update as those of maml-ppo."""
+        episodes = 400 if spec.horizon == 1 else number_for(8000, spec.horizon, low=20, high=40)
+        return cls(
+            episodes_per_task=episodes,
+            normalize_observations=kind_of(spec) == "vectors",
+            learning_rate=1e-3,
+        )
 
 
 class PPOMultitask:

@@ -18,6 +18,7 @@ from metarl.constraints import AtLeast, Between, validate
 from metarl.errors import require
 from metarl.experience.agent import TaskSpec, TrialShape, prescribed_episodes
 from metarl.experience.data import Context, Episodes, Metrics, Record, Stream, Timestep, Trial
+from metarl.experience.traits import has_continuous_actions, kind_of, number_for
 from metarl.learning.cores import CoreConfig, core_inputs, make_core
 from metarl.learning.distributions import choose, from_record, log_prob
 from metarl.learning.heads import MLP, HeadConfig, HeadOutput
@@ -67,6 +68,34 @@ class RL2Config:
         sound = self.ppo.num_minibatches <= self.tasks_per_update
         accepted = f"1 to tasks-per-update ({self.tasks_per_update})"
         require(self.ppo, "num_minibatches", sound, accepted)
+
+    @classmethod
+    def for_tasks(cls, spec: TaskSpec) -> RL2Config:
+        """Return settings to start with: about 16,000 steps an update, in trials of two episodes.
+
+        Episodes of one step have the defaults, which are for bandits. Small states, in which a unit
+        is not a usual size, are scaled; chunks are the longest through which gradients are stable.
+        """
+        episodes = spec.episodes_per_trial or (10 if spec.horizon == 1 else 2)
+        given = None if spec.episodes_per_trial else episodes
+        if kind_of(spec) == "one-step":
+            return cls(episodes_per_trial=given)
+        steps, continuous = episodes * spec.horizon, has_continuous_actions(spec)
+        return cls(
+            tasks_per_update=number_for(16_000, steps, low=10, high=200),
+            episodes_per_trial=given,
+            normalize_observations=kind_of(spec) == "vectors",
+            observed_reward_scale=0.1 if continuous else 1.0,
+            gae_lambda=0.95,
+            chunk_length=100 if steps > 200 else None,
+            core=CoreConfig(hidden_size=128),
+            head=HeadConfig(initial_std=0.5) if continuous else HeadConfig(),
+            ppo=PPOConfig(
+                learning_rate=1e-3,
+                num_minibatches=4,
+                entropy_coefficient=0.001 if continuous else 0.01,
+            ),
+        )
 
 
 class RL2:

@@ -16,6 +16,7 @@ PRESETS = {
             TrainConfig(env="bandit/n100-k10", iterations=1500),
         ),
         source="the bandit of RL² (arXiv 1611.02779, table 1); settings measured here",
+        families=("bandit/n[5-9][0-9]-k*", "bandit/n[0-9][0-9][0-9]*-k*"),
     ),
     "maml-ppo-bandit-n10-k5": Preset(
         Settings(
@@ -30,5 +31,6 @@ PRESETS = {
             TrainConfig(env="bandit/n10-k5", iterations=200),
         ),
         source="the bandit of RL² (arXiv 1611.02779); one step on 20 trials of 10 pulls",
+        families=("bandit/*",),
     ),
 }

@@ -32,6 +32,7 @@ PRESETS = {
         ),
         source="ProMP's locomotion (arXiv 1810.06784, appendix): 40 tasks x 20 episodes x 200 "
         "steps, one inner step, 64x64, clip 0.3; outer rate measured here",
+        families=("ant/direction",),
     ),
     "maml-ppo-half-cheetah-velocity": Preset(
         Settings(
@@ -54,6 +55,7 @@ PRESETS = {
             RL2Config(
                 tasks_per_update=40,
                 episodes_per_trial=2,
+                normalize_observations=True,
                 observed_reward_scale=0.1,
                 chunk_length=100,
                 gae_lambda=0.95,
@@ -61,9 +63,10 @@ PRESETS = {
                 head=HeadConfig(initial_std=0.5),
                 ppo=PPOConfig(learning_rate=1e-3, entropy_coefficient=0.001),
             ),
-            TrainConfig(env="half-cheetah/velocity", iterations=50),
+            TrainConfig(env="half-cheetah/velocity", iterations=900),
         ),
-        source="two episodes a trial as VariBAD's RL² (arXiv 1910.08348, section 5.2); "
-        "sizes chosen for two CPU cores",
+        source="two episodes a trial as VariBAD's RL² (arXiv 1910.08348, section 5.2); scaled "
+        "observations measured here, sizes chosen for two CPU cores",
+        families=("half-cheetah/*", "ant/*", "hopper/*", "walker/*"),
     ),
 }

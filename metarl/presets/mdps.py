@@ -31,5 +31,6 @@ PRESETS = {
         ),
         source="the tabular MDPs of RL² (arXiv 1611.02779, table 2) and its lambda of 0.3; fast "
         "weights beside the GRU, and the other settings, measured here",
+        families=("mdp/*",),
     ),
 }

@@ -55,7 +55,13 @@ PPO_FOR_TRPO = "PPO for TRPO: network, epochs"
 
 
 def _preset(
-    env: str, env_steps: int, tasks: int, agent: str, config: RL2Config | MAMLPPOConfig, source: str
+    env: str,
+    env_steps: int,
+    tasks: int,
+    agent: str,
+    config: RL2Config | MAMLPPOConfig,
+    source: str,
+    families: tuple[str, ...] = (),
 ) -> Preset:
     """Return a setting with the published budget of steps, and a meta-batch of ``tasks``."""
     train = TrainConfig(
@@ -66,6 +72,7 @@ def _preset(
     return Preset(
         Settings(agent, with_options(config, tasks_per_update=tasks), train),
         f"Meta-World+ (arXiv 2505.11289): {source}, meta-batch, {env_steps // 10**6} M steps",
+        families,
     )
 
 
@@ -78,8 +85,11 @@ PRESETS = {
         "rl2",
         RL2_PUSH,
         f"scaled observations measured here; {PUBLISHED}",
+        families=("metaworld/ml1-*",),
     ),
-    "metaworld-rl2-ml10": _preset("ml10", 20_000_000, 20, "rl2", RL2, PUBLISHED),
+    "metaworld-rl2-ml10": _preset(
+        "ml10", 20_000_000, 20, "rl2", RL2, PUBLISHED, families=("metaworld/*",)
+    ),
     "metaworld-rl2-ml45": _preset("ml45", 90_000_000, 45, "rl2", RL2, PUBLISHED),
     "metaworld-maml-ppo-ml1-reach": _preset(
         "ml1-reach",
@@ -96,9 +106,16 @@ PRESETS = {
         "maml-ppo",
         MAML_PUSH,
         f"{PPO_FOR_TRPO}, outer rate and 5 episodes a task measured here; inner rates",
+        families=("metaworld/ml1-*",),
     ),
     "metaworld-maml-ppo-ml10": _preset(
-        "ml10", 20_000_000, 20, "maml-ppo", MAML, f"PPO's outer step for TRPO's; {PUBLISHED}"
+        "ml10",
+        20_000_000,
+        20,
+        "maml-ppo",
+        MAML,
+        f"PPO's outer step for TRPO's; {PUBLISHED}",
+        families=("metaworld/*",),
     ),
     "metaworld-maml-ppo-ml45": _preset(
         "ml45", 90_000_000, 45, "maml-ppo", MAML, f"PPO's outer step for TRPO's; {PUBLISHED}"

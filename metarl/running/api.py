@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from metarl import registry
-from metarl.errors import UserError, near_matches
+from metarl.console import console
+from metarl.errors import UserError, bad_option, near_matches
 from metarl.evaluation.comparison import Comparison
 from metarl.evaluation.control_table import Controls
 from metarl.evaluation.curve import AdaptationCurve
@@ -20,22 +21,33 @@ from metarl.running import evaluate as evaluating
 from metarl.running import probe as probing
 from metarl.running import robustness as varying
 from metarl.running import train as training
+from metarl.running.defaults import starting_settings
 from metarl.running.evaluate import EvaluateConfig
 from metarl.running.run import Run
-from metarl.running.settings import Settings, TrainConfig
+from metarl.running.settings import LENGTHS, Settings, TrainConfig, refuse_lengths
 from metarl.running.training import Callback
 from metarl.tasks.distribution import TaskDistribution
 
 
-def train(agent: str = "rl2", *, callback: Callback | None = None, **options: Any) -> Run:
+def train(
+    agent: str | None = None,
+    *,
+    preset: str | None = None,
+    callback: Callback | None = None,
+    yes: bool = False,
+    **options: Any,
+) -> Run:
     """Meta-train a new agent, evaluate it on held-out tasks, and return its run directory.
 
     It is the command ``metarl train`` as a function, with the same options and defaults.
 
     Args:
-        agent: the agent's name, or ``package.module:Name``.
+        agent: the agent's name, or ``package.module:Name`` (default: that of the preset, or rl2).
+        preset: the name of settings to start from, or ``none`` for the agent's bare defaults
+            (default: the preset for the agent and the environment, if there is one).
         callback: called after every iteration with its number, the trial and the metrics;
             training ends early when it returns False.
+        yes: train even if an iteration takes over ten minutes or more memory than is free.
         options: fields of :class:`metarl.TrainConfig` and of the agent's config, such as
             ``env="navigation"``, ``iterations=100`` or ``learning_rate=1e-3``.
 
@@ -45,15 +57,24 @@ def train(agent: str = "rl2", *, callback: Callback | None = None, **options: An
     Raises:
         UserError: for an unknown option or anything that cannot work, before any work is done.
     """
-    kind = registry.agent_class(agent).Config
-    own, theirs = option_paths(TrainConfig).keys(), option_paths(kind).keys()
+    start, origin = starting_settings(agent, options.get("env"), preset)
+    if agent not in (None, start.agent):
+        raise bad_option("agent", agent, f"{start.agent}, the agent of the preset")
+    own = option_paths(TrainConfig).keys()
+    theirs = option_paths(type(start.agent_config)).keys()
     _refuse_unknown("metarl.train", options, own | theirs)
+    train, lengths = start.train, [name for name in LENGTHS if options.get(name) is not None]
+    refuse_lengths(lengths)
+    if lengths:
+        train = with_options(train, **dict.fromkeys(LENGTHS))
     settings = Settings(
-        agent,
-        with_options(kind(), **{k: v for k, v in options.items() if k in theirs}),
-        with_options(TrainConfig(), **{k: v for k, v in options.items() if k in own}),
+        start.agent,
+        with_options(start.agent_config, **{k: v for k, v in options.items() if k in theirs}),
+        with_options(train, **{k: v for k, v in options.items() if k in own}),
     )
-    return training.train(settings, callback=callback)
+    if origin:
+        console.print(origin)
+    return training.train(settings, callback=callback, yes=yes)
 
 
 def evaluate(

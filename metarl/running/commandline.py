@@ -14,18 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metarl import registry
-from metarl.console import print_names
+from metarl.console import console, print_names
 from metarl.errors import UserError, bad_option, require_seed
 from metarl.options import option_values, with_options
+from metarl.running.defaults import starting_settings
 from metarl.running.exits import exits
 from metarl.running.parsing import parse
-from metarl.running.presets import preset, presets
+from metarl.running.presets import presets
 from metarl.running.run import Run, named_class, trusted_tasks
 from metarl.running.seeds import group_content, resume_seeds, settings_of_group, train_seeds
-from metarl.running.settings import Settings, TrainConfig, members, read_settings
+from metarl.running.settings import (
+    LENGTHS,
+    Settings,
+    TrainConfig,
+    members,
+    read_settings,
+    refuse_lengths,
+)
 from metarl.running.train import prepare, train
-
-DEFAULT_AGENT = "rl2"
 
 _TRAIN_HELP = """\
 Meta-train an agent, then evaluate how it adapts to held-out tasks.
@@ -34,7 +40,8 @@ usage: metarl train [AGENT] [options], where AGENT is {agents}
 
 These options decide which others there are:
   --list           print the names of environments, agents and presets, and exit
-  --preset NAME    start from named settings
+  --preset NAME    start from named settings (default: the preset for the agent and the
+                   environment, if there is one); none starts from the agent's bare defaults
   --config FILE    start from a run's config.json, or from what --print-config printed
   --resume RUN     continue a run where it stopped; only options that do not change the agent
                    may differ (iterations, checkpoints, evaluation, workers, logging)
@@ -42,11 +49,13 @@ These options decide which others there are:
                    evaluate them together; --run-dir is then the folder of their runs, and
                    with the folder of a finished group these seeds are added to it
   --print-config   print all settings as JSON, and exit
+  --yes            train even if an iteration takes over ten minutes or more memory than is free
 
 The options below are those of {agent}."""
 
 CHANGEABLE = (
     "iterations",
+    "minutes",
     "checkpoint_interval",
     "keep_checkpoints",
     "validation_interval",
@@ -80,6 +89,10 @@ class Request:
     """The seeds of several runs, which replace the seed of the settings."""
     print_config: bool = False
     """True if the settings are only printed."""
+    yes: bool = False
+    """True if even very long iterations are wanted."""
+    origin: str = ""
+    """What has chosen the settings that were not given, in a line."""
 
 
 def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -91,6 +104,7 @@ def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     first.add_argument("--resume", type=Path)
     first.add_argument("--seeds", type=int, nargs="+", default=[])
     first.add_argument("--print-config", action="store_true")
+    first.add_argument("--yes", action="store_true")
     try:
         early, rest = first.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
@@ -98,15 +112,22 @@ def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return early, rest
 
 
-def _existing_group(seeds: Sequence[int], words: Sequence[str]) -> Path | None:
-    """Return the ``--run-dir`` of ``words`` if seeds are to be added to the runs in it."""
-    option = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    option.add_argument("--run-dir", "--run_dir", type=Path)
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """Return the value that ``words`` give an option; None if they give none."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(option, option.replace("-", "_").replace("__", "--", 1), dest="value")
     try:
-        folder: Path | None = option.parse_known_args(list(words))[0].run_dir
+        value: str | None = parser.parse_known_args(list(words))[0].value
     except argparse.ArgumentError:  # It has no value, which is reported with the other options.
         return None
-    return folder if seeds and folder is not None and group_content(folder) else None
+    return value
+
+
+def _existing_group(seeds: Sequence[int], words: Sequence[str]) -> Path | None:
+    """Return the ``--run-dir`` of ``words`` if seeds are to be added to the runs in it."""
+    folder = _value_of("--run-dir", words)
+    found = seeds and folder is not None and group_content(Path(folder))
+    return Path(folder) if found and folder is not None else None
 
 
 def parse_train(arguments: Sequence[str]) -> Request:
@@ -118,10 +139,8 @@ def parse_train(arguments: Sequence[str]) -> Request:
     named = rest.pop(0) if rest and not rest[0].startswith("-") else None
     typed = {word.split("=")[0].replace("_", "-") for word in rest}
     _refuse_together(early, typed)
-    resume, seeds, where = None, tuple(early.seeds), None
-    if early.preset is not None:
-        before = preset(early.preset).settings
-    elif early.resume is not None:
+    resume, seeds, where, origin = None, tuple(early.seeds), None, ""
+    if early.resume is not None:
         resume = Run.open(early.resume, named if named and registry.is_import(named) else None)
         before, where = resume.settings, resume.directory
     elif early.config is not None:
@@ -131,22 +150,24 @@ def parse_train(arguments: Sequence[str]) -> Request:
         before = Settings.of(content, where, agent_class).for_another_run()
         if "--seed" not in typed:
             seeds = seeds or tuple(content.get("seeds", ()))
-    elif (group := _existing_group(seeds, rest)) is not None:
+    elif early.preset is None and (group := _existing_group(seeds, rest)) is not None:
         where = group / "config.json"
         before = settings_of_group(group, named)
     else:
-        name = named or DEFAULT_AGENT
-        before = Settings(name, registry.agent_class(name).Config())
+        before, origin = starting_settings(named, _value_of("--env", rest), early.preset)
     if named is not None and named != before.agent:
         registry.agent_class(named)  # Report an unknown name before a mismatch.
         accepted = f"{before.agent}, the agent of the preset, settings or run"
         raise bad_option("agent", named, accepted)
-    settings = _with_options(before, rest, open_iterations="--env-steps" in typed)
+    if resume is not None and "--minutes" in typed:
+        accepted = "--iterations with --resume, since minutes are counted from the run's beginning"
+        raise bad_option("--minutes", _value_of("--minutes", rest), accepted)
+    settings = _with_options(before, rest, typed)
     if where is not None:
         _refuse_unnamed_modules(settings.train, typed, where)
     if resume is not None:
         _refuse_changes(before, settings)
-    return Request(settings, resume, seeds, early.print_config)
+    return Request(settings, resume, seeds, early.print_config, early.yes, origin)
 
 
 def _refuse_together(early: argparse.Namespace, typed: set[str]) -> None:
@@ -163,9 +184,11 @@ def _refuse_together(early: argparse.Namespace, typed: set[str]) -> None:
         raise bad_option("--seeds", early.seeds, "no --seed beside it")
 
 
-def _with_options(before: Settings, words: Sequence[str], open_iterations: bool) -> Settings:
-    """Return settings with the options of a command line."""
-    train = with_options(before.train, iterations=None) if open_iterations else before.train
+def _with_options(before: Settings, words: Sequence[str], typed: set[str]) -> Settings:
+    """Return settings with the options of a command line; one length replaces another."""
+    lengths = [name for name in LENGTHS if f"--{name.replace('_', '-')}" in typed]
+    refuse_lengths(lengths)
+    train = with_options(before.train, **dict.fromkeys(LENGTHS)) if lengths else before.train
     options = dataclasses.make_dataclass(
         "Options", [("training", TrainConfig), ("agent", type(before.agent_config))], frozen=True
     )
@@ -200,10 +223,13 @@ def run_train(arguments: Sequence[str]) -> None:
         seeds = {"seeds": request.seeds} if request.seeds else {}
         settings = prepare(request.settings).settings
         print(json.dumps({**settings.to_json(), **seeds}, indent=1))
-    elif request.seeds:
-        train_seeds(request.settings, request.seeds)
+        return
+    if request.origin:
+        console.print(request.origin)
+    if request.seeds:
+        train_seeds(request.settings, request.seeds, yes=request.yes)
     else:
-        train(request.settings, resume=request.resume)
+        train(request.settings, resume=request.resume, yes=request.yes)
 
 
 def _group_options(early: argparse.Namespace, rest: Sequence[str]) -> list[str]:

@@ -12,9 +12,15 @@ from metarl.errors import UserError, near_matches
 from metarl.imports import load_object
 from metarl.running.settings import Settings
 
-FAMILIES = ("bandits", "mdps", "navigation", "gymnasium", "half_cheetah", "metaworld", "multitask")
-"""The modules of ``metarl.presets``; each has a dict ``PRESETS``. The last imports
-Stable-Baselines3."""
+_LEARNERS = ("rl2", "maml-ppo")
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("bandits", "mdps", "navigation", "gymnasium"), _LEARNERS),
+    **dict.fromkeys(("half_cheetah", "metaworld"), _LEARNERS),
+    "multitask": ("ppo-multitask",),
+}
+"""The modules of ``metarl.presets``, each with a dict ``PRESETS``, and the agents these are for.
+The last imports Stable-Baselines3."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class Preset:
     """The settings."""
     source: str
     """The paper, or what was measured here, in one line."""
+    families: tuple[str, ...] = ()
+    """Patterns of the names of other tasks that the settings are a start for, with ``*``."""
 
 
 @functools.cache
@@ -43,6 +51,13 @@ def preset(name: str) -> Preset:
         if name in _of(family):
             return _of(family)[name]
     raise UserError(f"--preset: unknown preset {name!r}; {near_matches(name, presets())}")
+
+
+def presets_of(agent: str) -> dict[str, Preset]:
+    """Return the presets for an agent by name; modules without one are not imported."""
+    families = [family for family, agents in FAMILIES.items() if agent in agents]
+    found = {name: each for family in families for name, each in _of(family).items()}
+    return {name: each for name, each in found.items() if each.settings.agent == agent}
 
 
 def _of(family: str) -> dict[str, Preset]:

@@ -114,10 +114,18 @@ class Run:
             raise bad_option("agent", agent, f"{run.agent_name}, the agent of {directory}")
         return run
 
-    def record(self, config: TrainConfig) -> None:
-        """Write the options of a resumed run into ``config.json``."""
+    def record(self, config: TrainConfig, *, settled: bool = False) -> None:
+        """Write the options of a run that has begun into ``config.json``.
+
+        Args:
+            config: the options, such as those that a resumed run changes.
+            settled: whether the schedule's length no longer follows from other options.
+        """
         values = json.loads(json.dumps(dataclasses.asdict(with_options(config, run_dir=None))))
-        if values != self.content["train_config"]:
+        if settled:
+            derived = [n for n in self.content["derived"] if n != "schedule_iterations"]
+            self.content["derived"] = derived
+        if settled or values != self.content["train_config"]:
             self.content["train_config"] = values
             write_json(self.directory / "config.json", self.content)
 

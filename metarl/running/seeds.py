@@ -20,11 +20,14 @@ from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.evaluation.report import print_adaptation
 from metarl.files import create_json, write_json
 from metarl.options import option_values
+from metarl.running.estimate import announced
 from metarl.running.folders import NewFolder, default_directory, refuse_used, used
 from metarl.running.parsing import command_line
 from metarl.running.run import Run, named_class
 from metarl.running.settings import Settings, members, read_settings, train_config_of
 from metarl.running.train import CHECK_SECONDS, prepare
+from metarl.running.training import training_slots
+from metarl.stepping.options import SharedEnvs
 from metarl.stepping.workers import usable_cores
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
@@ -46,7 +49,7 @@ COMMON = (
 """Fields of an evaluation's summary that all seeds must have in common."""
 
 
-def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
+def train_seeds(settings: Settings, seeds: Sequence[int], *, yes: bool = False) -> dict[str, Any]:
     """Train once with each seed, and summarize the evaluations of all runs.
 
     Several runs train at once if there are enough cores. The directory of the settings gets one
@@ -56,6 +59,7 @@ def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
     Args:
         settings: the settings that all runs share; each run has its own seed and directory.
         seeds: the seeds, which must differ.
+        yes: train even if an iteration takes over ten minutes or more memory than is free.
 
     Returns:
         The summary of all runs' evaluations on held-out tasks.
@@ -65,18 +69,21 @@ def train_seeds(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
         SeedsError: if a run fails.
     """
     given = settings.train.run.directory
-    settings, tasks, _ = prepare(settings)
+    settings, tasks, agent = prepare(settings)
     label = "seeds-" + "-".join(map(str, seeds))
     before = None if given is None else group_content(given)
     if given is not None and before is not None:
         _refuse_others(settings, seeds, given, before)
     elif given is not None:
         refuse_used(given)  # This check comes first, since it takes no time.
-    if settings.train.check:
-        workers = settings.train.workers
-        one = dataclasses.replace(workers, num_workers=1 if workers.num_workers != 0 else 0)
-        with closing(one.make_vec(tasks, 2)) as envs:
+    workers = settings.train.workers
+    one = dataclasses.replace(workers, num_workers=1 if workers.num_workers != 0 else 0)
+    with closing(SharedEnvs(one, tasks)) as shared:
+        envs = shared.sized(training_slots(agent, tasks, one))
+        if settings.train.check:
             warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
+        # All seeds train as long as each other, however long that takes.
+        settings = announced(settings, tasks, agent, envs, yes=yes).with_train(minutes=None)
     if given is not None and before is not None:
         return _add_seeds(settings, tasks, seeds, given, before)
     folder = NewFolder.claim(given, default_directory(settings.train, settings.agent, label))

@@ -12,12 +12,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 import tyro
 from typeguard import TypeCheckError, check_type
 
-from metarl.constraints import Above, AtLeast, refuse_unused, validate
+from metarl.constraints import Above, AtLeast, Positive, refuse_unused, validate
 from metarl.errors import UserError, bad_option, near_matches, require_seed
+from metarl.evaluation.drawn_tasks import DEFAULT_TASKS, default_tasks
+from metarl.evaluation.evaluate import evaluation_shape
 from metarl.experience.agent import Agent
 from metarl.experience.changes import require_change
 from metarl.files import read_object
-from metarl.options import field_types, option_paths, with_options
+from metarl.options import field_types, option_paths, option_values, with_options
 from metarl.running import first_edition
 from metarl.stepping.options import Workers
 from metarl.tasks.distribution import TaskDistribution
@@ -28,6 +30,24 @@ FORMAT = 2
 DEFAULT_ITERATIONS = 400
 """The number of updates if no option determines it."""
 
+LENGTHS = ("iterations", "env_steps", "minutes")
+"""Options that say how long a training is; one of them is enough."""
+
+DERIVED = (
+    *("schedule_iterations", "validation_interval"),
+    *("validation_tasks", "evaluation_tasks"),
+)
+"""Options that follow from others where they are not given; another run derives them again."""
+
+NUM_VALIDATIONS = 8
+"""The number of evaluations on validation tasks in a training by default, or more."""
+
+VALIDATION_SHARE = 0.1
+"""The largest share of a training's steps that validation adds by default."""
+
+EVALUATION_SHARE = 0.1
+"""The largest share of a training's steps that the evaluation after it has by default."""
+
 BestBy: TypeAlias = Literal["return_after", "success_after", "trial_return"]
 
 
@@ -35,21 +55,55 @@ BestBy: TypeAlias = Literal["return_after", "success_after", "trial_return"]
 class ValidationConfig:
     """Evaluations on tasks that the agent is not trained on: when, and on how many."""
 
-    validation_interval: Annotated[int, AtLeast(1)] = 50
-    """Number of updates between evaluations on validation tasks, which choose the best
-    checkpoint."""
-    validation_tasks: Annotated[int, AtLeast(1)] = 200
-    """Number of validation tasks, which are neither training nor test tasks."""
+    validation_interval: Annotated[int, AtLeast(1)] | None = None
+    """Number of updates between evaluations on validation tasks, which choose the best checkpoint
+    (default: 50, or an eighth of a training of fewer than 400 updates)."""
+    validation_tasks: Annotated[int, AtLeast(1)] | None = None
+    """Number of validation tasks, which are neither training nor test tasks (default: 200, or as
+    many as add a tenth to the steps of the training, at least 10)."""
     best_by: BestBy = "return_after"
     """Score on validation tasks that makes a checkpoint the best: the return or the success rate
     after adaptation, or the sum of the returns of all points of the adaptation curve."""
     evaluation_tasks: Annotated[int, AtLeast(1)] | None = None
-    """Number of held-out tasks in the evaluation after training (default: 1000, or every task once
-    if there are finitely many and at least 50)."""
+    """Number of held-out tasks in the evaluation after training (default: 1000, or as many as take
+    a tenth of the steps of the training, at least 100; if there are finitely many and at least
+    50, every task once)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used."""
         validate(self)
+
+    def resolve(self, agent: Agent, tasks: TaskDistribution, iterations: int) -> ValidationConfig:
+        """Return this config with every number filled in, for a training of ``iterations``."""
+        interval = self.validation_interval or min(50, math.ceil(iterations / NUM_VALIDATIONS))
+        trained = iterations * steps_per_update(agent, tasks)
+        each = evaluation_shape(agent, tasks, None).num_episodes * tasks.horizon
+        affordable = int(VALIDATION_SHARE * trained / each / math.ceil(iterations / interval))
+        fewer = max(100, int(EVALUATION_SHARE * trained / each))
+        usual = default_tasks(tasks, "test")  # All tasks, if they are finitely many.
+        return dataclasses.replace(
+            self,
+            validation_interval=interval,
+            validation_tasks=self.validation_tasks or min(200, max(10, affordable)),
+            evaluation_tasks=self.evaluation_tasks
+            or (min(usual, fewer) if usual == DEFAULT_TASKS else usual),
+        )
+
+
+def steps_per_update(agent: Agent, tasks: TaskDistribution) -> int:
+    """Return the number of environment steps of an update if every episode has its full length."""
+    return agent.tasks_per_update * agent.shape.num_episodes * tasks.horizon
+
+
+def refuse_lengths(given: Sequence[str]) -> None:
+    """Refuse two options that both say how long a training is.
+
+    Args:
+        given: the names among :data:`LENGTHS` that a user has given.
+    """
+    if len(given) > 1:
+        first, second = (f"--{name.replace('_', '-')}" for name in given[:2])
+        raise UserError(f"{second}: got {second} and {first}; accepted: one of them")
 
 
 @dataclass(frozen=True)
@@ -101,6 +155,9 @@ class TrainConfig:
     env_steps: Annotated[int, AtLeast(1)] | None = None
     """Number of environment steps to train on, instead of `--iterations` (default: not used). They
     are counted as if every episode had its full length."""
+    minutes: Annotated[float, Positive] | None = None
+    """Minutes to train for, instead of `--iterations` (default: not used). A measurement before the
+    training says how many updates that is; the final evaluation is not counted."""
     schedule_iterations: Annotated[int, AtLeast(1)] | None = None
     """Number of updates after which schedules, such as that of the learning rate, have reached
     their final values (default: all updates)."""
@@ -134,7 +191,7 @@ class TrainConfig:
         if self.change_task_after:
             self._refuse_beside_change()
         if self.iterations is not None and self.env_steps is not None:
-            raise bad_option("--env-steps", self.env_steps, "no --iterations beside it")
+            refuse_lengths(("iterations", "env_steps"))
 
     def _refuse_beside_change(self) -> None:
         """Refuse what cannot be if the task of a trial changes."""
@@ -148,7 +205,10 @@ class TrainConfig:
                 raise bad_option(f"--{name.replace('_', '-')}", number, accepted)
 
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
-        """Return this config with the number of updates filled in.
+        """Return this config with the numbers filled in that follow from others.
+
+        Of a training that is given in minutes none is, until :meth:`for_seconds` says how many
+        updates it has.
 
         Raises:
             UserError: if success should choose the best checkpoint but the tasks report none, or
@@ -160,16 +220,27 @@ class TrainConfig:
         if best_by == "success_after" and "success" not in tasks.reported_keys:
             accepted = f"return_after, trial_return ({tasks.name} reports no success)"
             raise bad_option("--best-by", best_by, accepted)
+        if self.minutes is not None and self.iterations is None:
+            return self  # How many updates these are is measured before the training.
         iterations = self.iterations or DEFAULT_ITERATIONS
         if self.env_steps is not None:
-            steps = agent.tasks_per_update * agent.shape.num_episodes * tasks.horizon
-            iterations = math.ceil(self.env_steps / steps)
+            iterations = math.ceil(self.env_steps / steps_per_update(agent, tasks))
         return dataclasses.replace(
             self,
             iterations=iterations,
             env_steps=None,
             schedule_iterations=self.schedule_iterations or iterations,
+            evaluation=self.evaluation.resolve(agent, tasks, iterations),
         )
+
+    def for_seconds(self, seconds: float) -> TrainConfig:
+        """Return this config with as many updates as ``minutes`` have time for.
+
+        Args:
+            seconds: what one update takes, without validation, which adds at most a tenth.
+        """
+        available = 60 * (self.minutes or 0.0) / (1 + VALIDATION_SHARE)
+        return dataclasses.replace(self, iterations=max(1, int(available / max(seconds, 1e-6))))
 
     def progress(self, iteration: int) -> float:
         """Return how far schedules have come after ``iteration`` updates, from 0 to 1."""
@@ -210,12 +281,17 @@ class Settings:
 
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> Settings:
         """Return these settings with every option resolved."""
-        derived = () if self.train.schedule_iterations else ("schedule_iterations",)
-        return dataclasses.replace(self, train=self.train.resolve(agent, tasks), derived=derived)
+        derived = [name for name in DERIVED if option_values(self.train)[name] is None]
+        resolved = self.train.resolve(agent, tasks)
+        return dataclasses.replace(self, train=resolved, derived=tuple(derived))
 
     def for_another_run(self) -> Settings:
-        """Return settings for a new run: without a directory and without derived options."""
-        return self.with_train(run_dir=None, **dict.fromkeys(self.derived))
+        """Return settings for a new run: without a directory and without derived options.
+
+        A run of some minutes is repeated with as many updates as it had.
+        """
+        measured = {} if self.train.iterations is None else {"minutes": None}
+        return self.with_train(run_dir=None, **measured, **dict.fromkeys(self.derived))
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``config.json`` holds and ``--config`` reads; the directory is left out."""

@@ -15,8 +15,10 @@ from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import TaskSampler, make_sampler
 from metarl.files import remove_leftovers
 from metarl.imports import load_object
+from metarl.options import with_options
 from metarl.running import first_edition
 from metarl.running.checkpoints import Checkpoint
+from metarl.running.estimate import announced
 from metarl.running.evaluate import EvaluateConfig, Subject, evaluate_subject
 from metarl.running.machine import check_device
 from metarl.running.metrics import import_wandb, read_metrics
@@ -63,7 +65,11 @@ def prepare(settings: Settings) -> Prepared:
 
 @torch_threads(1)  # Only updates may use more.
 def train(
-    settings: Settings, *, resume: Run | None = None, callback: Callback | None = None
+    settings: Settings,
+    *,
+    resume: Run | None = None,
+    callback: Callback | None = None,
+    yes: bool = False,
 ) -> Run:
     """Meta-train in a new run directory, or resume a run, and evaluate at the end.
 
@@ -75,9 +81,11 @@ def train(
         resume: the run to resume, if any.
         callback: called after every update with its number, the trial and the metrics;
             training ends early when it returns False. It replaces the callback of the settings.
+        yes: train even if an iteration takes over ten minutes or more memory than is free.
 
     Raises:
-        UserError: if the settings cannot work; this is checked before any training.
+        UserError: if the settings cannot work, or if an iteration is that large and ``yes`` is
+            false; this is checked before any training.
     """
     settings, tasks, agent = prepare(settings)
     config = settings.train
@@ -102,10 +110,15 @@ def train(
     slots = training_slots(agent, tasks, config.workers)
     try:
         with closing(SharedEnvs(config.workers, tasks)) as shared:
-            if start.iteration < (config.iterations or 0):
+            measured = config.iterations is None
+            if measured or start.iteration < (config.iterations or 0):
                 envs = shared.sized(slots)
                 if resume is None and config.check:
                     warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
+                if resume is None or measured:
+                    settings = announced(settings, tasks, agent, envs, yes=yes)
+                    config = settings.train
+                    run.record(config)
                 started = time.perf_counter()
                 start = meta_train(
                     agent,
@@ -119,6 +132,8 @@ def train(
                     envs=envs,
                 )
                 console.print(f"trained in {time.perf_counter() - started:.0f} s")
+                if config.minutes is not None and start.iteration < (config.iterations or 0):
+                    run.record(with_options(config, iterations=start.iteration), settled=True)
             evaluate_subject(run, Subject(agent, start, initial), tasks, evaluation, shared)
     except BaseException as error:
         failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()

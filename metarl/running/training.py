@@ -31,7 +31,7 @@ from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator, torch_threads
 from metarl.experience.sampling import TaskSampler, Uniform
 from metarl.running.checkpoints import Checkpoint, CheckpointStore
-from metarl.running.metrics import MetricsLog
+from metarl.running.metrics import MetricsLog, read_metrics
 from metarl.running.settings import RunConfig, TrainConfig
 from metarl.running.store import ExperienceStore
 from metarl.seeding import Component, Phase
@@ -92,6 +92,7 @@ def meta_train(
     copies = _Copies(agent, sampler, at)
     experience = ExperienceStore.of(agent, directory)
     config = config.resolve(agent, tasks)
+    spent = seconds_spent(directory, iteration) if config.minutes is not None else 0.0
     total = config.iterations or 0
     with (
         ExitStack() as stack,
@@ -142,7 +143,7 @@ def meta_train(
                     "time/act_share": trial.seconds["act"] / took,
                     "time/update_share": (finished - collected) / took,
                 }
-                if ended or new.iteration % config.evaluation.validation_interval == 0:
+                if ended or new.iteration % (config.evaluation.validation_interval or total) == 0:
                     validation = _validate(agent, tasks, config, envs, new.iteration)
                     score = validation[f"validation/{config.evaluation.best_by}"]
                     new = new._replace(score=score)
@@ -165,6 +166,13 @@ def meta_train(
                 if callback is not None and callback(new.iteration, trial, metrics) is False:
                     console.print(f"the callback ends the training after iteration {new.iteration}")
                     break
+                spent += metrics["time/iteration_s"]
+                if not ended and config.minutes is not None and spent > 60 * config.minutes:
+                    console.print(
+                        f"{config.minutes:g} minutes are over after iteration {new.iteration} of "
+                        f"{total}"
+                    )
+                    break
             saver.finish(copies.take(at))
         except SaveError:
             raise
@@ -175,6 +183,13 @@ def meta_train(
             saver.save(copies.last, stopping=True)
             raise
     return copies.last
+
+
+def seconds_spent(directory: Path, iteration: int) -> float:
+    """Return the seconds that the iterations of a run up to ``iteration`` have taken."""
+    path = directory / "metrics.jsonl"
+    lines = read_metrics(path) if path.exists() else []
+    return sum(float(line["time/iteration_s"]) for line in lines if line["iteration"] <= iteration)
 
 
 def copy_is_cheap(copying: float, passed: float) -> bool:

@@ -1,0 +1,40 @@
+"""What kind of tasks an agent is made for: what general settings are chosen by."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+
+from metarl.experience.agent import TaskSpec
+
+Kind: TypeAlias = Literal["one-step", "tabular", "images", "vectors"]
+
+
+def kind_of(spec: TaskSpec) -> Kind:
+    """Return what kind of tasks these are.
+
+    Returns:
+        ``one-step`` if an episode is one step, as in bandits; ``tabular`` if observations are
+        elements of a finite set; ``images`` if they are arrays of bytes or have more than one axis;
+        ``vectors`` for all others.
+    """
+    space = spec.observation_space
+    if spec.horizon == 1:
+        return "one-step"
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        return "tabular"
+    if isinstance(space, gym.spaces.Box) and (space.dtype == np.uint8 or len(space.shape) > 1):
+        return "images"
+    return "vectors"
+
+
+def has_continuous_actions(spec: TaskSpec) -> bool:
+    """Return whether actions are numbers, and not elements of a finite set."""
+    return isinstance(spec.action_space, gym.spaces.Box)
+
+
+def number_for(steps: int, each: int, low: int, high: int) -> int:
+    """Return how many parts of ``each`` steps are about ``steps``: from ``low`` to ``high``."""
+    return min(high, max(low, round(steps / max(each, 1))))
