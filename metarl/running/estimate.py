@@ -80,8 +80,8 @@ class Estimate(NamedTuple):
             return f"{line}; {iterations:,} iterations"
         both = (self.seconds, self.longest)
         one, all_of_them = (_between(*(n * x for x in both)) for n in (1, iterations))
-        memory = f"{self.memory / 2**30:.1f} GiB of memory"
-        return f"{line}, {one}; {iterations:,} iterations, {all_of_them}; about {memory}"
+        memory = f"about {size(self.memory)} of memory"
+        return f"{line}, {one}; {iterations:,} iterations, {all_of_them}; {memory}"
 
 
 def _between(low: float, high: float) -> str:
@@ -96,6 +96,11 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def size(memory: int) -> str:
+    """Return a number of bytes in words: ``340 MiB`` or ``2.1 GiB``."""
+    return f"{memory / 2**20:.0f} MiB" if memory < 2**30 else f"{memory / 2**30:.1f} GiB"
 
 
 def size_of_iteration(agent: Agent, tasks: TaskDistribution) -> Estimate:
@@ -161,9 +166,9 @@ def measure_iteration(
         envs: environments of ``tasks``, as many as in the training.
         seconds: about how long the measurement may take, if it takes no longer by its nature.
     """
-    size = size_of_iteration(agent, tasks)
+    what = size_of_iteration(agent, tasks)
     lanes = 1 if agent.shape.sequential else agent.shape.episodes_per_round
-    few = min(size.tasks, max(FEW, math.ceil(envs.num_envs / lanes)))
+    few = min(what.tasks, max(FEW, math.ceil(envs.num_envs / lanes)))
     limit = min(SHORT, tasks.horizon)
     if limit < tasks.horizon:
         _play(agent, tasks, config, envs, few, limit)  # It starts up libraries.
@@ -171,13 +176,13 @@ def measure_iteration(
     affordable = int(limit * seconds / (short.playing + short.learning))
     limit = min(tasks.horizon, max(4 * limit, affordable))
     played = _play(agent, tasks, config, envs, few, limit)
-    share = size.tasks / few
+    share = what.tasks / few
     each = played.playing / played.trial.env_steps + _slope(short, played)
-    usual = size.episodes * _usual_length(played.trial, tasks.horizon)
-    content = _bytes(played.trial) / played.trial.env_steps * size.steps
-    return size._replace(
+    usual = what.episodes * _usual_length(played.trial, tasks.horizon)
+    content = _bytes(played.trial) / played.trial.env_steps * what.steps
+    return what._replace(
         seconds=share * (played.resets + each * few * usual),
-        longest=share * (played.resets + each * few * size.episodes * tasks.horizon),
+        longest=share * (played.resets + each * few * what.episodes * tasks.horizon),
         memory=int(resident_mib(envs) * 2**20 + COPIES * content),
     )
 
@@ -258,7 +263,7 @@ def announce(estimate: Estimate, iterations: int, config: object, *, yes: bool) 
     if yes or not (long or large):
         console.print(line)
         return
-    wrong = "takes over ten minutes" if long else f"needs more than the {free / 2**30:.1f} GiB free"
+    wrong = "takes over ten minutes" if long else f"needs more than the {size(free)} free"
     known = option_paths(type(config))
     names = ("tasks_per_update", "episodes_per_trial", "episodes_per_adaptation")
     smaller = [f"--{name.replace('_', '-')}" for name in names if name in known]

@@ -15,8 +15,9 @@ from metarl.running.settings import Settings
 _LEARNERS = ("rl2", "maml-ppo")
 
 FAMILIES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("bandits", "mdps", "navigation", "gymnasium"), _LEARNERS),
+    **dict.fromkeys(("bandits", "navigation", "gymnasium"), _LEARNERS),
     **dict.fromkeys(("half_cheetah", "metaworld"), _LEARNERS),
+    "mdps": ("rl2",),
     "multitask": ("ppo-multitask",),
 }
 """The modules of ``metarl.presets``, each with a dict ``PRESETS``, and the agents these are for.

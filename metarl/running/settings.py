@@ -102,8 +102,10 @@ def refuse_lengths(given: Sequence[str]) -> None:
         given: the names among :data:`LENGTHS` that a user has given.
     """
     if len(given) > 1:
-        first, second = (f"--{name.replace('_', '-')}" for name in given[:2])
-        raise UserError(f"{second}: got {second} and {first}; accepted: one of them")
+        flags = {name: f"--{name.replace('_', '-')}" for name in LENGTHS}
+        first, second = (flags[name] for name in given[:2])
+        every = ", ".join(flags.values())
+        raise UserError(f"{second}: got {first} beside it; accepted: one of {every}")
 
 
 @dataclass(frozen=True)

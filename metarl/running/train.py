@@ -165,14 +165,14 @@ def _restore(
         start = run.checkpoint()
         run.restore(agent, start)
         sampler.load_state(start.sampler)
-    iterations = settings.train.iterations or 0
-    if start.iteration > iterations:
+    iterations = settings.train.iterations  # None before a run of some minutes is measured.
+    if iterations is not None and start.iteration > iterations:
         accepted = f"at least {start.iteration}, which the run has made already (they count too)"
         raise bad_option("--iterations", settings.train.iterations, accepted)
     metrics = run.directory / "metrics.jsonl"
     if metrics.exists():
         read_metrics(metrics)  # Refuse damage before anything is written.
-    if start.iteration < iterations:
+    if iterations is None or start.iteration < iterations:
         recall_experience(agent, run.directory, start.iteration)
     console.print(f"{run.directory}: resumed after iteration {start.iteration}")
     run.record(settings.train)
@@ -201,7 +201,8 @@ def _print_how_to_resume(run: Run, error: BaseException) -> None:
         if finished == last + 1:
             lost = f"iteration {finished} was"
         lines = [f"{lost} finished but not saved"]
-    if last >= (run.train_config.iterations or 0):
+    planned = run.train_config.iterations
+    if planned is not None and last >= planned:
         lines = [
             f"the training was finished but not the evaluation; {last} is saved: "
             f"{run.checkpoints.directory}"

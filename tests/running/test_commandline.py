@@ -83,9 +83,19 @@ OURS = [
     ("train", "--device tpu", "--device: got 'tpu'", "cpu"),
     ("train", "--device cuda:99", "--device: got 'cuda:99'", "cpu"),
     ("train", "--iterations 0", "--iterations: got 0", "at least 1"),
-    ("train", "--iterations 3 --env-steps 10", "--env-steps: got 10", "--iterations"),
+    (
+        "train",
+        "--iterations 3 --env-steps 10",
+        "--env-steps: got --iterations beside it",
+        "one of --iterations, --env-steps, --minutes",
+    ),
     ("train", "--seed -1", "--seed: got -1", "0 to 2**63 - 1"),
-    ("train", "--env half-cheetah/velocity", "--episodes-per-trial: got None", "number"),
+    (
+        "train",
+        "--env half-cheetah/velocity --preset none",
+        "--episodes-per-trial: got None",
+        "number",
+    ),
     ("train", "--run-dir RUN", "--run-dir: got", "empty"),
     ("train", "--run-dir /proc/none/run", "--run-dir: got", "writable"),
     ("train", "--resume nowhere", "nowhere: not a run directory", ""),
@@ -246,7 +256,7 @@ def test_a_damaged_newest_checkpoint_is_a_warning(call, trained, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(trained.directory, folder)
     (folder / "checkpoints" / "0000002" / TENSORS).write_bytes(b"cut")
-    with pytest.warns(UserWarning, match="iteration 0 is loaded instead"):
+    with pytest.warns(UserWarning, match="iteration 1 is loaded instead"):
         code, _, _ = call("train", "--resume", str(folder), "--iterations", "3")
     assert code == 0
     assert Run.open(folder).checkpoints.load().iteration == 3
@@ -384,7 +394,7 @@ def test_without_arguments_it_is_rl2_on_a_bandit():
 
 
 def test_options_reach_the_two_configs():
-    common = "--env half-cheetah/velocity:high=2.0 --seed 3 --run-dir x"
+    common = "--preset none --env half-cheetah/velocity:high=2.0 --seed 3 --run-dir x"
     own = "--episodes-per-trial 2 --encoder-sizes 32 16 --target-kl None --learning-rate=1e-4"
     request = parse_train(["rl2", *common.split(), *own.split()])
     assert request.settings.train == with_options(

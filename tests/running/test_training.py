@@ -368,7 +368,7 @@ def test_config_refuses_less_than_one(name):
 def test_config_refuses_negative_seeds_and_two_lengths():
     with pytest.raises(UserError, match="--seed: got -1"):
         with_options(TrainConfig(), seed=-1)
-    with pytest.raises(UserError, match="--env-steps: got 10; accepted: no --iterations"):
+    with pytest.raises(UserError, match="--env-steps: got --iterations beside it"):
         with_options(TrainConfig(), iterations=1, env_steps=10)
 
 

@@ -1,0 +1,291 @@
+"""What an iteration takes: is it measured well, said, and refused where nobody can mean it?"""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from counters import CounterTasks, counter_task
+
+import metarl
+from metarl import registry
+from metarl.errors import UserError
+from metarl.experience.agent import TaskSpec
+from metarl.experience.lanes import TrialKeys
+from metarl.experience.rollout import run_trial
+from metarl.options import with_options
+from metarl.running import estimate as estimating
+from metarl.running.commandline import run_train
+from metarl.running.estimate import Estimate, duration, measure_iteration, size_of_iteration
+from metarl.running.run import Run
+from metarl.running.settings import TrainConfig
+from metarl.running.training import seconds_spent
+from metarl.seeding import Phase
+from metarl.stepping.shortened import ShortenedVectorEnv
+
+TINY = [
+    "rl2",
+    "--tasks-per-update",
+    "4",
+    "--num-minibatches",
+    "1",
+    "--hidden-size",
+    "8",
+    "--num-workers",
+    "0",
+]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0412, "0.041 s"), (9.96, "10 s"), (99, "99 s"), (100, "2 min"), (7200, "2.0 h")],
+)
+def test_lengths_of_time_in_words(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_the_line_says_what_an_iteration_is():
+    size = Estimate(40, 2, 200)
+    assert size.text(50) == (
+        "an iteration: 40 tasks × 2 episodes × 200 steps = 16,000 steps; 50 iterations"
+    )
+    assert "1 task × 1 episode × 1 step = 1 steps" in Estimate(1, 1, 1).text(1)
+    measured = size._replace(seconds=1.5, longest=1.6, memory=2**29)
+    assert measured.text(100).endswith(
+        "16,000 steps, about 1.6 s; 100 iterations, about 3 min; about 512 MiB of memory"
+    )
+    wide = measured._replace(longest=15.0)
+    assert "1.5 s to 15 s; 100 iterations, 2 min to 25 min" in wide.text(100)
+    assert wide.expected == pytest.approx(np.sqrt(1.5 * 15))
+
+
+@pytest.mark.parametrize("limit", [2, 5])
+def test_shortened_episodes_are_truncated_and_begin_again(limit):
+    tasks = CounterTasks()
+    whole = tasks.make_vec(2, num_workers=0)
+    envs = ShortenedVectorEnv(whole, limit)
+    given = [counter_task(1000, 7), counter_task(1000, 3)]  # The last ends by itself.
+    envs.reset(seed=0, options={"tasks": given})
+    for start in range(2):
+        actions = np.zeros((2, *envs.single_action_space.shape), np.float32)
+        steps = [envs.step(actions)[2:4] for _ in range(limit)]
+        terminated, truncated = (np.array([step[i] for step in steps]) for i in (0, 1))
+        assert truncated[:-1, 0].sum() == 0 and truncated[-1, 0]
+        assert not (terminated & truncated).any()
+        if start == 0:
+            envs.reset(seed=1)
+    assert envs.reset_seconds > 0
+    whole.close()
+
+
+class Slow(CounterTasks):
+    """Resets and steps take a given time, and only the horizon ends an episode."""
+
+    resets, steps = 0.0, 0.0
+
+    def sample(self, rng, n, split):
+        return [counter_task(1000) for _ in range(n)]
+
+    def make(self, task=None):
+        env = super().make(task)
+        reset, step = env.reset, env.step
+
+        def slow_reset(**options):
+            time.sleep(self.resets)
+            return reset(**options)
+
+        def slow_step(action):
+            time.sleep(self.steps)
+            return step(action)
+
+        env.reset, env.step = slow_reset, slow_step
+        return env
+
+
+def _made(tasks, **options):
+    spec = TaskSpec.of(tasks)
+    config = with_options(
+        metarl.RL2Config(),
+        **{"tasks_per_update": 4, "num_minibatches": 1, "hidden_size": 8} | options,
+    )
+    return registry.agent_class("rl2")(config, spec)
+
+
+@pytest.mark.parametrize(("resets", "steps"), [(0.004, 0.0), (0.0, 0.001)])
+def test_an_estimate_is_near_what_an_iteration_takes(monkeypatch, resets, steps):
+    monkeypatch.setattr(Slow, "resets", resets)
+    monkeypatch.setattr(Slow, "steps", steps)
+    tasks = Slow()
+    tasks.horizon = 60
+    agent, envs = _made(tasks, episodes_per_trial=3), tasks.make_vec(4, num_workers=0)
+    found = measure_iteration(agent, tasks, TrainConfig(), envs, seconds=0.1)
+    batch = tasks.sample(np.random.default_rng(0), 4, "train")
+    started = time.perf_counter()
+    keys = TrialKeys(0, Phase.TRAIN, 0, 4)
+    trial = run_trial(agent, envs, batch, shape=agent.shape, keys=keys)
+    agent.update(trial, estimating.torch_generator(0), 0.0)
+    took = time.perf_counter() - started
+    envs.close()
+    assert found.seconds == found.longest
+    assert 12 * resets + 720 * steps < 1.2 * found.longest  # What sleeping alone takes.
+    assert took / 4 < found.longest < 4 * took
+
+
+def test_few_tasks_stand_for_many():
+    tasks = metarl.make("navigation:horizon=6")
+    agent = _made(tasks, tasks_per_update=2000, episodes_per_trial=2)
+    with pytest.MonkeyPatch.context() as patch:
+        played = []
+        run = estimating.run_trial
+        patch.setattr(
+            estimating, "run_trial", lambda *a, **k: played.append(len(a[2])) or run(*a, **k)
+        )
+        envs = tasks.make_vec(20)
+        found = measure_iteration(agent, tasks, TrainConfig(), envs, seconds=0.01)
+    assert set(played) == {20}
+    one = size_of_iteration(agent, tasks)
+    assert (found.tasks, found.episodes, found.horizon) == (2000, 2, 6) == one[:3]
+    assert one.seconds is None and found.memory > 2**25
+
+
+def _train(capsys, *words):
+    try:
+        run_train(words)
+    except UserError as error:
+        return str(error)
+    finally:
+        capsys.readouterr()
+    return None
+
+
+def test_a_measurement_changes_no_number_of_a_training(tmp_path, capsys):
+    states = []
+    for name, check in (("a", "--check"), ("b", "--no-check")):
+        _train(capsys, *TINY, "--iterations", "2", check, "--run-dir", str(tmp_path / name))
+        states.append(Run.open(tmp_path / name).checkpoint())
+    first, second = states
+    assert first.tensors.keys() == second.tensors.keys()
+    assert all(first.tensors[name].equal(x) for name, x in second.tensors.items())
+
+
+def test_an_iteration_of_over_ten_minutes_needs_a_yes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(estimating, "LONGEST", 1e-9)
+    folder = tmp_path / "run"
+    words = [*TINY, "--iterations", "1", "--run-dir", str(folder)]
+    said = _train(capsys, *words)
+    assert said.startswith("an iteration takes over ten minutes (an iteration: 4 tasks × 10 ep")
+    assert said.endswith(
+        "--tasks-per-update or --episodes-per-trial, or --yes to train nevertheless"
+    )
+    assert not folder.exists()
+    group = tmp_path / "group"
+    assert "over ten minutes" in _train(capsys, *words[:-1], str(group), "--seeds", "0", "1")
+    assert not group.exists()
+    assert _train(capsys, *words, "--yes") is None
+    assert Run.open(folder).checkpoint().iteration == 1
+
+
+def test_an_iteration_of_more_memory_than_there_is_needs_a_yes(tmp_path, capsys, monkeypatch):
+    free = type("Memory", (), {"available": 2**20, "total": 2**20})
+    monkeypatch.setattr(estimating.psutil, "virtual_memory", lambda: free)
+    said = _train(capsys, *TINY, "--iterations", "1", "--run-dir", str(tmp_path / "run"))
+    assert said.startswith("an iteration needs more than the 1 MiB free (an iteration: 4 tasks")
+
+
+def test_without_a_check_only_the_size_is_said(tmp_path, capsys):
+    run_train([*TINY, "--iterations", "1", "--no-check", "--run-dir", str(tmp_path / "run")])
+    said = capsys.readouterr().out
+    assert "4 tasks × 10 episodes × 1 step = 40 steps; 1 iterations\n" in said
+
+
+def test_a_training_of_some_minutes_has_as_many_updates_as_there_is_time_for(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        estimating, "measure_iteration", lambda *rest: Estimate(4, 10, 1, 1.0, 1.0, 2**20)
+    )
+    folder = tmp_path / "run"
+    run_train([*TINY, "--minutes", "0.2", "--run-dir", str(folder)])
+    said = capsys.readouterr().out
+    assert "4 tasks × 10 episodes × 1 step = 40 steps, about 1 s; 10 iterations, about 10 s" in said
+    config = Run.open(folder).train_config
+    assert (config.minutes, config.iterations, config.schedule_iterations) == (0.2, 10, 10)
+    assert (config.evaluation.validation_interval, config.evaluation.validation_tasks) == (2, 10)
+    assert Run.open(folder).checkpoint().iteration == 10
+    again = Run.open(folder).settings.for_another_run().train
+    assert (again.minutes, again.iterations, again.schedule_iterations) == (None, 10, None)
+
+
+def test_a_training_ends_when_its_minutes_are_over(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        estimating, "measure_iteration", lambda *rest: Estimate(4, 10, 1, 1e-4, 1e-4, 2**20)
+    )
+    folder = tmp_path / "run"
+    run_train([*TINY, "--minutes", "0.005", "--run-dir", str(folder)])
+    said = capsys.readouterr().out
+    run = Run.open(folder)
+    reached, config = run.checkpoint().iteration, run.train_config
+    assert 1 <= reached < 2700 and reached == config.iterations
+    assert f"0.005 minutes are over after iteration {reached} of 2727" in said
+    assert config.schedule_iterations == 2727
+    assert "schedule_iterations" not in run.content["derived"]
+    assert run.settings.for_another_run().train.schedule_iterations == 2727
+    assert 0.3 <= seconds_spent(folder, reached) < 5
+    assert seconds_spent(folder, reached - 1) < 0.3
+    before = (folder / "config.json").read_bytes()
+    run_train(["--resume", str(folder)])
+    assert (folder / "config.json").read_bytes() == before
+    assert Run.open(folder).checkpoint().iteration == reached
+
+
+def test_a_run_that_was_killed_before_it_was_measured_is_measured_when_resumed(
+    tmp_path, capsys, monkeypatch
+):
+    folder = tmp_path / "run"
+    words = [*TINY, "--minutes", "0.2", "--run-dir", str(folder)]
+
+    def killed(*rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(estimating, "measure_iteration", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(words)
+    assert json.loads((folder / "config.json").read_text())["train_config"]["iterations"] is None
+    monkeypatch.setattr(
+        estimating, "measure_iteration", lambda *rest: Estimate(4, 10, 1, 5.0, 5.0, 2**20)
+    )
+    run_train(["--resume", str(folder)])
+    assert Run.open(folder).train_config.iterations == 2
+    assert Run.open(folder).checkpoint().iteration == 2
+    said = _train(capsys, "--resume", str(folder), "--minutes", "3")
+    assert said.startswith("--minutes: got '3'; accepted: --iterations with --resume")
+    run_train(["--resume", str(folder), "--iterations", "3"])
+    assert Run.open(folder).checkpoint().iteration == 3
+
+
+def test_defaults_of_validation_follow_from_the_length_of_a_training():
+    tasks = metarl.make("navigation")
+    agent = registry.agent_class("maml-ppo")(metarl.MAMLPPOConfig(), TaskSpec.of(tasks))
+    # An update has 20 tasks × 60 episodes; a validation task 80 episodes.
+    long = TrainConfig(env="navigation", iterations=4000).resolve(agent, tasks).evaluation
+    assert (long.validation_interval, long.validation_tasks) == (50, 75)
+    assert long.evaluation_tasks == 1000
+    short = TrainConfig(env="navigation", iterations=80).resolve(agent, tasks).evaluation
+    assert (short.validation_interval, short.validation_tasks) == (10, 15)
+    assert short.evaluation_tasks == 120
+    tiny = TrainConfig(env="navigation", iterations=2).resolve(agent, tasks).evaluation
+    assert tiny == long.__class__(1, 10, evaluation_tasks=100)
+    own = TrainConfig(env="navigation", iterations=80)
+    own = with_options(own, validation_tasks=3, validation_interval=7, evaluation_tasks=5)
+    assert own.resolve(agent, tasks).evaluation == own.evaluation
+    finite = metarl.make("metaworld/ml1-reach")
+    agent = _made(finite, tasks_per_update=2)
+    found = TrainConfig(env="metaworld/ml1-reach", iterations=2).resolve(agent, finite).evaluation
+    assert found.evaluation_tasks == 50
+
+
+@pytest.mark.parametrize(
+    "words", ["--iterations 3 --minutes 1", "--minutes 1 --env-steps 9", "--minutes 0"]
+)
+def test_lengths_that_cannot_be_are_refused(words, capsys):
+    assert _train(capsys, *TINY, *words.split()).startswith(("--minutes: got", "--env-steps: got"))
