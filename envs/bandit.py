@@ -70,7 +70,7 @@ class BernoulliBandit(ArrayTaskDistribution):
         Below each bar are the rewards that the arm has paid, of how many pulls; of many arms, a
         grey bar is as long as the arm has been pulled often.
         """
-        width, floor, top = 400, 200, 30
+        width, floor, top = 320, 200, 30
         canvas = Canvas(width, 250)
         pulls = [e for e in (*scene.earlier, scene) if e.actions]
         arms = np.array([int(episode.actions[0]) for episode in pulls], np.int64)

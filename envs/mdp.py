@@ -81,7 +81,8 @@ class TabularMDP(ArrayTaskDistribution):
     def draw(self, scene: Scene) -> Frame:
         """Draw the states on a circle, the way of this episode, and the last action and reward.
 
-        The last move is orange. The mean of the reward of its state and action is beside it.
+        The last move is orange: a line, or a ring if it led back to its state. The mean reward of
+        its state and action is below the reward.
         """
         size, radius = 320, 125
         canvas = Canvas(size, size)
@@ -95,6 +96,8 @@ class TabularMDP(ArrayTaskDistribution):
         for state, spot in enumerate(spots):
             now, seen = state == way[-1], state in way
             canvas.disc(spot, 18, BLUE if now else LIGHT_BLUE if seen else PALE, INK)
+            if now and way[-2:] == [state, state]:
+                canvas.disc(spot, 22, None, ORANGE)
             canvas.text(spot, str(state), 15, WHITE if now else INK)
         if scene.actions:
             state, action = way[-2], int(scene.actions[-1])

@@ -21,9 +21,9 @@ from metarl.task import Split, Task, draw_unit
 from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, State, Transition
 from metarl.tasks.canvas import (
     BLUE,
+    FAINT_BLUE,
     GREEN,
     INK,
-    LIGHT_BLUE,
     ORANGE,
     PALE,
     Canvas,
@@ -102,7 +102,7 @@ class Navigation(ArrayTaskDistribution):
 
         canvas.box(place((-0.5, -0.5)), place((0.5, 0.5)), PALE)
         for episode in scene.earlier[-20:]:
-            canvas.line(path(episode), LIGHT_BLUE, 1)
+            canvas.line(path(episode), FAINT_BLUE, 1)
         goal = scene.params["goal"]
         canvas.disc(place(goal), 9, None, GREEN)
         canvas.box(place(goal - GOAL_SIZE), place(goal + GOAL_SIZE), GREEN)

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ DEFAULT_RATE = 20.0
 """Steps a second of an environment that does not say how fast it is shown."""
 
 
+@runtime_checkable
 class Camera(Protocol):
     """Looks at one environment."""
 
@@ -115,31 +116,23 @@ class _Simulated:
 
 
 def prepare_rendering(option: str) -> None:
-    """Choose how MuJoCo renders, which must happen before it is imported for the first time.
+    """Choose how environments render, which must happen before their packages are imported.
 
-    Without a screen it renders by EGL where that is installed, unless MUJOCO_GL says otherwise.
+    Without a screen MuJoCo renders by EGL where that is installed, and SDL, which pygame uses,
+    without a window, unless MUJOCO_GL and SDL_VIDEODRIVER say otherwise.
 
     Raises:
         UserError: if MUJOCO_GL names what is not installed, so that MuJoCo cannot be imported.
     """
     screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-    if sys.platform == "linux" and not screen and ctypes.util.find_library("EGL"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    if sys.platform == "linux" and not screen:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        if ctypes.util.find_library("EGL"):
+            os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         importlib.import_module("mujoco")
     except Exception as error:  # GL libraries raise errors of many classes.
         raise _cannot_render(option, error) from error
-
-
-def check_can_render(option: str) -> None:
-    """Check that MuJoCo can render here, so that a long evaluation does not fail at its end.
-
-    Raises:
-        UserError: if it cannot; the message says what is missing.
-    """
-    import mujoco
-
-    renderer_of(mujoco.MjModel.from_xml_string("<mujoco/>"), option).close()
 
 
 def renderer_of(model: Any, option: str) -> Any:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ from metarl.errors import UserError, bad_option
 from metarl.files import is_leftover, replacing, write_whole
 from metarl.tasks.canvas import Frame
 
-FRAMES_PER_SECOND = 25
+FRAMES_PER_SECOND = 25.0
 """The rate of mp4 files."""
 
 GIF_COLORS = 64
@@ -34,6 +34,7 @@ class Shot(NamedTuple):
     """The name of the picture's file in a folder, without suffix."""
 
 
+@runtime_checkable
 class Film(Protocol):
     """Something that is filmed into."""
 

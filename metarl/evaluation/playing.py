@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -23,8 +23,9 @@ from metarl.stepping.spaces import ActionCodec
 from metarl.stepping.vector import SEEDS
 from metarl.task import Env, Task
 from metarl.tasks.arrays import ArrayTaskDistribution
-from metarl.tasks.canvas import Canvas, Frame, shortened
+from metarl.tasks.canvas import GREY, INK, Canvas, Frame, shortened
 from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.parameters import short_task
 
 HOLD = 0.8
 """Seconds for which the first and the last picture of an episode are shown."""
@@ -129,6 +130,7 @@ def film_trial(
 class _Episode(NamedTuple):
     """What repeats an episode of a trial."""
 
+    task: str
     number: int
     seed: int
     actions: npt.NDArray[Any]
@@ -146,6 +148,7 @@ def _episodes(
             taken = episodes.taken[0, e][valid].cpu().numpy().astype(codec.dtype)
             seed = int(own.environment_seed(0, e))
             yield _Episode(
+                short_task(trial.tasks[0]),
                 k * shape.episodes_per_round + e,
                 seed if isinstance(tasks, ArrayTaskDistribution) else seed % SEEDS,  # as slots are
                 codec.to_env(taken),
@@ -170,7 +173,7 @@ def _play(
 
     def shoot() -> None:
         if film is not None:
-            lines = heading, f"step {now.steps} · return {now.total:.2f}"
+            lines = episode.task, heading, f"step {now.steps} · return {now.total:.2f}"
             edge = now.steps in (0, last)
             seconds = max(every / camera.steps_per_second, HOLD if edge else 0.0)
             name = f"episode-{episode.number + 1:03d}-step-{now.steps:04d}"
@@ -187,8 +190,8 @@ def _play(
     return now
 
 
-def captioned(frame: Frame, lines: tuple[str, ...]) -> Frame:
-    """Return a picture of readable size with lines of text above it.
+def captioned(frame: Frame, lines: Sequence[str]) -> Frame:
+    """Return a picture of readable size with lines of text above it, the first one in grey.
 
     Args:
         frame: the picture, ``[height, width, 3]``.
@@ -199,7 +202,7 @@ def captioned(frame: Frame, lines: tuple[str, ...]) -> Frame:
     band = Canvas(width, each * len(lines) + 6)
     for i, line in enumerate(lines):
         words = shortened(line, width - 16)
-        band.text((8, 3 + each * (i + 0.5)), words, anchor="lm")
+        band.text((8, 3 + each * (i + 0.5)), words, 14, INK if i else GREY, "lm")
     return np.concatenate([band.frame(), frame])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from metarl.evaluation.cameras import Camera, looking_at
-from metarl.evaluation.films import FRAMES_PER_SECOND, Shot, open_films
+from metarl.evaluation.films import FRAMES_PER_SECOND, Shot, mp4_writer, open_films
 from metarl.experience.adaptation import AdaptedPolicy, adapt
 from metarl.experience.agent import Agent
 from metarl.stepping.slots import close_quietly
@@ -64,6 +64,23 @@ def record_adaptation(
             close_quietly(env)
         files.append(path)
     return files
+
+
+def check_can_record(tasks: TaskDistribution) -> None:
+    """Check that videos can be made here, so that a long evaluation does not fail at its end.
+
+    Raises:
+        UserError: if they cannot; the message says what is missing.
+    """
+    mp4_writer("--video")
+    env = tasks.make(tasks.sample(np.random.default_rng(0), 1, "train")[0])
+    try:
+        env.reset(seed=0)
+        with looking_at(env, "--video") as camera:
+            env.reset(seed=0)  # Array families record what they draw from now on.
+            camera.frame()
+    finally:
+        close_quietly(env)
 
 
 def steps_per_frame(camera: Camera, rate: float = FRAMES_PER_SECOND) -> int:

@@ -371,7 +371,7 @@ class ArrayEnv(gym.Env[Any, Any]):
             {self._own_names[key]: values[0] for key, values in info.items()},
         )
 
-    def render(self) -> Frame | None:  # type: ignore[override]  # its frames have any type
+    def render(self) -> Frame | None:
         """Return a picture, ``[height, width, 3]``, or warn and return None without a render mode.
 
         Raises:

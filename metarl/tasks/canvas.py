@@ -17,11 +17,15 @@ from PIL import Image, ImageDraw, ImageFont
 Frame: TypeAlias = npt.NDArray[np.uint8]
 """One picture, ``[height, width, 3]``."""
 
-Point: TypeAlias = "Sequence[float] | npt.NDArray[Any]"
+Length: TypeAlias = int | float
+"""Pixels of the finished picture."""
+
+Point: TypeAlias = Sequence[Length] | npt.NDArray[Any]
 """Pixels from the left and from the top."""
 
 WHITE, INK, GREY, PALE = "#ffffff", "#222222", "#9a9a9a", "#e6e6e6"
-BLUE, LIGHT_BLUE, ORANGE, GREEN, RED = "#2a6fbb", "#c4dbf2", "#e8891c", "#2f9e5f", "#c8382f"
+BLUE, FAINT_BLUE, LIGHT_BLUE = "#2a6fbb", "#8db6de", "#c4dbf2"
+ORANGE, GREEN, RED = "#e8891c", "#2f9e5f", "#c8382f"
 
 _SCALE = 2
 """A picture is drawn twice as large and then halved, which smooths its edges."""
@@ -41,13 +45,13 @@ class Canvas:
         self._image = Image.new("RGB", (width * _SCALE, height * _SCALE), color)
         self._draw = ImageDraw.Draw(self._image)
 
-    def line(self, points: Iterable[Point], color: str = INK, width: float = 2) -> None:
+    def line(self, points: Iterable[Point], color: str = INK, width: Length = 2) -> None:
         """Draw a line through ``points``."""
         scaled = [_scaled(point) for point in points]
         self._draw.line(scaled, color, round(width * _SCALE), joint="curve")
 
     def disc(
-        self, center: Point, radius: float, color: str | None = INK, edge: str | None = None
+        self, center: Point, radius: Length, color: str | None = INK, edge: str | None = None
     ) -> None:
         """Draw a disc, with an edge of two pixels if that has a color."""
         (x, y), r = _scaled(center), radius * _SCALE
@@ -63,7 +67,7 @@ class Canvas:
         self._draw.rectangle(box, color, edge, width=2 * _SCALE if edge else 0)
 
     def text(
-        self, at: Point, words: str, size: float = 14, color: str = INK, anchor: str = "mm"
+        self, at: Point, words: str, size: Length = 14, color: str = INK, anchor: str = "mm"
     ) -> None:
         """Write ``words``; ``anchor`` is Pillow's: ``mm`` centers them, ``lm`` starts there."""
         self._draw.text(_scaled(at), words, color, _font(round(size * _SCALE)), anchor)
@@ -73,12 +77,12 @@ class Canvas:
         return np.asarray(self._image.reduce(_SCALE), np.uint8)
 
 
-def text_width(words: str, size: float = 14) -> float:
+def text_width(words: str, size: Length = 14) -> float:
     """Return how many pixels wide ``words`` are."""
-    return _font(round(size * _SCALE)).getlength(words) / _SCALE
+    return float(_font(round(size * _SCALE)).getlength(words)) / _SCALE
 
 
-def shortened(words: str, width: float, size: float = 14) -> str:
+def shortened(words: str, width: Length, size: Length = 14) -> str:
     """Return ``words``, cut off with an ellipsis if they are wider than ``width`` pixels."""
     if text_width(words, size) <= width:
         return words

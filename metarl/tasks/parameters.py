@@ -37,8 +37,8 @@ class Parameter:
     """The lowest number, if there are no options."""
     high: float = math.inf
     """The highest number, if there are no options."""
-    size: int | None = None
-    """How many numbers the parameter consists of; None if it is one number or text."""
+    sizes: tuple[int, ...] = ()
+    """How many numbers the parameter may consist of; empty if it is one number or text."""
 
     def __str__(self) -> str:
         """Return the values in words."""
@@ -47,7 +47,8 @@ class Parameter:
             more = len(self.options) - FEW
             return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
         interval = f"{self.low:.4g} to {self.high:.4g}"
-        return interval if self.size is None else f"{self.size} numbers, {interval}"
+        sizes = " or ".join(map(str, self.sizes))
+        return f"{sizes} numbers, {interval}" if sizes else interval
 
 
 def finite_tasks(tasks: TaskDistribution, split: Split) -> list[Task] | None:
@@ -73,8 +74,8 @@ def _parameter(name: str, values: Sequence[Any]) -> Parameter:
             return Parameter(name, tuple(sorted(different)))
         return Parameter(name, tuple(different))
     every = np.concatenate(numbers)
-    size = len(values[0]) if isinstance(values[0], tuple) else None
-    return Parameter(name, (), float(every.min()), float(every.max()), size)
+    sizes = sorted({len(value) for value in values if isinstance(value, tuple)})
+    return Parameter(name, (), float(every.min()), float(every.max()), tuple(sizes))
 
 
 def short(value: Any) -> str:
