@@ -86,8 +86,8 @@ class GridWorld(ArrayTaskDistribution):
             corners = (x - cell / 2 + 2, y - cell / 2 + 2), (x + cell / 2 - 2, y + cell / 2 - 2)
             canvas.box(*corners, LIGHT_BLUE if place in visited else WHITE)
         x, y = center(scene.params["goal"])
-        canvas.box((x - 20, y - 20), (x + 20, y + 20), GREEN)
-        canvas.text((x, y - 11), "goal", 12, WHITE)
+        canvas.box((x - 26, y - 26), (x + 26, y + 26), GREEN)
+        canvas.text((x - 24, y - 18), "goal", 10, WHITE, "lm")
         path = [center(state["position"]) for state in scene.states]
         if len(path) > 1:
             canvas.line(path, BLUE)

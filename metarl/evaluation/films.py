@@ -19,9 +19,6 @@ from metarl.tasks.canvas import Frame
 FRAMES_PER_SECOND = 25.0
 """The rate of mp4 files."""
 
-GIF_COLORS = 64
-"""Colors of a frame of a gif; plain pictures have fewer, and simulators look alike."""
-
 
 class Shot(NamedTuple):
     """A picture of a film."""
@@ -114,7 +111,9 @@ class _Gif:
 
     def add(self, shot: Shot) -> None:
         image = Image.fromarray(shot.frame)
-        self._images.append(image.quantize(GIF_COLORS, dither=Image.Dither.NONE))
+        # Unlike Pillow's default method, this one keeps small things such as goals in their color.
+        how = Image.Quantize.FASTOCTREE
+        self._images.append(image.quantize(256, method=how, dither=Image.Dither.NONE))
         # A gif counts hundredths of a second, and viewers slow down what is faster than two.
         self._milliseconds.append(max(20, round(100 * shot.seconds) * 10))
 
