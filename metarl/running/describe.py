@@ -43,6 +43,9 @@ EXAMPLES = 3
 _LONG = re.compile(r"\d+\.\d{5,}")
 """Numbers with more digits than a reader needs."""
 
+STEPS = 8
+"""Random steps before a picture, unless another number is asked for."""
+
 FRAMES = 9
 """How many tasks are in a contact sheet."""
 
@@ -59,8 +62,9 @@ class Describe:
     output: Path | None = None
     """File of the picture, .png (default: tasks.png in the current folder, or the next free name);
     only with `--frames`."""
-    steps: Annotated[int, AtLeast(0)] = 8
-    """Number of random steps that are taken in each task before its picture."""
+    steps: Annotated[int, AtLeast(0)] | None = None
+    """Number of random steps that are taken in each task before its picture (default: 8); only
+    with `--frames`."""
     seed: int = 0
     """Number from which the tasks that are shown are drawn."""
 
@@ -68,8 +72,9 @@ class Describe:
         """Refuse values that cannot be used."""
         validate(self)
         require_seed("--seed", self.seed)
-        if self.output is not None and not self.frames:
-            raise bad_option("--output", str(self.output), "--frames beside it")
+        for name, given in (("--output", self.output), ("--steps", self.steps)):
+            if given is not None and not self.frames:
+                raise bad_option(name, str(given), "--frames beside it")
         if self.output is not None and self.output.suffix != ".png":
             raise bad_option("--output", str(self.output), "a name that ends with .png")
 
@@ -88,7 +93,8 @@ def run_describe(arguments: Sequence[str]) -> None:
     tasks = registry.make(options.env)
     console.print("\n".join(description(tasks, options.seed)))
     if options.frames:
-        console.print(f"picture: {draw(tasks, options.output, options.steps, options.seed)}")
+        steps = STEPS if options.steps is None else options.steps
+        console.print(f"picture: {draw(tasks, options.output, steps, options.seed)}")
 
 
 def description(tasks: TaskDistribution, seed: int = 0) -> list[str]:

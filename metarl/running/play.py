@@ -56,7 +56,7 @@ class Play:
     agents that learn while they act, four rounds for others)."""
     baseline: str | None = None
     """Baseline to show in place of the run's agent, such as `thompson` (`metarl evaluate --list`
-    shows all names)."""
+    shows all names; default: none)."""
     env: str | None = None
     """Other tasks with the same spaces (default: the run's own). Tasks from a module of yours must
     be named again, since files cannot make the program import code."""
@@ -110,6 +110,8 @@ def play(options: Play) -> list[Path]:
     task = _task(tasks, options)
     agent, label = _adapter(run, tasks, options)
     shape = evaluation_shape(agent, tasks, options.episodes_per_trial)
+    if run.train_config.change_task_after:
+        console.print("note: in this run's training the task changes; the film stays with one task")
     keys = TrialKeys(options.seed, Phase.EVALUATE, 0, np.array([options.number]))
     with _outputs(run, options) as paths, open_films(paths, "--output") as film:
         console.print(

@@ -118,6 +118,7 @@ def test_a_picture_of_nine_tasks_has_the_name_that_is_free_or_given(call):
         (["navigaton"], "--env: unknown environment 'navigaton'; did you mean navigation"),
         (["navigation", "--output", "a.png"], "--output: got 'a.png'; accepted: --frames beside"),
         (["navigation", "--frames", "--output", "a.gif"], "--output: got 'a.gif'; accepted: a na"),
+        (["navigation", "--steps", "0"], "--steps: got '0'; accepted: --frames beside it"),
         (["navigation", "--frames", "--steps", "-1"], "--steps: got -1; accepted: 0 or more"),
     ],
 )
