@@ -136,8 +136,8 @@ def description(tasks: TaskDistribution, seed: int = 0) -> list[str]:
 def space_text(space: gym.Space[Any]) -> str:
     """Return a space in a few words, also if it has many bounds.
 
-    >>> space_text(gym.spaces.Box(np.array([-1, -np.inf]), np.array([1, np.inf])))
-    'Box of 2 numbers, -inf to inf, float32'
+    >>> space_text(gym.spaces.Box(-1.0, 1.0, (2,), np.float32))
+    'Box of 2 numbers, -1 to 1, float32'
     """
     if isinstance(space, gym.spaces.Box):
         shape = " x ".join(map(str, space.shape)) or "1"
