@@ -16,13 +16,16 @@ from array_api_compat import array_namespace
 from metarl.errors import bad_option
 from metarl.task import Split, Task, draw_unit
 from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, NoiseSpec, State, Transition
+from metarl.tasks.canvas import GREEN, GREY, INK, LIGHT_BLUE, ORANGE, RED, Canvas, Frame
 from metarl.tasks.distribution import name_with_options
+from metarl.tasks.scenes import Scene
 
 
 class BernoulliBandit(ArrayTaskDistribution):
     """K-armed Bernoulli bandits with N pulls per trial."""
 
     horizon = 1
+    render_fps = 2
     transition_noise = NoiseSpec(uniform=1)
 
     def __init__(self, n: int = 10, k: int = 5, low: float = 0.0, high: float = 1.0) -> None:
@@ -60,3 +63,38 @@ class BernoulliBandit(ArrayTaskDistribution):
         reward = xp.astype(noise.uniform[:, 0] < pulled, p.dtype)
         observation = xp.zeros(p.shape[0], dtype=xp.int64)
         return Transition(state, observation, reward, xp.ones_like(reward, dtype=xp.bool), {})
+
+    def draw(self, scene: Scene) -> Frame:
+        """Draw every arm's probability as a bar, its pulls so far, and the arm just pulled.
+
+        Below each bar are the rewards that the arm has paid, of how many pulls; of many arms, a
+        grey bar is as long as the arm has been pulled often.
+        """
+        width, floor, top = 320, 200, 30
+        canvas = Canvas(width, 250)
+        pulls = [e for e in (*scene.earlier, scene) if e.actions]
+        arms = np.array([int(episode.actions[0]) for episode in pulls], np.int64)
+        paid = np.bincount(arms, [e.rewards[0] for e in pulls], minlength=self.num_arms)
+        count = np.bincount(arms, minlength=self.num_arms)
+        each = (width - 20) / self.num_arms
+        labelled = each > 40  # Labels of more arms would overlap.
+        now = int(scene.actions[0]) if scene.actions else None
+        for arm, p in enumerate(scene.params["p"].tolist()):
+            left, height = 10 + arm * each, (floor - top) * p
+            gap = min(4.0, each / 6)
+            bar = (left + gap, floor - height), (left + each - gap, floor)
+            canvas.box(*bar, ORANGE if arm == now else LIGHT_BLUE)
+            if labelled:
+                middle = left + each / 2
+                canvas.text((middle, floor - height - 9), f"{p:.2f}", 12, GREY)
+                canvas.text((middle, floor + 12), f"arm {arm}", 12, INK)
+                canvas.text((middle, floor + 30), f"{paid[arm]:.0f} of {count[arm]}", 12, GREY)
+            elif count[arm]:
+                deep = floor + 4 + 40 * count[arm] / count.max()
+                canvas.box((left + gap, floor + 4), (left + each - gap, deep), GREY)
+        canvas.line([(10, floor), (width - 10, floor)], INK, 1)
+        if now is not None:
+            won = scene.rewards[0] > 0
+            words = f"arm {now} pays {scene.rewards[0]:.0f}"
+            canvas.text((width / 2, 11), words, 13, GREEN if won else RED)
+        return canvas.frame()

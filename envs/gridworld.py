@@ -17,7 +17,9 @@ from array_api_compat import array_namespace
 
 from metarl.task import Split, Task
 from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, State, Transition
+from metarl.tasks.canvas import BLUE, GREEN, INK, LIGHT_BLUE, PALE, WHITE, Canvas, Frame
 from metarl.tasks.distribution import name_with_options, require_horizon
+from metarl.tasks.scenes import Scene
 
 SIZE = 5
 MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (0, 0))
@@ -29,6 +31,7 @@ class GridWorld(ArrayTaskDistribution):
 
     shared_split = True
     info_keys = ("success",)
+    render_fps = 5
 
     def __init__(self, horizon: int = 15) -> None:
         require_horizon("gridworld", horizon)
@@ -67,6 +70,29 @@ class GridWorld(ArrayTaskDistribution):
             xp.zeros_like(reached),
             {"success": reached},
         )
+
+    def draw(self, scene: Scene) -> Frame:
+        """Draw the agent, the goal, and the cells that the agent has visited in this episode."""
+        cell, edge = 60, 10
+        canvas = Canvas(SIZE * cell + 2 * edge, SIZE * cell + 2 * edge, PALE)
+
+        def center(position: Array) -> tuple[float, float]:
+            x, y = (float(number) for number in position)
+            return edge + (x + 0.5) * cell, edge + (SIZE - 0.5 - y) * cell
+
+        visited = {tuple(state["position"].tolist()) for state in scene.states}
+        for place in [(x, y) for x in range(SIZE) for y in range(SIZE)]:
+            x, y = center(place)
+            corners = (x - cell / 2 + 2, y - cell / 2 + 2), (x + cell / 2 - 2, y + cell / 2 - 2)
+            canvas.box(*corners, LIGHT_BLUE if place in visited else WHITE)
+        x, y = center(scene.params["goal"])
+        canvas.box((x - 26, y - 26), (x + 26, y + 26), GREEN)
+        canvas.text((x - 24, y - 18), "goal", 10, WHITE, "lm")
+        path = [center(state["position"]) for state in scene.states]
+        if len(path) > 1:
+            canvas.line(path, BLUE)
+        canvas.disc(path[-1], 10, BLUE, INK)
+        return canvas.frame()
 
     @staticmethod
     def _observe(position: Array) -> Array:

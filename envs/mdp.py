@@ -7,6 +7,7 @@ episode has ten steps and starts in state 0; an agent gets n episodes with one M
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from metarl import seeding
 from metarl.errors import bad_option
 from metarl.task import Split, Task, mark_split
 from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, NoiseSpec, State, Transition
+from metarl.tasks.canvas import BLUE, GREY, INK, LIGHT_BLUE, ORANGE, PALE, WHITE, Canvas, Frame
+from metarl.tasks.scenes import Scene
 
 STATES, ACTIONS, HORIZON = 10, 5, 10
 
@@ -30,6 +33,7 @@ class TabularMDP(ArrayTaskDistribution):
     state.
     """
 
+    render_fps = 2
     transition_noise = NoiseSpec(uniform=1, normal=1)
 
     def __init__(self, n: int = 10) -> None:
@@ -73,3 +77,36 @@ class TabularMDP(ArrayTaskDistribution):
         return Transition(
             state | {"now": later}, later, reward, xp.zeros_like(now, dtype=xp.bool), {}
         )
+
+    def draw(self, scene: Scene) -> Frame:
+        """Draw the states on a circle, the way of this episode, and the last action and reward.
+
+        The last move is orange: a line, or a ring if it led back to its state. The mean reward of
+        its state and action is below the reward.
+        """
+        size, radius = 320, 125
+        canvas = Canvas(size, size)
+        angles = 2 * np.pi * np.arange(STATES) / STATES
+        spots = size / 2 + radius * np.stack([np.sin(angles), -np.cos(angles)], -1)
+        way = [int(state["now"]) for state in scene.states]
+        for move in itertools.pairwise(way):
+            canvas.line(spots[list(move)], LIGHT_BLUE)
+        if len(way) > 1:
+            canvas.line(spots[way[-2:]], ORANGE, 3)
+        for state, spot in enumerate(spots):
+            now, seen = state == way[-1], state in way
+            canvas.disc(spot, 18, BLUE if now else LIGHT_BLUE if seen else PALE, INK)
+            if now and way[-2:] == [state, state]:
+                canvas.disc(spot, 22, None, ORANGE)
+            canvas.text(spot, str(state), 15, WHITE if now else INK)
+        if scene.actions:
+            state, action = way[-2], int(scene.actions[-1])
+            words = [
+                f"action {action} in state {state}",
+                f"reward {scene.rewards[-1]:.2f}",
+                f"on average {scene.params['mean'][state, action]:.2f}",
+            ]
+            canvas.box((95, 126), (225, 194), WHITE, PALE)
+            for line, text in enumerate(words):
+                canvas.text((size / 2, 140 + 20 * line), text, 13, INK if line < 2 else GREY)
+        return canvas.frame()

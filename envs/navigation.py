@@ -19,14 +19,31 @@ from array_api_compat import array_namespace
 
 from metarl.task import Split, Task, draw_unit
 from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, State, Transition
+from metarl.tasks.canvas import (
+    BLUE,
+    FAINT_BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PALE,
+    Canvas,
+    Frame,
+    Point,
+)
 from metarl.tasks.distribution import name_with_options, require_horizon
+from metarl.tasks.scenes import Scene
 
 MAX_MOVE = 0.1
 GOAL_SIZE = 0.01
 
+DRAWN = 0.8
+"""The largest coordinate in a picture."""
+
 
 class Navigation(ArrayTaskDistribution):
     """Reach a hidden goal in the plane: the reward is minus the distance after each move."""
+
+    render_fps = 20
 
     def __init__(self, squared: bool = False, horizon: int = 100) -> None:
         require_horizon("navigation", horizon, 1)
@@ -66,3 +83,33 @@ class Navigation(ArrayTaskDistribution):
             reached,
             {},
         )
+
+    def draw(self, scene: Scene) -> Frame:
+        """Draw the goal, the episode's path, and in pale blue up to 20 paths of earlier episodes.
+
+        The pale square holds all goals. A point outside the picture is shown at its edge, in
+        another color.
+        """
+        size = 320
+        canvas = Canvas(size, size)
+
+        def place(position: Array) -> Point:
+            x, y = (float(number) * size / (2 * DRAWN) for number in position)
+            return size / 2 + x, size / 2 - y
+
+        def path(episode: Scene) -> list[Point]:
+            return [place(state["position"]) for state in episode.states]
+
+        canvas.box(place((-0.5, -0.5)), place((0.5, 0.5)), PALE)
+        for episode in scene.earlier[-20:]:
+            canvas.line(path(episode), FAINT_BLUE, 1)
+        goal = scene.params["goal"]
+        canvas.disc(place(goal), 9, None, GREEN)
+        canvas.box(place(goal - GOAL_SIZE), place(goal + GOAL_SIZE), GREEN)
+        canvas.disc(place((0.0, 0.0)), 3, INK)
+        now = path(scene)
+        if len(now) > 1:
+            canvas.line(now, BLUE)
+        seen = np.clip(now[-1], 6, size - 6)
+        canvas.disc(seen, 5, BLUE if np.allclose(seen, now[-1]) else ORANGE, INK)
+        return canvas.frame()

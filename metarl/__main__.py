@@ -15,6 +15,8 @@ COMMANDS = {
     "evaluate": ("running.commands:run_evaluate", "evaluate how a run's agent adapts to new tasks"),
     "compare": ("running.groups:run_compare", "say which runs are better, and how surely"),
     "plot": ("running.commands:run_plot", "draw several runs into one picture"),
+    "play": ("running.play:run_play", "film how a run's agent adapts to a task"),
+    "describe": ("running.describe:run_describe", "say what tasks there are, and show nine"),
     "benchmark": ("running.commands:run_benchmark", "record runs, or time agents and simulators"),
 }
 """Command -> its function, and its line in ``metarl --help``."""

@@ -1,5 +1,6 @@
 """Fixtures of all tests; torch has one thread, on whose number speed and last bits depend."""
 
+import ctypes.util
 import os
 import sys
 
@@ -9,6 +10,19 @@ import torch
 from matplotlib.figure import Figure
 
 torch.set_num_threads(1)
+if sys.platform == "linux" and not os.environ.get("DISPLAY") and ctypes.util.find_library("EGL"):
+    os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo looks at it when it is imported.
+
+
+@pytest.fixture(scope="session")
+def renderer():
+    """Skip tests of what MuJoCo renders where it cannot."""
+    import mujoco
+
+    try:
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
+    except Exception as error:
+        pytest.skip(f"MuJoCo cannot render here: {error}")
 
 
 @pytest.fixture(scope="session", autouse=True)

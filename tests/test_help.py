@@ -17,7 +17,9 @@ from metarl import registry
 from metarl.options import field_types
 from metarl.running.commandline import run_train
 from metarl.running.commands import Evaluate, Plot, run_evaluate, run_plot
+from metarl.running.describe import Describe, run_describe
 from metarl.running.parsing import field_docs
+from metarl.running.play import Play, run_play
 from metarl.running.record import Summarize
 
 ROOT = Path(__file__).parents[1]
@@ -38,8 +40,9 @@ def dataclasses_of(module):
     return [k for k in kinds if k.__module__ == module and dataclasses.is_dataclass(k)]
 
 
+PROGRAMS = (metarl.TrainConfig, Evaluate, Plot, Summarize, Play, Describe)
 KINDS = [
-    *(each for one in (metarl.TrainConfig, Evaluate, Plot, Summarize) for each in with_nested(one)),
+    *(each for one in PROGRAMS for each in with_nested(one)),
     *(k for module in MEASURING for k in dataclasses_of(module)),
     *(k for name in registry.AGENTS for k in with_nested(registry.agent_class(name).Config)),
 ]
@@ -96,6 +99,8 @@ def help_of(run, *words):
         (run_train, ["maml-ppo"], "training evaluation run workers agent"),
         (run_evaluate, ["runs/x"], "evaluation disturbances workers"),
         (run_plot, ["runs/x"], ""),
+        (run_play, ["runs/x"], ""),
+        (run_describe, ["navigation"], ""),
     ],
 )
 def test_help_has_a_heading_for_each_group_and_short_types(run, words, headings):

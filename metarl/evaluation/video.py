@@ -1,29 +1,20 @@
-"""Film MuJoCo environments: an episode before and one after adaptation, side by side."""
+"""Film an agent: an episode before and one after adaptation, side by side."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from metarl.errors import UserError
+from metarl.evaluation.cameras import Camera, looking_at
+from metarl.evaluation.films import FRAMES_PER_SECOND, Shot, mp4_writer, open_films
 from metarl.experience.adaptation import AdaptedPolicy, adapt
 from metarl.experience.agent import Agent
 from metarl.stepping.slots import close_quietly
 from metarl.task import Env, Task
+from metarl.tasks.canvas import Frame
 from metarl.tasks.distribution import TaskDistribution
-
-SIZE = 320
-"""Width and height of an episode's picture, in pixels."""
-
-FRAMES_PER_SECOND = 25
-
-Frame = npt.NDArray[np.uint8]
-"""One picture, ``[height, width, 3]``."""
 
 
 def record_adaptation(
@@ -40,7 +31,7 @@ def record_adaptation(
 
     Args:
         agent: the agent to film; it is not changed.
-        tasks: a task distribution whose environments use MuJoCo.
+        tasks: a task distribution whose environments can be drawn.
         chosen: the tasks to show.
         directory: the folder for the files.
         name: the start of the files' names.
@@ -53,25 +44,53 @@ def record_adaptation(
     Raises:
         UserError: if videos cannot be rendered or written here; the message says what is missing.
     """
-    write = _writer()
     directory.mkdir(parents=True, exist_ok=True)
     files = []
     for i, task in enumerate(chosen):
+        path = directory / f"{name}-{i}.mp4"
         env = tasks.make(task)
         try:
             env.reset(seed=seed)
-            with _Camera(env) as camera:
+            with open_films([path], "--video") as film, looking_at(env, "--video") as camera:
                 policies = (
                     adapt(agent, env, episodes=n, max_steps=tasks.horizon, seed=seed)
                     for n in (0, episodes)
                 )
                 before, after = (_episode(policy, env, camera, seed) for policy in policies)
+                seconds = steps_per_frame(camera) / camera.steps_per_second
+                for time, frame in enumerate(side_by_side(before, after)):
+                    film.add(Shot(frame, seconds, f"{time:05d}"))
         finally:
             close_quietly(env)
-        path = directory / f"{name}-{i}.mp4"
-        write(path, side_by_side(before, after))
         files.append(path)
     return files
+
+
+def check_can_record(tasks: TaskDistribution) -> None:
+    """Check that videos can be made here, so that a long evaluation does not fail at its end.
+
+    Raises:
+        UserError: if they cannot; the message says what is missing.
+    """
+    mp4_writer("--video")
+    env = tasks.make(tasks.sample(np.random.default_rng(0), 1, "train")[0])
+    try:
+        env.reset(seed=0)
+        with looking_at(env, "--video") as camera:
+            env.reset(seed=0)  # Array families record what they draw from now on.
+            camera.frame()
+    finally:
+        close_quietly(env)
+
+
+def steps_per_frame(camera: Camera, rate: float = FRAMES_PER_SECOND) -> int:
+    """Return every how many steps a picture is taken, for a film of natural speed.
+
+    Args:
+        camera: the camera, which knows how many steps a second has.
+        rate: the largest number of pictures a second.
+    """
+    return max(1, round(camera.steps_per_second / rate))
 
 
 def side_by_side(left: Sequence[Frame], right: Sequence[Frame]) -> list[Frame]:
@@ -83,10 +102,10 @@ def side_by_side(left: Sequence[Frame], right: Sequence[Frame]) -> list[Frame]:
     ]
 
 
-def _episode(policy: AdaptedPolicy, env: Env, camera: _Camera, seed: int) -> list[Frame]:
+def _episode(policy: AdaptedPolicy, env: Env, camera: Camera, seed: int) -> list[Frame]:
     observation, _ = env.reset(seed=seed)
     reward, boundary, ended = None, True, False
-    every = max(1, round(1 / FRAMES_PER_SECOND / camera.seconds_per_step))
+    every = steps_per_frame(camera)
     frames = [camera.frame()]
     time = 0
     while not ended:
@@ -97,73 +116,3 @@ def _episode(policy: AdaptedPolicy, env: Env, camera: _Camera, seed: int) -> lis
         if time % every == 0 or ended:
             frames.append(camera.frame())
     return frames
-
-
-class _Camera:
-    """Renders a MuJoCo environment's simulator, whatever render mode it was made with."""
-
-    def __init__(self, env: Env) -> None:
-        base: Any = env.unwrapped
-        if not hasattr(base, "model") or not hasattr(base, "data"):
-            raise UserError(f"--video: got {type(base).__name__}; accepted: environments on MuJoCo")
-        self._env = base
-        step = base.model.opt.timestep * getattr(base, "frame_skip", 1)
-        self.seconds_per_step = float(step)
-        self._renderer = _renderer(base.model)
-        names = [base.model.camera(i).name for i in range(base.model.ncam)]
-        self._view: Any = next((n for n in ("corner2", "track") if n in names), -1)
-        self._upside_down = self._view == "corner2"  # Meta-World's camera is mounted upside down.
-
-    def __enter__(self) -> _Camera:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._renderer.close()
-
-    def frame(self) -> Frame:
-        """Render the present state of the simulator, ``[height, width, 3]``."""
-        self._renderer.update_scene(self._env.data, camera=self._view)
-        seen = np.asarray(self._renderer.render(), np.uint8)
-        return seen[::-1, ::-1] if self._upside_down else seen
-
-
-def check_can_record() -> None:
-    """Check that videos can be made here, so that a long evaluation does not fail at its end.
-
-    Raises:
-        UserError: if they cannot; the message says what is missing.
-    """
-    import mujoco
-
-    _writer()
-    _renderer(mujoco.MjModel.from_xml_string("<mujoco/>")).close()
-
-
-def _renderer(model: Any) -> Any:
-    try:
-        import mujoco
-
-        return mujoco.Renderer(model, SIZE, SIZE)
-    except Exception as error:  # GL libraries raise errors of many classes.
-        raise UserError(
-            f"--video: nothing can be rendered here ({type(error).__name__}: {error}); accepted: "
-            "MUJOCO_GL=egl with libegl1, or MUJOCO_GL=osmesa with libosmesa6"
-        ) from error
-
-
-def _writer() -> Any:
-    """Return a function that writes frames to an mp4 file."""
-    try:
-        importlib.import_module("imageio_ffmpeg")  # This is imageio's plugin for mp4 files.
-        imageio: Any = importlib.import_module("imageio.v2")
-    except ImportError as error:
-        raise UserError(
-            f"--video: {error}; accepted: pip install 'metarl-toolkit[video]'"
-        ) from error
-
-    def write(path: Path, frames: Sequence[Frame]) -> None:
-        with imageio.get_writer(path, fps=FRAMES_PER_SECOND, macro_block_size=1) as video:
-            for frame in frames:
-                video.append_data(frame)
-
-    return write

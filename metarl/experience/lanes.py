@@ -192,6 +192,11 @@ class Keys(NamedTuple):
         """Return the seed of every lane's current episode."""
         return seeding.fold(self.environment[lanes.row], self.first_episode + lanes.episode)
 
+    def environment_seed(self, row: int, episode: int) -> np.uint64:
+        """Return the seed of one episode of a task, counted from the start of the round."""
+        number = np.full(1, self.first_episode + episode)
+        return np.uint64(seeding.fold(self.environment[[row]], number)[0])
+
     def action_keys(self, lanes: Lanes) -> seeding.KeyArray:
         """Return the key of every lane's current episode, from which actions are drawn."""
         return seeding.fold(self.action[lanes.row], self.first_episode + lanes.episode)

@@ -165,7 +165,7 @@ def _refuse_impossible(run: Run, tasks: TaskDistribution, config: EvaluateConfig
     if config.official and not can_be_official(tasks):
         raise bad_option("--official", tasks.name, "tasks of Meta-World")
     if config.video:
-        check_can_record()
+        check_can_record(tasks)
     run.require_spaces(tasks)
 
 

@@ -163,7 +163,7 @@ def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 def _said(default: str) -> str:
     """Return the end of a help text that already names the default: a value set elsewhere."""
-    return "" if default == "None" else f"(set to {default})"
+    return "" if default in ("None", "") else f"(set to {default})"
 
 
 def _automatic(default: str) -> str:

@@ -107,6 +107,7 @@ def meta_train(
         saver.begin(copies.last)
         mark = time.perf_counter()
         leapt = updating = False
+        validated: Metrics = {}
         try:
             while at.iteration < total:
                 Stopped.refuse()
@@ -147,7 +148,7 @@ def meta_train(
                     validation = _validate(agent, tasks, config, envs, new.iteration)
                     score = validation[f"validation/{config.evaluation.best_by}"]
                     new = new._replace(score=score)
-                    metrics |= validation
+                    metrics |= (validated := validation)
                 metrics["time/save_s"], saver.seconds = saver.seconds, 0.0
                 metrics["memory/resident_mib"] = resident_mib(envs)
                 metrics["time/iteration_s"] = time.perf_counter() - mark
@@ -162,7 +163,7 @@ def meta_train(
                     copies.take(at)
                 if due:
                     saver.save(copies.last)
-                progress.advance(note=_note(metrics, at.env_steps))
+                progress.advance(note=_note(metrics | validated, at.env_steps))
                 if callback is not None and callback(new.iteration, trial, metrics) is False:
                     console.print(f"the callback ends the training after iteration {new.iteration}")
                     break
@@ -416,7 +417,14 @@ def _validate(
 
 
 def _note(metrics: Metrics, env_steps: int) -> str:
-    return (
-        f"return {metrics['train/return_before']:.2f} → {metrics['train/return_after']:.2f} "
-        f"(trial {metrics['train/trial_return']:.2f}), {env_steps:,} steps"
-    )
+    """Return the adaptation of the last iteration, and of the last validation if there was one."""
+    trial = f"(trial {metrics['train/trial_return']:.2f})"
+    parts = [f"return {_before_and_after(metrics, 'train')} {trial}"]
+    if "validation/return_after" in metrics:
+        parts.append(f"validation {_before_and_after(metrics, 'validation')}")
+    return f"{', '.join(parts)}, {env_steps:,} steps"
+
+
+def _before_and_after(metrics: Metrics, what: str) -> str:
+    before, after = (metrics[f"{what}/return_{when}"] for when in ("before", "after"))
+    return f"{before:.2f} → {after:.2f}"

@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl import seeding
-from metarl.errors import EnvError, described
+from metarl.errors import EnvError, bad_option, described
 from metarl.stepping.spaces import fit, indices_inside
 from metarl.stepping.vector import Seed, SlotVectorEnv, Step
 from metarl.task import Env, Task, require_task
+from metarl.tasks.canvas import Frame
 from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.scenes import History, Scene, Values
 
 Array: TypeAlias = Any
 """An array of any library that ``array_api_compat`` knows."""
@@ -59,10 +61,22 @@ class ArrayTaskDistribution(TaskDistribution):
 
     :meth:`initial` and :meth:`transition` use ``array_api_compat.array_namespace``, draw no random
     numbers of their own, and never write into their arguments.
+
+    A family that also writes :meth:`draw` can be watched: its single environments then have the
+    render mode ``rgb_array``, so that ``metarl play`` and ``metarl describe --frames`` show it. A
+    picture is a function of the scene alone. :class:`metarl.tasks.canvas.Canvas` draws one in a few
+    milliseconds:
+
+        def draw(self, scene):
+            canvas = Canvas(320, 320)
+            canvas.disc(160 + 100 * scene.state["position"], 6)
+            return canvas.frame()
     """
 
     array_functions = True
     max_slots = 5000
+    render_fps: int = 10
+    """Number of steps that a film shows in a second, if the family can be drawn."""
     initial_noise: NoiseSpec = NoiseSpec()
     transition_noise: NoiseSpec = NoiseSpec()
 
@@ -79,13 +93,35 @@ class ArrayTaskDistribution(TaskDistribution):
     def transition(self, state: State, action: Array, noise: Noise) -> Transition:
         """Advance every slot by one step."""
 
+    def draw(self, scene: Scene) -> Frame:
+        """Return a picture of one environment, ``[height, width, 3]``; optional.
+
+        Args:
+            scene: the task's parameters, and the states, actions and rewards so far.
+        """
+        raise NotImplementedError(f"{self.name} has no method draw(scene)")
+
+    @property
+    def can_draw(self) -> bool:
+        """True if the family has a :meth:`draw` of its own."""
+        return type(self).draw is not ArrayTaskDistribution.draw
+
     def stack(self, tasks: Sequence[Task]) -> dict[str, npt.NDArray[Any]]:
         """Return the tasks' parameters as arrays ``[task, …]``."""
         return {name: np.array([task[name] for task in tasks]) for name, _ in tasks[0].params}
 
-    def make(self, task: Task | None = None) -> Env:
-        """Make a single Gymnasium environment; it equals a slot of :meth:`make_vec`."""
-        return ArrayEnv(self, task)
+    def make(self, task: Task | None = None, *, render_mode: str | None = None) -> Env:
+        """Make a single Gymnasium environment; it equals a slot of :meth:`make_vec`.
+
+        Args:
+            task: the environment's task, which it can also get by ``reset``.
+            render_mode: ``"rgb_array"`` for an environment whose ``render()`` returns pictures, if
+                the family has a method :meth:`draw`.
+
+        Raises:
+            UserError: if the family has no such render mode.
+        """
+        return ArrayEnv(self, task, render_mode)
 
     def make_vec(self, num_envs: int, **options: Any) -> SlotVectorEnv:
         """Make ``num_envs`` slots that are stepped together as arrays.
@@ -137,6 +173,11 @@ class ArrayVectorEnv(SlotVectorEnv):
             self._observe(index, observation)
             self._mark_started(mask)
         return self._observation.copy(), {}
+
+    def row(self, slot: int) -> tuple[Values, Values]:
+        """Return the parameters of a slot's task and its present state, without the slot's axis."""
+        params = {name: values[slot] for name, values in self._params.items()}
+        return params, {name: values[slot] for name, values in self._state.items()}
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Step at once, since array code has nothing to wait for."""
@@ -269,10 +310,26 @@ def _write(
 
 
 class ArrayEnv(gym.Env[Any, Any]):
-    """One slot of an array family as an ordinary Gymnasium environment."""
+    """One slot of an array family as an ordinary Gymnasium environment.
 
-    def __init__(self, tasks: ArrayTaskDistribution, task: Task | None = None) -> None:
-        self.metadata = {"render_modes": []}
+    With the render mode ``rgb_array``, ``render()`` returns the family's picture of what has
+    happened since the task was given.
+    """
+
+    def __init__(
+        self,
+        tasks: ArrayTaskDistribution,
+        task: Task | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        modes = ["rgb_array"] if tasks.can_draw else []
+        self.metadata = {"render_modes": modes, "render_fps": tasks.render_fps}
+        if render_mode is not None and render_mode not in modes:
+            accepted = "rgb_array or None" if modes else "None: the family has no method draw"
+            raise bad_option(f"{tasks.name} render_mode", render_mode, accepted)
+        self.render_mode = render_mode
+        self._draw = tasks.draw
+        self._history = History()
         self.observation_space = tasks.observation_space
         self.action_space = tasks.action_space
         self.horizon = tasks.horizon
@@ -297,11 +354,15 @@ class ArrayEnv(gym.Env[Any, Any]):
             seed=np.array([slot_seed], np.uint64), options={"tasks": [new]} if new else None
         )
         self._fresh_task = None
+        if self.render_mode is not None:
+            self._history.start(*self._slot.row(0), same_task=new is None)
         return observation[0], {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance one step."""
         observation, reward, terminated, truncated, info = self._slot.step(np.array([action]))
+        if self.render_mode is not None:
+            self._history.step(np.array(action), float(reward[0]), self._slot.row(0)[1])
         return (
             observation[0],
             float(reward[0]),
@@ -309,3 +370,22 @@ class ArrayEnv(gym.Env[Any, Any]):
             bool(truncated[0]),
             {self._own_names[key]: values[0] for key, values in info.items()},
         )
+
+    def render(self) -> Frame | None:
+        """Return a picture, ``[height, width, 3]``, or warn and return None without a render mode.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset in the render mode.
+            ValueError: if the family's ``draw`` returns something else.
+        """
+        if self.render_mode is None:
+            gym.logger.warn("render() shows nothing: make the environment with a render_mode")
+            return None
+        scene = self._history.scene
+        if scene is None:
+            raise gym.error.ResetNeeded("reset the environment before it is rendered")
+        frame = np.asarray(self._draw(scene))
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            got = f"{frame.dtype} of shape {frame.shape}"
+            raise ValueError(f"draw returned {got}; accepted: uint8 [height, width, 3]")
+        return frame

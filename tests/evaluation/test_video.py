@@ -1,6 +1,8 @@
 """Videos, without rendering: what is filmed, in which order, and what is said where none can be."""
 
+import contextlib
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import pytest
 import metarl
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
-from metarl.evaluation import video
+from metarl.evaluation import cameras, video
 from metarl.options import with_options
+from metarl.tasks.arrays import ArrayTaskDistribution
 
 
 class Stub:
@@ -38,11 +41,14 @@ class Stub:
 def written(monkeypatch):
     files = {}
 
-    def write(path, frames):
-        files[path.name] = frames
+    @contextlib.contextmanager
+    def open_films(paths, option):
+        shots = []
+        yield SimpleNamespace(add=shots.append)
+        files[paths[0].name] = [shot.frame for shot in shots]
 
-    monkeypatch.setattr(video, "_renderer", Stub)
-    monkeypatch.setattr(video, "_writer", lambda: write)
+    monkeypatch.setattr(cameras, "renderer_of", Stub)
+    monkeypatch.setattr(video, "open_films", open_films)
     return files
 
 
@@ -75,33 +81,38 @@ def test_the_shorter_episode_waits_for_the_longer_one():
     assert [frame[0, :, 0].tolist() for frame in joined] == [[1, 7], [2, 7], [3, 7]]
 
 
-def test_environments_without_a_simulator_cannot_be_filmed(written, tmp_path):
+def test_array_families_are_filmed_as_they_are_drawn(written, tmp_path):
     tasks = metarl.make("bandit/n5-k3")
-    with pytest.raises(UserError, match="accepted: environments on MuJoCo"):
-        video.record_adaptation(
-            rl2(tasks),
-            tasks,
-            tasks.sample(np.random.default_rng(0), 1, "test"),
-            tmp_path,
-            name="x",
-            episodes=1,
-        )
+    chosen = tasks.sample(np.random.default_rng(0), 1, "test")
+    video.record_adaptation(rl2(tasks), tasks, chosen, tmp_path, name="x", episodes=1)
+    start, pulled = written["x-0.mp4"]
+    assert start.shape == (250, 640, 3) and (start[:, :320] != pulled[:, :320]).any()
 
 
 def test_a_missing_gl_library_is_reported_before_any_computation(monkeypatch):
-    def fail(*args):
-        raise AttributeError("'NoneType' object has no attribute 'glGetError'")
+    class Renderer:
+        def __init__(self, *args):
+            raise AttributeError("'NoneType' object has no attribute 'glGetError'")
 
-    monkeypatch.setattr(video, "_writer", lambda: None)
-    monkeypatch.setattr("mujoco.Renderer", fail)
-    with pytest.raises(UserError, match=r"glGetError.*MUJOCO_GL=egl with libegl1"):
-        video.check_can_record()
+    monkeypatch.setattr(video, "mp4_writer", lambda option: None)
+    monkeypatch.setattr("mujoco.Renderer", Renderer)
+    with pytest.raises(
+        UserError, match=r"^--video: [^\n]*glGetError[^\n]*MUJOCO_GL=egl with libegl1"
+    ):
+        video.check_can_record(metarl.make("half-cheetah/direction"))
 
 
 def test_a_missing_encoder_is_reported_with_the_way_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(UserError, match=r"pip install .*\[video\]"):
-        video.check_can_record()
+        video.check_can_record(metarl.make("navigation"))
+
+
+def test_a_family_without_pictures_is_reported_before_any_computation(monkeypatch):
+    monkeypatch.setattr(video, "mp4_writer", lambda option: None)
+    monkeypatch.setattr("metarl.envs.mdp.TabularMDP.draw", ArrayTaskDistribution.draw)
+    with pytest.raises(UserError, match=r"^--video: ArrayEnv has no pictures; accepted: "):
+        video.check_can_record(metarl.make("mdp/n10"))
 
 
 def test_a_filmed_adaptation_has_the_tasks_horizon_not_the_training_s(

@@ -281,8 +281,8 @@ def test_another_agent_is_refused_by_the_official_evaluation():
 
 def test_another_agent_is_not_filmed(tmp_path, monkeypatch):
     tasks = metarl.make("half-cheetah/velocity", horizon=3)
-    monkeypatch.setattr("metarl.evaluation.video._writer", lambda: None)
-    monkeypatch.setattr("metarl.evaluation.video._renderer", lambda model: gym.Env())
+    monkeypatch.setattr("metarl.evaluation.films.mp4_writer", lambda option: None)
+    monkeypatch.setattr("metarl.evaluation.cameras.renderer_of", lambda model, option: gym.Env())
     with pytest.raises(UserError, match=space_message("observation")):
         DOORS["record_adaptation"](small(RL2, metarl.make("navigation")), tasks, tmp_path)
 

@@ -1,7 +1,9 @@
 """The training loop: does a seed give the same parameters, whatever interrupts or observes it?"""
 
+import contextlib
 import dataclasses
 from contextlib import closing
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -414,3 +416,28 @@ def test_what_an_environment_reports_is_logged_before_and_after_adaptation(tmp_p
             assert {f"{kind}/{name}_before", f"{kind}/{name}_after"} <= line.keys()
         assert 0 < line[f"{kind}/success_before"] <= 1
         assert line[f"{kind}/clock_before"] >= 1  # 1 to 6 in turn, averaged over the steps
+
+
+# the bar
+
+
+def test_the_bar_shows_the_last_validation_beside_every_iteration(tmp_path, monkeypatch):
+    notes = []
+
+    @contextlib.contextmanager
+    def ticker(*words, **options):
+        yield SimpleNamespace(advance=lambda note: notes.append(note))
+
+    monkeypatch.setattr("metarl.running.training.ticker", ticker)
+    train(tmp_path / "noted", iterations=5)
+    lines = metrics_of(tmp_path / "noted")
+
+    def said(line, what):
+        return "{:.2f} → {:.2f}".format(*(line[f"{what}/return_{x}"] for x in ("before", "after")))
+
+    shown = [None, lines[1], lines[1], lines[3], lines[4]]  # validated after 2, 4 and the last, 5
+    for note, line, validated in zip(notes, lines, shown, strict=True):
+        expected = f"return {said(line, 'train')} (trial {line['train/trial_return']:.2f}), "
+        if validated is not None:
+            expected += f"validation {said(validated, 'validation')}, "
+        assert note == f"{expected}{line['env_steps']:,} steps" and len(note) < 100
