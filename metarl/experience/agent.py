@@ -219,7 +219,9 @@ class Agent(Adapter, Protocol):
 
     - ``config`` is an instance of ``Class.Config``, a frozen dataclass whose fields become options
       and whose field docstrings become their help. With a field ``episodes_per_trial: int | None``
-      and :func:`prescribed_episodes`, the length of trials is an option.
+      and :func:`prescribed_episodes`, the length of trials is an option. If the config has a class
+      method ``for_tasks(spec)``, its result is what ``metarl train`` starts from on tasks for which
+      there is no preset; :mod:`metarl.experience.traits` tells kinds of tasks apart.
     - ``spec`` is the :class:`TaskSpec` of the tasks. An agent keeps it as its attribute ``spec``,
       so that environments with other spaces are refused. Observations arrive flattened;
       :func:`metarl.stepping.spaces.observation_size` and
