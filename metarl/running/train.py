@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from contextlib import closing
 from typing import NamedTuple
 
 from metarl import registry
 from metarl.console import console
 from metarl.errors import DivergenceError, EnvError, UserError, bad_option
+from metarl.evaluation.curve import read_summary
 from metarl.experience.agent import Agent, TaskSpec
 from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import TaskSampler, make_sampler
@@ -19,12 +21,14 @@ from metarl.running import first_edition
 from metarl.running.checkpoints import Checkpoint
 from metarl.running.evaluate import EvaluateConfig, Subject, evaluate_subject
 from metarl.running.machine import check_device
-from metarl.running.metrics import import_wandb, read_metrics
+from metarl.running.metrics import read_metrics
 from metarl.running.parsing import command_line
 from metarl.running.run import Run
 from metarl.running.settings import Settings
 from metarl.running.store import recall_experience
+from metarl.running.tensorboard import add_evaluation
 from metarl.running.training import Callback, meta_train, training_slots
+from metarl.running.wandb_run import WandbRun, import_wandb, wandb_run
 from metarl.stepping.options import SharedEnvs
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
@@ -101,7 +105,10 @@ def train(
     )
     slots = training_slots(agent, tasks, config.workers)
     try:
-        with closing(SharedEnvs(config.workers, tasks)) as shared:
+        with (
+            closing(SharedEnvs(config.workers, tasks)) as shared,
+            wandb_run(config.run, run.directory) as wandb,
+        ):
             if start.iteration < (config.iterations or 0):
                 envs = shared.sized(slots)
                 if resume is None and config.check:
@@ -117,15 +124,29 @@ def train(
                     sampler=sampler,
                     callback=callback,
                     envs=envs,
+                    wandb=wandb,
                 )
                 console.print(f"trained in {time.perf_counter() - started:.0f} s")
             evaluate_subject(run, Subject(agent, start, initial), tasks, evaluation, shared)
+            _show_evaluation(run, wandb)
     except BaseException as error:
         failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
         if not failed_at_once:
             _print_how_to_resume(run, error)
         raise
     return run
+
+
+def _show_evaluation(run: Run, wandb: WandbRun | None) -> None:
+    """Show the evaluation after training in TensorBoard and, if wanted, in Weights & Biases."""
+    folder = run.directory / "evaluation"
+    summary, untrained = (read_summary(folder / f"test{end}.json") for end in ("", "-untrained"))
+    if wandb is not None:
+        wandb.log_evaluation(summary, untrained, folder)
+    try:
+        add_evaluation(run.directory / "tensorboard", summary, untrained, folder / "test.png")
+    except OSError as error:
+        warnings.warn(f"TensorBoard does not show the evaluation: {error}", stacklevel=2)
 
 
 def _restore(

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from metarl.evaluation.plotting import finish, save_figure
 from metarl.evaluation.tables import Cells, print_rows
@@ -78,7 +79,7 @@ def write_trials(records: Sequence[TrialRecord], path: Path) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for record in records:
-        own = {"trial": record.number, "state": record.state, "score": record.score}
+        own: dict[str, Any] = {"trial": record.number, "state": record.state, "score": record.score}
         own |= {"seconds": record.seconds, "error": record.error}
         writer.writerow(own | {name: _cell(value) for name, value in record.values.items()})
     write_whole(path, text.getvalue().encode())
@@ -156,6 +157,11 @@ def _draw_option(axes: Axes, records: Sequence[TrialRecord], name: str, searched
     ranged = isinstance(searched, Tuned)
     if isinstance(searched, Tuned) and searched.log:
         axes.set_xscale("log")
+        axes.set_xlim(searched.low / 1.15, searched.high * 1.15)
+        few = searched.high < 50 * searched.low  # Too few decades to tell where a point is.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     for state, style in _MARKERS.items():
         points = [
             (r.values[name] if ranged else _text(r.values[name]), r.score)

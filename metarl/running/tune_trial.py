@@ -25,6 +25,7 @@ from metarl.running.run import Run
 from metarl.running.settings import Settings
 from metarl.running.train import Prepared, prepare
 from metarl.running.training import Callback, meta_train, training_slots
+from metarl.running.wandb_run import wandb_run
 from metarl.stepping.options import SharedEnvs
 from metarl.stepping.vector import SlotVectorEnv
 
@@ -82,15 +83,17 @@ def train_trial(settings: Settings, minutes: float | None = None) -> Run:
             callback = _ending_at(end, callback)
         settings, tasks, agent = prepared
         run = Run.create(settings, tasks)
-        meta_train(
-            agent,
-            tasks,
-            settings.train,
-            run.directory,
-            sampler=make_sampler(settings.train.task_sampler, tasks),
-            callback=callback,
-            envs=envs,
-        )
+        with wandb_run(settings.train.run, run.directory) as wandb:
+            meta_train(
+                agent,
+                tasks,
+                settings.train,
+                run.directory,
+                sampler=make_sampler(settings.train.task_sampler, tasks),
+                callback=callback,
+                envs=envs,
+                wandb=wandb,
+            )
     return run
 
 
