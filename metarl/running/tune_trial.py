@@ -32,8 +32,15 @@ from metarl.stepping.vector import SlotVectorEnv
 VALIDATIONS = 10
 """Number of evaluations on validation tasks in a trial, without ``--validation-interval``."""
 
-MEASURED = 3
+MEASURED = 4
 """Number of updates that measure how many fit into the minutes of a trial."""
+
+VALIDATION_SHARE = 0.2
+"""The largest share of a trial's minutes that validations take; they are fewer otherwise."""
+
+OVERTIME = 1.25
+"""A trial may take its minutes times this if the machine has become slower, so that schedules
+still reach their end."""
 
 _CHILD = "from metarl.running.tune_trial import child; child()"
 """The program of the process that trains."""
@@ -47,9 +54,14 @@ class Pace(NamedTuple):
     validation: float
     """An evaluation on validation tasks."""
 
-    def iterations(self, seconds: float) -> int:
-        """Return how many updates fit into a time beside :data:`VALIDATIONS` validations."""
-        return max(1, math.floor((seconds - VALIDATIONS * self.validation) / self.iteration))
+    def plan(self, seconds: float) -> dict[str, int]:
+        """Return how many updates fit into a time, and how many there are for each validation."""
+        affordable = int(VALIDATION_SHARE * seconds / max(self.validation, 1e-9))
+        validations = max(1, min(VALIDATIONS, affordable))
+        number = math.floor((seconds - validations * self.validation) / self.iteration)
+        number = max(1, number)
+        interval = math.ceil(number / validations)
+        return {"iterations": number, "validation_interval": interval}
 
 
 @torch_threads(1)  # Only updates may use more.
@@ -60,7 +72,7 @@ def train_trial(settings: Settings, minutes: float | None = None) -> Run:
         settings: the settings of the run.
         minutes: the time that everything together takes. The number of updates is what a short
             measurement says will fit, so that schedules reach their end; if the machine becomes
-            slower than it was then, the time still ends the training.
+            much slower than it was then, the time still ends the training.
 
     Returns:
         The run; its ``config.json`` has the number of updates.
@@ -76,11 +88,10 @@ def train_trial(settings: Settings, minutes: float | None = None) -> Run:
         train = prepared.settings.train
         envs = shared.sized(training_slots(prepared.agent, prepared.tasks, train.workers))
         if minutes is not None:
-            end = started + 60 * minutes
-            number = measured_pace(prepared, envs).iterations(end - time.monotonic())
-            interval = math.ceil(number / VALIDATIONS)
-            prepared = prepare(settings.with_train(iterations=number, validation_interval=interval))
-            callback = _ending_at(end, callback)
+            pace = measured_pace(prepared, envs)
+            left = started + 60 * minutes - time.monotonic()
+            prepared = prepare(settings.with_train(**pace.plan(left)))
+            callback = _ending_at(started + 60 * minutes * OVERTIME, callback)
         settings, tasks, agent = prepared
         run = Run.create(settings, tasks)
         with wandb_run(settings.train.run, run.directory) as wandb:
@@ -116,8 +127,9 @@ def measured_pace(prepared: Prepared, envs: SlotVectorEnv) -> Pace:
     sampler = make_sampler(few.task_sampler, tasks)
     with tempfile.TemporaryDirectory() as folder:
         meta_train(agent, tasks, few, Path(folder), sampler=sampler, callback=note, envs=envs)
-    *first, last = took[1:]  # The very first update also pays for what is made once.
-    return Pace(min(first), max(0.0, last - min(first)))
+    *usual, last = took[1:]  # The very first update also pays for what is made once.
+    mean = sum(usual) / len(usual)
+    return Pace(mean, max(0.0, last - mean))
 
 
 def _ending_at(end: float, other: Callback | None) -> Callback:
