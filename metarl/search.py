@@ -72,7 +72,7 @@ class TunedAmong:
 
     def __str__(self) -> str:
         """Return the values as ``--search`` reads them."""
-        return ",".join(map(str, self.values))
+        return ",".join(str(value).replace(",", "") for value in self.values)
 
     @property
     def ends(self) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from metarl.running.commandline import run_train
 from metarl.running.commands import Evaluate, Plot, run_evaluate, run_plot
 from metarl.running.parsing import field_docs
 from metarl.running.record import Summarize
+from metarl.running.tune import TuneConfig, run_tune
 
 ROOT = Path(__file__).parents[1]
 OPENERS = r"(Of|Its|As|Where|Reached|That)\b"
@@ -39,7 +40,11 @@ def dataclasses_of(module):
 
 
 KINDS = [
-    *(each for one in (metarl.TrainConfig, Evaluate, Plot, Summarize) for each in with_nested(one)),
+    *(
+        each
+        for one in (metarl.TrainConfig, TuneConfig, Evaluate, Plot, Summarize)
+        for each in with_nested(one)
+    ),
     *(k for module in MEASURING for k in dataclasses_of(module)),
     *(k for name in registry.AGENTS for k in with_nested(registry.agent_class(name).Config)),
 ]
@@ -94,6 +99,7 @@ def help_of(run, *words):
     [
         (run_train, ["rl2"], "training evaluation run workers agent core head ppo"),
         (run_train, ["maml-ppo"], "training evaluation run workers agent"),
+        (run_tune, ["maml-ppo"], ""),
         (run_evaluate, ["runs/x"], "evaluation disturbances workers"),
         (run_plot, ["runs/x"], ""),
     ],
@@ -123,3 +129,9 @@ def test_help_names_the_agents_of_other_packages_too(monkeypatch):
 def test_help_has_the_lines_of_the_terminal_not_those_of_the_source():
     said = " ".join(help_of(run_train).replace("│", " ").split())
     assert field_docs(metarl.TrainConfig)["task_sampler"] in said
+
+
+def test_help_of_tuning_says_what_is_searched():
+    said = " ".join(help_of(run_tune, "maml-ppo").replace("│", " ").split())
+    assert "maml-ppo is searched in these options: inner-learning-rate (0.025, 0.0125" in said
+    assert "; learning-rate log:0.0001..0.01" in said and "entropy" not in said

@@ -20,10 +20,12 @@ from metarl.running import evaluate as evaluating
 from metarl.running import probe as probing
 from metarl.running import robustness as varying
 from metarl.running import train as training
+from metarl.running import tune as tuning
 from metarl.running.evaluate import EvaluateConfig
 from metarl.running.run import Run
 from metarl.running.settings import Settings, TrainConfig
 from metarl.running.training import Callback
+from metarl.running.tune import TuneConfig, Tuning
 from metarl.tasks.distribution import TaskDistribution
 
 
@@ -45,15 +47,56 @@ def train(agent: str = "rl2", *, callback: Callback | None = None, **options: An
     Raises:
         UserError: for an unknown option or anything that cannot work, before any work is done.
     """
+    return training.train(_settings("metarl.train", agent, options), callback=callback)
+
+
+def tune(
+    agent: str = "rl2",
+    *,
+    trials: int = 20,
+    jobs: int = 1,
+    search: Sequence[str] = (),
+    trial_minutes: float | None = None,
+    prune: bool = True,
+    **options: Any,
+) -> Tuning:
+    """Search the settings of an agent that do best on validation tasks.
+
+    It is the command ``metarl tune`` as a function. The search's ``settings`` are those of the best
+    trial; the same call with the same ``run_dir`` goes on with a search that was cut off.
+
+    Args:
+        agent: the agent's name, or ``package.module:Name``.
+        trials: the number of settings to try, those of earlier calls included.
+        jobs: how many trials run at once.
+        search: what is searched, as ``--search`` takes it (default: every option that has a range
+            and is not among ``options``).
+        trial_minutes: the minutes of a trial, instead of ``iterations``.
+        prune: whether trials below the median of earlier ones end early.
+        options: fields of :class:`metarl.TrainConfig` and of the agent's config, which are the same
+            in all trials.
+
+    Returns:
+        The folder, all trials, and the settings of the best one.
+
+    Raises:
+        UserError: for an unknown option or anything that cannot work, before any work is done.
+        TuningError: if no trial was completed.
+    """
+    config = TuneConfig(trials, jobs, tuple(search), trial_minutes, prune)
+    return tuning.tune(_settings("metarl.tune", agent, options), config, options.keys())
+
+
+def _settings(function: str, agent: str, options: dict[str, Any]) -> Settings:
+    """Return the settings that options of an agent and of its training describe."""
     kind = registry.agent_class(agent).Config
     own, theirs = option_paths(TrainConfig).keys(), option_paths(kind).keys()
-    _refuse_unknown("metarl.train", options, own | theirs)
-    settings = Settings(
+    _refuse_unknown(function, options, own | theirs)
+    return Settings(
         agent,
         with_options(kind(), **{k: v for k, v in options.items() if k in theirs}),
         with_options(TrainConfig(), **{k: v for k, v in options.items() if k in own}),
     )
-    return training.train(settings, callback=callback)
 
 
 def evaluate(

@@ -21,7 +21,7 @@ from metarl.constraints import AtLeast, Positive, validate
 from metarl.errors import TuningError, UserError, bad_option
 from metarl.files import read_object, write_json
 from metarl.options import option_values, with_options
-from metarl.running.commandline import parse_train
+from metarl.running.commandline import DEFAULT_AGENT, parse_train
 from metarl.running.folders import NewFolder, default_directory
 from metarl.running.parsing import command_line, parse
 from metarl.running.run import Run
@@ -37,7 +37,7 @@ from metarl.running.tune_report import (
     write_trials,
 )
 from metarl.running.tune_trial import VALIDATIONS, TrialFiles, TrialProcess
-from metarl.search import Searched
+from metarl.search import Searched, tuned_options
 from metarl.stepping.workers import usable_cores
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ long a trial is --trial-minutes says, or --iterations or --env-steps. All trials
 metarl train --config reads, trials.csv, tuning.png, and every trial's run; the same command with
 the same folder goes on with a search that was cut off, and with more --trials with a finished one.
 
+Without --search, {agent} is searched in these options: {ranges}.
+
 The options below are those of the search."""
 
 
@@ -75,8 +77,8 @@ class TuneConfig:
     search: tuple[str, ...] = ()
     """Options to search: `learning-rate` in the range that the agent's config gives it,
     `learning-rate=1e-4..1e-2` in another one, `core=gru,fast-weights` among values. Ranges over two
-    decades are logarithmic, unless `linear:` or `log:` stands before them (default: every option
-    that the config gives a range and that has no value on the command line)."""
+    decades are logarithmic, unless `linear:` or `log:` stands before them. Without any, every
+    option is searched that has a range and that the command line gives no value."""
     trial_minutes: Annotated[float, Positive] | None = None
     """Minutes that a trial takes, instead of `--iterations`: a short measurement says how many
     updates fit (default: as many updates as the settings say)."""
@@ -103,7 +105,7 @@ class Tuning(NamedTuple):
 def run_tune(arguments: Sequence[str]) -> None:
     """Run the command ``metarl tune``."""
     own, rest = _divide(arguments)
-    config = parse(TuneConfig, _TUNE_HELP, "tune", own)
+    config = parse(TuneConfig, _help(rest) if "--help" in own else "", "tune", own)
     flags = {word.partition("=")[0].replace("_", "-") for word in rest if word.startswith("--")}
     for flag in ("--resume", "--seeds", "--print-config"):
         if flag in flags:
@@ -113,6 +115,14 @@ def run_tune(arguments: Sequence[str]) -> None:
         raise bad_option("--config", " ".join(rest), "settings of one run, not of several seeds")
     typed = {flag.removeprefix("--").removeprefix("no-").replace("-", "_") for flag in flags}
     tune(request.settings, config, typed, ["tune", *arguments])
+
+
+def _help(rest: Sequence[str]) -> str:
+    """Return the text above the options, which names what is searched of the agent."""
+    agent = rest[0] if rest and not rest[0].startswith("-") else DEFAULT_AGENT
+    known = tuned_options(registry.agent_class(agent).Config)
+    ranges = [f"{name.replace('_', '-')} {searched}" for name, searched in known.items()]
+    return _TUNE_HELP.format(agent=agent, ranges="; ".join(ranges) or "none")
 
 
 def _divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
