@@ -116,14 +116,7 @@ def measured_pace(prepared: Prepared, envs: SlotVectorEnv) -> Pace:
     def note(iteration: int, trial: Trial, metrics: Metrics) -> None:
         took.append(metrics["time/iteration_s"])
 
-    few = settings.with_train(
-        iterations=MEASURED,
-        validation_interval=MEASURED,
-        wandb_project=None,
-        wandb_entity=None,
-        wandb_group=None,
-        wandb_tags=(),
-    ).train
+    few = settings.with_train(iterations=MEASURED, validation_interval=MEASURED).train
     sampler = make_sampler(few.task_sampler, tasks)
     with tempfile.TemporaryDirectory() as folder:
         meta_train(agent, tasks, few, Path(folder), sampler=sampler, callback=note, envs=envs)
