@@ -133,5 +133,5 @@ def test_help_has_the_lines_of_the_terminal_not_those_of_the_source():
 
 def test_help_of_tuning_says_what_is_searched():
     said = " ".join(help_of(run_tune, "maml-ppo").replace("│", " ").split())
-    assert "maml-ppo is searched in these options: inner-learning-rate (0.025, 0.0125" in said
+    assert "maml-ppo is searched in these options: inner-learning-rate (0.025 0.0125" in said
     assert "; learning-rate log:0.0001..0.01" in said and "entropy" not in said
