@@ -28,10 +28,13 @@ from metarl.learning.normalization import ObservationNormalizer
 from metarl.learning.ppo import descend
 from metarl.learning.state import Saved
 from metarl.learning.update_rules import SGD, UpdateRule, inner_step
+from metarl.search import Tuned, TunedAmong
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import ActionCodec, observation_size
 
 Rates: TypeAlias = Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty]
+INNER_RATES = [tuple(first / 2**k for k in range(4)) for first in (0.025, 0.05, 0.1, 0.2, 0.5)]
+"""The rates of inner steps that tuning tries: each half of the one before."""
 Policy: TypeAlias = Callable[[Params, Tensor], Distribution]
 """A function from each task's parameters and observations to action distributions."""
 Rounds: TypeAlias = Sequence[PolicyBatch]
@@ -47,7 +50,7 @@ class MAMLPPOConfig:
     """Number of episodes per task that an inner step learns from (20 in the MAML paper)."""
     num_adaptations: Annotated[int, AtLeast(0)] = 2
     """Number of inner steps in training; after training with one, a second step overshoots."""
-    inner_learning_rate: Rates = (0.1, 0.05, 0.025, 0.0125)
+    inner_learning_rate: Annotated[Rates, TunedAmong(*INNER_RATES)] = (0.1, 0.05, 0.025, 0.0125)
     """Learning rate of each inner step (alpha in MAML's eq. 1); further steps use the last one.
     Normalised advantages make all steps equally long, so that a constant rate overshoots."""
     meta_loss: Literal["every-step", "last-step"] = "every-step"
@@ -59,19 +62,19 @@ class MAMLPPOConfig:
     """Sizes of the policy's ReLU layers."""
     normalize_observations: bool = False
     """Normalise observations by the mean and variance of all training steps so far."""
-    initial_std: Annotated[float, Positive] = 1.0
+    initial_std: Annotated[float, Positive, Tuned(0.2, 2.0, log=True)] = 1.0
     """Initial standard deviation of continuous actions; inner steps adapt it to each task."""
     min_std: Annotated[float, Positive] = 1e-2
     """Lower bound on the standard deviation of continuous actions."""
     discount: Annotated[float, Between(0, 1)] = 0.99
     """Discount factor (gamma) per step of an episode."""
-    gae_lambda: Annotated[float, Between(0, 1)] = 1.0
+    gae_lambda: Annotated[float, Between(0, 1), Tuned(0.8, 1.0)] = 1.0
     """GAE lambda of the advantage estimates."""
-    learning_rate: Annotated[float, Positive] = 1e-3
+    learning_rate: Annotated[float, Positive, Tuned(1e-4, 1e-2, log=True)] = 1e-3
     """Adam's learning rate on the initial parameters (beta in MAML's algorithm 3)."""
-    num_epochs: Annotated[int, AtLeast(1)] = 5
+    num_epochs: Annotated[int, AtLeast(1), Tuned(1, 10)] = 5
     """Number of meta-gradient steps on the experience of one update."""
-    clip: Annotated[float, Positive] = 0.2
+    clip: Annotated[float, Positive, Tuned(0.1, 0.4)] = 0.2
     """Bound on the change of the adapted policy's probability ratio in the meta-objective."""
     kl_coefficient: Annotated[float, NotNegative] = 5e-4
     """Weight of the penalty KL(old ‖ new) on the policies before inner steps (ProMP, eq. 13)."""

@@ -31,6 +31,7 @@ from metarl.sb3.models import (
     train,
     with_told,
 )
+from metarl.search import Tuned
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import ActionCodec, observation_size
 from metarl.task import Task, numbers_of
@@ -55,19 +56,19 @@ class PPOMultitaskConfig:
     """Normalise observations by the mean and variance of all training steps so far."""
     initial_std: Annotated[float, Positive] = 1.0
     """Initial standard deviation of continuous actions."""
-    learning_rate: Annotated[float, Positive] = 3e-4
+    learning_rate: Annotated[float, Positive, Tuned(1e-5, 1e-2, log=True)] = 3e-4
     """Adam's learning rate on the policy and the critic."""
-    num_epochs: Annotated[int, AtLeast(1)] = 10
+    num_epochs: Annotated[int, AtLeast(1), Tuned(3, 20)] = 10
     """Number of passes over the experience of an update."""
-    batch_size: Annotated[int, AtLeast(2)] = 1000
+    batch_size: Annotated[int, AtLeast(2), Tuned(64, 4096, log=True)] = 1000
     """Number of steps in a minibatch (64 in Stable-Baselines3, for smaller updates)."""
     discount: Annotated[float, Between(0, 1)] = 0.99
     """Discount factor (gamma) per step of an episode."""
-    gae_lambda: Annotated[float, Between(0, 1)] = 0.95
+    gae_lambda: Annotated[float, Between(0, 1), Tuned(0.8, 1.0)] = 0.95
     """GAE lambda of the advantage estimates."""
-    clip: Annotated[float, Positive] = 0.2
+    clip: Annotated[float, Positive, Tuned(0.1, 0.4)] = 0.2
     """Bound on the change of the probability ratio between the new and the old policy."""
-    entropy_coefficient: Annotated[float, NotNegative] = 0.0
+    entropy_coefficient: Annotated[float, NotNegative, Tuned(1e-4, 0.1, log=True)] = 0.0
     """Weight of the entropy bonus."""
     value_coefficient: Annotated[float, NotNegative] = 0.5
     """Weight of the value loss beside the policy loss."""

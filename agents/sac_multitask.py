@@ -31,6 +31,7 @@ from metarl.sb3.models import (
     train,
     with_told,
 )
+from metarl.search import Tuned
 from metarl.seeding import LaneGenerator
 from metarl.stepping.spaces import ActionCodec, observation_size
 from metarl.task import Task, numbers_of
@@ -51,20 +52,20 @@ class SACMultitaskConfig:
     """Sizes of the hidden layers of the policy, and of those of each critic."""
     normalize_observations: bool = False
     """Normalise observations by the mean and variance of all training steps so far."""
-    learning_rate: Annotated[float, Positive] = 3e-4
+    learning_rate: Annotated[float, Positive, Tuned(1e-5, 3e-3, log=True)] = 3e-4
     """Adam's learning rate on the policy, the critics and the entropy coefficient."""
     buffer_size: Annotated[int, AtLeast(1)] = 1_000_000
     """Number of environment steps that the replay buffer holds."""
     learning_starts: Annotated[int, AtLeast(0)] = 1000
     """Number of environment steps with random actions before the first update (100 in
     Stable-Baselines3, which has one task)."""
-    gradient_steps: Annotated[float, Positive] = 1.0
+    gradient_steps: Annotated[float, Positive, Tuned(0.1, 2.0, log=True)] = 1.0
     """Number of gradient steps for each new environment step."""
-    batch_size: Annotated[int, AtLeast(1)] = 256
+    batch_size: Annotated[int, AtLeast(1), Tuned(64, 1024, log=True)] = 256
     """Number of steps in a minibatch."""
     discount: Annotated[float, Between(0, 1)] = 0.99
     """Discount factor (gamma) per step of an episode."""
-    target_rate: Annotated[float, Between(0, 1)] = 0.005
+    target_rate: Annotated[float, Between(0, 1), Tuned(1e-3, 0.05, log=True)] = 0.005
     """Rate (tau) at which the target critics follow the critics."""
     target_entropy: float | None = None
     """Entropy that the entropy coefficient aims at (default: minus the number of action

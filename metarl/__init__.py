@@ -36,10 +36,12 @@ if TYPE_CHECKING:
         evaluate_probe,
         evaluate_robustness,
         train,
+        tune,
     )
     from metarl.running.reading import read_run
     from metarl.running.run import load
     from metarl.running.settings import TrainConfig
+    from metarl.search import Tuned, TunedAmong
     from metarl.stepping.vector import TaskVectorEnv
     from metarl.task import Split, Task
     from metarl.tasks.arrays import ArrayTaskDistribution, ArrayVectorEnv
@@ -78,6 +80,8 @@ _HOME = {
     "TrainConfig": "running.settings",
     "Trial": "experience.data",
     "TrialShape": "experience.agent",
+    "Tuned": "search",
+    "TunedAmong": "search",
     "Uniform": "tasks.ranges",
     "UserError": "errors",
     "adapt": "experience.adaptation",
@@ -95,6 +99,7 @@ _HOME = {
     "probe_context": "evaluation.probe",
     "read_run": "running.reading",
     "train": "running.api",
+    "tune": "running.api",
 }
 
 __all__ = [
@@ -126,6 +131,8 @@ __all__ = [
     "TrainConfig",
     "Trial",
     "TrialShape",
+    "Tuned",
+    "TunedAmong",
     "Uniform",
     "UserError",
     "adapt",
@@ -143,6 +150,7 @@ __all__ = [
     "probe_context",
     "read_run",
     "train",
+    "tune",
 ]
 
 

@@ -12,6 +12,7 @@ from metarl.running.exits import exits, stopping_later
 
 COMMANDS = {
     "train": ("running.commandline:run_train", "meta-train an agent, then evaluate it"),
+    "tune": ("running.tune:run_tune", "search the settings of an agent by validation tasks"),
     "evaluate": ("running.commands:run_evaluate", "evaluate how a run's agent adapts to new tasks"),
     "compare": ("running.groups:run_compare", "say which runs are better, and how surely"),
     "plot": ("running.commands:run_plot", "draw several runs into one picture"),

@@ -91,6 +91,10 @@ class SeedsError(Exception):
     """Some of the runs of a group of seeds did not finish."""
 
 
+class TuningError(Exception):
+    """No trial of a search of settings was completed."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked the program to end; scripts exit with code 128 plus its number."""
 

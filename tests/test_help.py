@@ -21,6 +21,7 @@ from metarl.running.describe import Describe, run_describe
 from metarl.running.parsing import field_docs
 from metarl.running.play import Play, run_play
 from metarl.running.record import Summarize
+from metarl.running.tune import TuneConfig, run_tune
 
 ROOT = Path(__file__).parents[1]
 OPENERS = r"(Of|Its|As|Where|Reached|That)\b"
@@ -40,7 +41,7 @@ def dataclasses_of(module):
     return [k for k in kinds if k.__module__ == module and dataclasses.is_dataclass(k)]
 
 
-PROGRAMS = (metarl.TrainConfig, Evaluate, Plot, Summarize, Play, Describe)
+PROGRAMS = (metarl.TrainConfig, TuneConfig, Evaluate, Plot, Summarize, Play, Describe)
 KINDS = [
     *(each for one in PROGRAMS for each in with_nested(one)),
     *(k for module in MEASURING for k in dataclasses_of(module)),
@@ -97,6 +98,7 @@ def help_of(run, *words):
     [
         (run_train, ["rl2"], "training evaluation run workers agent core head ppo"),
         (run_train, ["maml-ppo"], "training evaluation run workers agent"),
+        (run_tune, ["maml-ppo"], ""),
         (run_evaluate, ["runs/x"], "evaluation disturbances workers"),
         (run_plot, ["runs/x"], ""),
         (run_play, ["runs/x"], ""),
@@ -128,3 +130,9 @@ def test_help_names_the_agents_of_other_packages_too(monkeypatch):
 def test_help_has_the_lines_of_the_terminal_not_those_of_the_source():
     said = " ".join(help_of(run_train).replace("│", " ").split())
     assert field_docs(metarl.TrainConfig)["task_sampler"] in said
+
+
+def test_help_of_tuning_says_what_is_searched():
+    said = " ".join(help_of(run_tune, "maml-ppo").replace("│", " ").split())
+    assert "maml-ppo is searched in these options: inner-learning-rate (0.025 0.0125" in said
+    assert "; learning-rate log:0.0001..0.01" in said and "entropy" not in said

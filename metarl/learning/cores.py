@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from metarl.constraints import AtLeast, refuse_unused, validate
 from metarl.learning.networks import mlp, orthogonal
+from metarl.search import Tuned
 from metarl.stepping.spaces import ActionCodec
 
 MEMORY_SIZE = 32
@@ -32,7 +33,7 @@ class CoreConfig:
     `fast-weights` is a GRU beside a matrix to which every step adds an outer product (Schlag et
     al., 2021, 2102.11174). The matrix holds many associations, such as the reward of every state
     and action, which a GRU hardly learns to; its entries grow with the steps of a trial."""
-    hidden_size: Annotated[int, AtLeast(1)] = 64
+    hidden_size: Annotated[int, AtLeast(1), Tuned(32, 256, log=True)] = 64
     """Number of units of the GRU."""
     encoder_sizes: tuple[Annotated[int, AtLeast(1)], ...] = ()
     """Sizes of the tanh layers before the GRU."""

@@ -23,24 +23,25 @@ from metarl.learning.losses import (
     value_loss,
 )
 from metarl.learning.returns import masked_mean
+from metarl.search import Tuned
 
 
 @dataclass(frozen=True)
 class PPOConfig:
     """Hyper-parameters of PPO; the defaults are for Bernoulli bandits."""
 
-    learning_rate: Annotated[float, Positive] = 3e-3
+    learning_rate: Annotated[float, Positive, Tuned(3e-4, 1e-2, log=True)] = 3e-3
     """Adam's learning rate at the first update."""
     final_learning_rate: Annotated[float, NotNegative] = 1e-4
     """Adam's learning rate at the end of the schedule; it changes linearly from --learning-rate."""
-    num_epochs: Annotated[int, AtLeast(1)] = 4
+    num_epochs: Annotated[int, AtLeast(1), Tuned(1, 10)] = 4
     """The number of passes over the experience of an update."""
-    num_minibatches: Annotated[int, AtLeast(1)] = 8
+    num_minibatches: Annotated[int, AtLeast(1), Tuned(1, 16, log=True)] = 8
     """The number of parts that an epoch divides the experience into, each one gradient step; a
     part is made of whole sequences."""
-    clip: Annotated[float, Positive] = 0.2
+    clip: Annotated[float, Positive, Tuned(0.1, 0.4)] = 0.2
     """Bound on the change of the probability ratio between the new and the old policy."""
-    entropy_coefficient: Annotated[float, NotNegative] = 0.02
+    entropy_coefficient: Annotated[float, NotNegative, Tuned(1e-3, 0.1, log=True)] = 0.02
     """Weight of the entropy bonus at the first update."""
     final_entropy_coefficient: Annotated[float, NotNegative] = 0.0
     """Weight of the entropy bonus at the end of the schedule; it changes linearly from

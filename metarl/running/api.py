@@ -21,11 +21,13 @@ from metarl.running import evaluate as evaluating
 from metarl.running import probe as probing
 from metarl.running import robustness as varying
 from metarl.running import train as training
-from metarl.running.defaults import starting_settings
+from metarl.running import tune as tuning
+from metarl.running.defaults import Start, starting_settings
 from metarl.running.evaluate import EvaluateConfig
 from metarl.running.run import Run
 from metarl.running.settings import LENGTHS, Settings, TrainConfig, refuse_lengths
 from metarl.running.training import Callback
+from metarl.running.tune import TuneConfig, Tuning
 from metarl.tasks.distribution import TaskDistribution
 
 
@@ -57,12 +59,59 @@ def train(
     Raises:
         UserError: for an unknown option or anything that cannot work, before any work is done.
     """
+    settings, origin = _settings("metarl.train", agent, preset, options)
+    if origin:
+        console.print(origin)
+    return training.train(settings, callback=callback, yes=yes)
+
+
+def tune(
+    agent: str | None = None,
+    *,
+    preset: str | None = None,
+    trials: int = 20,
+    jobs: int = 1,
+    search: Sequence[str] = (),
+    prune: bool = True,
+    **options: Any,
+) -> Tuning:
+    """Search the settings of an agent that do best on validation tasks.
+
+    It is the command ``metarl tune`` as a function. The search's ``settings`` are those of the best
+    trial; the same call with the same ``run_dir`` goes on with a search that was cut off.
+
+    Args:
+        agent: the agent's name, or ``package.module:Name`` (default: that of the preset, or rl2).
+        preset: the name of settings to start from, as in :func:`train`.
+        trials: the number of settings to try, those of earlier calls included.
+        jobs: how many trials run at once.
+        search: what is searched, as ``--search`` takes it (default: every option that has a range
+            and is not among ``options``).
+        prune: whether trials below the median of earlier ones end early.
+        options: fields of :class:`metarl.TrainConfig` and of the agent's config, which are the same
+            in all trials; ``minutes`` or ``iterations`` say how long each one is.
+
+    Returns:
+        The folder, all trials, and the settings of the best one.
+
+    Raises:
+        UserError: for an unknown option or anything that cannot work, before any work is done.
+        TuningError: if no trial was completed.
+    """
+    settings, _ = _settings("metarl.tune", agent, preset, options)
+    return tuning.tune(settings, TuneConfig(trials, jobs, tuple(search), prune), options.keys())
+
+
+def _settings(
+    function: str, agent: str | None, preset: str | None, options: dict[str, Any]
+) -> Start:
+    """Return the settings that options describe beside those that are chosen by the tasks."""
     start, origin = starting_settings(agent, options.get("env"), preset)
     if agent not in (None, start.agent):
         raise bad_option("agent", agent, f"{start.agent}, the agent of the preset")
     own = option_paths(TrainConfig).keys()
     theirs = option_paths(type(start.agent_config)).keys()
-    _refuse_unknown("metarl.train", options, own | theirs)
+    _refuse_unknown(function, options, own | theirs)
     train, lengths = start.train, [name for name in LENGTHS if options.get(name) is not None]
     refuse_lengths(lengths)
     if lengths:
@@ -72,9 +121,7 @@ def train(
         with_options(start.agent_config, **{k: v for k, v in options.items() if k in theirs}),
         with_options(train, **{k: v for k, v in options.items() if k in own}),
     )
-    if origin:
-        console.print(origin)
-    return training.train(settings, callback=callback, yes=yes)
+    return Start(settings, origin)
 
 
 def evaluate(

@@ -282,11 +282,16 @@ def _print_names() -> None:
 
 def child() -> None:
     """Run ``metarl train`` for a parent process, and stop when the parent has ended."""
+    arguments, sys.argv[0] = sys.argv[1:], "metarl"
+    end_with_parent()
+    exits(lambda: run_train(arguments))()
+
+
+def end_with_parent() -> None:
+    """Let this process stop, as on SIGTERM, when its standard input ends with the parent."""
 
     def watch() -> None:
         sys.stdin.read()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    arguments, sys.argv[0] = sys.argv[1:], "metarl"
     threading.Thread(target=watch, daemon=True).start()
-    exits(lambda: run_train(arguments))()

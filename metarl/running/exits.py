@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from metarl.errors import DivergenceError, EnvError, SaveError, SeedsError, Stopped, UserError
+from metarl.errors import (
+    DivergenceError,
+    EnvError,
+    SaveError,
+    SeedsError,
+    Stopped,
+    TuningError,
+    UserError,
+)
 
 
 def exits(main: Callable[[], None]) -> Callable[[], None]:
@@ -34,7 +42,7 @@ def exits(main: Callable[[], None]) -> Callable[[], None]:
                 main()
         except UserError as error:
             fail(error)
-        except (EnvError, DivergenceError, SaveError, SeedsError) as error:
+        except (EnvError, DivergenceError, SaveError, SeedsError, TuningError) as error:
             sys.stdout.flush()
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)

@@ -1,12 +1,10 @@
-"""Log a run's metrics to JSON lines, TensorBoard and Weights & Biases."""
+"""Log a run's metrics to JSON lines, TensorBoard and Weights & Biases (W&B)."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +14,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from metarl.errors import UserError
 from metarl.files import write_whole
-from metarl.running.settings import RunConfig
+from metarl.running.tensorboard import add_settings
+from metarl.running.wandb_run import WandbRun
 
 
 class MetricsLog:
     """Writes a run's metrics to ``metrics.jsonl``, ``tensorboard/`` and, if wanted, to W&B.
 
-    TensorBoard and Weights & Biases (W&B) plot metrics against environment steps, so that agents
+    TensorBoard and W&B plot metrics against environment steps, so that agents
     whose iterations differ in length can be compared; the iteration is logged as a metric
     (``time/iteration`` in TensorBoard).
 
@@ -33,14 +32,14 @@ class MetricsLog:
     Args:
         directory: the run's directory.
         first_iteration: the iteration that the run is resumed after; 0 for a new run.
-        config: the project of Weights & Biases to log to, if any.
+        wandb: the run in W&B to log to as well, if any; it is left open.
 
     Raises:
-        UserError: if the metrics of the run are damaged, or Weights & Biases cannot be started.
+        UserError: if the metrics of the run are damaged.
     """
 
     def __init__(
-        self, directory: Path, first_iteration: int = 0, config: RunConfig | None = None
+        self, directory: Path, first_iteration: int = 0, wandb: WandbRun | None = None
     ) -> None:
         # Import here, not later: a signal during the import would leave it half done for good.
         from torch.utils.tensorboard import SummaryWriter
@@ -59,8 +58,11 @@ class MetricsLog:
         """Pairs of environment steps and metrics that may be missing in TensorBoard's file."""
         self._handed = 0
         """The number of these pairs that have been passed to TensorBoard's writer."""
-        used = config is not None and config.wandb_project is not None
-        self._wandb = _start_wandb(config, directory) if config and used else None
+        settings = directory / "config.json"
+        new = first_iteration == 0 and settings.is_file()
+        self._settings = json.loads(settings.read_text()) if new else None
+        """What TensorBoard is still to show of the run's settings."""
+        self._wandb = wandb
 
     def write(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of one iteration.
@@ -76,7 +78,8 @@ class MetricsLog:
         with contextlib.suppress(OSError):  # flush() raises the error if it persists.
             self._append()
             self._show()
-        self._tell_wandb("log", line)
+        if self._wandb is not None:
+            self._wandb.log(line)
 
     def flush(self) -> None:
         """Write everything to the disk.
@@ -116,6 +119,9 @@ class MetricsLog:
                 # Discard events that an interrupted run wrote after its checkpoint.
                 first = self._unshown[0][0]
                 self._events = self._make_events(str(self._events_path), purge_step=first)
+            if self._settings is not None:
+                add_settings(self._events, self._settings)
+                self._settings = None
             for env_steps, metrics in self._unshown[self._handed :]:
                 for name, value in metrics.items():
                     self._events.add_scalar(name, value, env_steps)
@@ -143,54 +149,6 @@ class MetricsLog:
             self.flush()
         self._file.close()
         self._close_events()
-        self._tell_wandb("finish", 0 if kind is None else 1)
-
-    def _tell_wandb(self, method: str, argument: object) -> None:
-        """Call a method of Weights & Biases; an error there does not end the run."""
-        if self._wandb is None:
-            return
-        try:
-            getattr(self._wandb, method)(argument)
-        except Exception as error:
-            warnings.warn(f"Weights & Biases: {error}; no more is logged there", stacklevel=2)
-            self._wandb = None
-
-
-def _start_wandb(options: RunConfig, directory: Path) -> Any:
-    """Start or continue the Weights & Biases run that belongs to ``directory``."""
-    config = {}
-    with contextlib.suppress(FileNotFoundError):
-        config = json.loads((directory / "config.json").read_text())
-    try:
-        run = import_wandb().init(
-            project=options.wandb_project,
-            entity=options.wandb_entity,
-            group=options.wandb_group,
-            tags=list(options.wandb_tags),
-            id=config.get("id"),
-            resume="allow",
-            name=directory.name,
-            dir=str(directory),
-            config=config,
-        )
-    except Exception as error:  # Weights & Biases raises errors of many classes.
-        raise UserError(f"--wandb-project: {error}") from error
-    run.define_metric("*", step_metric="env_steps")  # Resumed runs repeat steps.
-    return run
-
-
-def import_wandb() -> Any:
-    """Import Weights & Biases.
-
-    Raises:
-        UserError: if it is not installed; the message says how to install it.
-    """
-    try:
-        return importlib.import_module("wandb")
-    except ImportError as error:
-        raise UserError(
-            f"--wandb-project: needs its package: pip install wandb ({error})"
-        ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -87,10 +87,11 @@ def train_seeds(settings: Settings, seeds: Sequence[int], *, yes: bool = False) 
     if given is not None and before is not None:
         return _add_seeds(settings, tasks, seeds, given, before)
     folder = NewFolder.claim(given, default_directory(settings.train, settings.agent, label))
+    grouped = _in_group(settings, folder.path)
     runs: list[Run] = []
     try:
         for seed in seeds:
-            own = settings.with_train(seed=seed, run_dir=folder.path / str(seed))
+            own = grouped.with_train(seed=seed, run_dir=folder.path / str(seed))
             runs.append(Run.create(own, tasks))
         content = {**settings.to_json(), "seeds": list(seeds)}
         create_json(folder.path / "config.json", content)
@@ -102,6 +103,14 @@ def train_seeds(settings: Settings, seeds: Sequence[int], *, yes: bool = False) 
             raise used(folder.path) from None
         raise
     return resume_seeds(folder.path, new=folder)
+
+
+def _in_group(settings: Settings, folder: Path) -> Settings:
+    """Return settings in which Weights & Biases shows the runs of a folder as one group."""
+    options = settings.train.run
+    if options.wandb_project is None or options.wandb_group is not None:
+        return settings
+    return settings.with_train(wandb_group=folder.name)
 
 
 def group_content(folder: Path) -> dict[str, Any] | None:
@@ -155,10 +164,11 @@ def _add_seeds(
     content: dict[str, Any],
 ) -> dict[str, Any]:
     """Begin a run for each of more seeds in a group's folder, and finish the group."""
+    grouped = _in_group(settings, folder)
     runs: list[Run] = []
     try:
         for seed in seeds:
-            own = settings.with_train(seed=seed, run_dir=folder / str(seed))
+            own = grouped.with_train(seed=seed, run_dir=folder / str(seed))
             runs.append(Run.create(own, tasks))
         write_json(folder / "config.json", {**content, "seeds": [*content["seeds"], *seeds]})
     except BaseException:

@@ -130,7 +130,8 @@ class RunConfig:
     wandb_entity: str | None = None
     """User or team that the project of Weights & Biases belongs to (default: your own)."""
     wandb_group: str | None = None
-    """Group of Weights & Biases that the run is shown in (default: none)."""
+    """Group of Weights & Biases that the run is shown in (default: none, or the name of the folder
+    of several seeds or of a search)."""
     wandb_tags: tuple[str, ...] = ()
     """Tags that the run has in Weights & Biases."""
 

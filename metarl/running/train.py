@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import closing
+import warnings
+from contextlib import ExitStack, closing
 from typing import NamedTuple
 
 from metarl import registry
 from metarl.console import console
 from metarl.errors import DivergenceError, EnvError, UserError, bad_option
+from metarl.evaluation.curve import read_summary
 from metarl.experience.agent import Agent, TaskSpec
 from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import TaskSampler, make_sampler
@@ -21,12 +23,14 @@ from metarl.running.checkpoints import Checkpoint
 from metarl.running.estimate import announced
 from metarl.running.evaluate import EvaluateConfig, Subject, evaluate_subject
 from metarl.running.machine import check_device
-from metarl.running.metrics import import_wandb, read_metrics
+from metarl.running.metrics import read_metrics
 from metarl.running.parsing import command_line
 from metarl.running.run import Run
 from metarl.running.settings import Settings
 from metarl.running.store import recall_experience
+from metarl.running.tensorboard import add_evaluation
 from metarl.running.training import Callback, meta_train, training_slots
+from metarl.running.wandb_run import WandbRun, import_wandb, wandb_run
 from metarl.stepping.options import SharedEnvs
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
@@ -102,23 +106,18 @@ def train(
     if resume is None:
         seed = config.seed
         console.print(f"{settings.agent} on {tasks.name}, seed {seed}: {run.directory}")
-    evaluation = EvaluateConfig(
-        evaluation_tasks=config.evaluation.evaluation_tasks,
-        device=config.device,
-        workers=config.workers,
-    )
     slots = training_slots(agent, tasks, config.workers)
     try:
-        with closing(SharedEnvs(config.workers, tasks)) as shared:
-            measured = config.iterations is None
-            if measured or start.iteration < (config.iterations or 0):
+        with closing(SharedEnvs(config.workers, tasks)) as shared, ExitStack() as stack:
+            if resume is None and config.check:
+                warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=shared.sized(slots))
+            if resume is None or config.iterations is None:
+                settings = announced(settings, tasks, agent, shared.sized(slots), yes=yes)
+                config = settings.train
+                run.record(config)
+            wandb = stack.enter_context(wandb_run(config.run, run.directory))
+            if start.iteration < (config.iterations or 0):
                 envs = shared.sized(slots)
-                if resume is None and config.check:
-                    warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
-                if resume is None or measured:
-                    settings = announced(settings, tasks, agent, envs, yes=yes)
-                    config = settings.train
-                    run.record(config)
                 started = time.perf_counter()
                 start = meta_train(
                     agent,
@@ -130,17 +129,36 @@ def train(
                     sampler=sampler,
                     callback=callback,
                     envs=envs,
+                    wandb=wandb,
                 )
                 console.print(f"trained in {time.perf_counter() - started:.0f} s")
                 if config.minutes is not None and start.iteration < (config.iterations or 0):
                     run.record(with_options(config, iterations=start.iteration), settled=True)
+            evaluation = EvaluateConfig(
+                evaluation_tasks=config.evaluation.evaluation_tasks,
+                device=config.device,
+                workers=config.workers,
+            )
             evaluate_subject(run, Subject(agent, start, initial), tasks, evaluation, shared)
+            _show_evaluation(run, wandb)
     except BaseException as error:
         failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
         if not failed_at_once:
             _print_how_to_resume(run, error)
         raise
     return run
+
+
+def _show_evaluation(run: Run, wandb: WandbRun | None) -> None:
+    """Show the evaluation after training in TensorBoard and, if wanted, in Weights & Biases."""
+    folder = run.directory / "evaluation"
+    summary, untrained = (read_summary(folder / f"test{end}.json") for end in ("", "-untrained"))
+    if wandb is not None:
+        wandb.log_evaluation(summary, untrained, folder)
+    try:
+        add_evaluation(run.directory / "tensorboard", summary, untrained, folder / "test.png")
+    except OSError as error:
+        warnings.warn(f"TensorBoard does not show the evaluation: {error}", stacklevel=2)
 
 
 def _restore(

@@ -34,6 +34,7 @@ from metarl.running.checkpoints import Checkpoint, CheckpointStore
 from metarl.running.metrics import MetricsLog, read_metrics
 from metarl.running.settings import RunConfig, TrainConfig
 from metarl.running.store import ExperienceStore
+from metarl.running.wandb_run import WandbRun
 from metarl.seeding import Component, Phase
 from metarl.stepping.options import Workers
 from metarl.stepping.slots import close_quietly
@@ -64,6 +65,7 @@ def meta_train(
     sampler: TaskSampler | None = None,
     callback: Callback | None = None,
     envs: SlotVectorEnv | None = None,
+    wandb: WandbRun | None = None,
 ) -> Checkpoint:
     """Meta-train ``agent`` and return its last checkpoint.
 
@@ -85,6 +87,7 @@ def meta_train(
             a new uniform one).
         callback: called after every iteration; the training ends when it returns False.
         envs: environments of ``tasks`` to use, which are left open; by default new ones.
+        wandb: the run in Weights & Biases to log to, which is left open (default: none).
     """
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     sampler = Uniform(tasks) if sampler is None else sampler
@@ -96,7 +99,7 @@ def meta_train(
     total = config.iterations or 0
     with (
         ExitStack() as stack,
-        MetricsLog(directory, iteration, config.run) as log,
+        MetricsLog(directory, iteration, wandb) as log,
         ticker("training", total, unit="iterations", done=iteration) as progress,
     ):
         if envs is None:

@@ -34,3 +34,15 @@ def test_ten_lines_of_python_train_evaluate_and_adapt(tmp_path):
 def test_a_wrong_option_is_named():
     with pytest.raises(UserError, match="no option 'iteration'; did you mean iterations"):
         metarl.train(iteration=3)
+
+
+def test_settings_are_tuned_from_python(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("metarl.running.api.tuning.tune", lambda *words: given.append(words))
+    metarl.tune("rl2", env="bandit/n3-k2", trials=3, search=["clip"], hidden_size=4, jobs=2)
+    [(settings, config, typed)] = given
+    assert (settings.train.env, settings.agent_config.core.hidden_size) == ("bandit/n3-k2", 4)
+    assert (config.trials, config.jobs, config.search, config.prune) == (3, 2, ("clip",), True)
+    assert set(typed) == {"env", "hidden_size"}
+    with pytest.raises(UserError, match=r"metarl\.tune: no option 'hiden_size'"):
+        metarl.tune(hiden_size=4)

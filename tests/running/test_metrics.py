@@ -2,7 +2,6 @@
 
 import errno
 import json
-import sys
 import time
 import types
 
@@ -13,7 +12,6 @@ from metarl.console import ticker
 from metarl.errors import UserError
 from metarl.evaluation.report import print_adaptation
 from metarl.running.metrics import MetricsLog, read_metrics
-from metarl.running.settings import RunConfig
 
 
 def write(directory, iterations, value=1.0, first=0):
@@ -143,59 +141,6 @@ def test_events_that_tensorboard_lost_are_shown_again(tmp_path, monkeypatch):
 
 def fail(*args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
-
-
-# Weights & Biases
-
-
-def test_weights_and_biases_is_asked_for_by_name(tmp_path, monkeypatch):
-    said = []
-
-    class FakeRun:
-        def define_metric(self, name, step_metric):
-            said.append((name, step_metric))
-
-        def log(self, line):
-            said.append(line)
-
-        def finish(self, exit_code):
-            said.append(exit_code)
-            raise ConnectionError("gone")
-
-    def init(**options):
-        said.append(options)
-        return FakeRun()
-
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    config = {"id": "1234", "agent": "rl2"}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with (
-        pytest.warns(UserWarning, match="Weights & Biases: gone"),
-        pytest.raises(ZeroDivisionError),
-        MetricsLog(tmp_path, config=RunConfig(wandb_project="mine")) as log,
-    ):
-        log.write(1, 100, {"train/x": 1.0})
-        raise ZeroDivisionError
-    options, *rest = said
-    assert (options["project"], options["id"], options["resume"]) == ("mine", "1234", "allow")
-    assert options["config"] == config
-    line = {"iteration": 1, "env_steps": 100, "train/x": 1.0}
-    assert rest == [("*", "env_steps"), line, 1]
-
-
-def test_missing_weights_and_biases_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"--wandb-project: .*pip install wandb"):
-        MetricsLog(tmp_path, config=RunConfig(wandb_project="mine"))
-
-
-def test_an_error_of_weights_and_biases_is_reported(tmp_path, monkeypatch):
-    def init(**options):
-        raise RuntimeError("no login")
-
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    with pytest.raises(UserError, match="--wandb-project: no login"):
-        MetricsLog(tmp_path, config=RunConfig(wandb_project="mine"))
 
 
 # progress
