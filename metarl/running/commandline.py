@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,6 @@ from metarl import registry
 from metarl.console import print_names
 from metarl.errors import UserError, bad_option, require_seed
 from metarl.options import option_values, with_options
-from metarl.running.exits import exits
 from metarl.running.parsing import parse
 from metarl.running.presets import preset, presets
 from metarl.running.run import Run, named_class, trusted_tasks
@@ -38,6 +34,8 @@ These options decide which others there are:
   --config FILE    start from a run's config.json, or from what --print-config printed
   --resume RUN     continue a run where it stopped; only options that do not change the agent
                    may differ (iterations, checkpoints, evaluation, workers, logging)
+  --resume auto    start the run of --run-dir, or continue it where it stopped, or say that it
+                   is finished; jobs that are queued again need one command
   --seeds N N …    train once with each seed, as many side by side as there are cores, and
                    evaluate them together; --run-dir is then the folder of their runs, and
                    with the folder of a finished group these seeds are added to it
@@ -82,7 +80,7 @@ class Request:
     """True if the settings are only printed."""
 
 
-def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def early_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the options that decide which other options exist, and return the remaining words."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--list", action="store_true")
@@ -111,7 +109,7 @@ def _existing_group(seeds: Sequence[int], words: Sequence[str]) -> Path | None:
 
 def parse_train(arguments: Sequence[str]) -> Request:
     """Parse the command line of ``metarl train``; the name of an agent, if any, comes first."""
-    early, rest = _early(arguments)
+    early, rest = early_options(arguments)
     if early.list:
         _print_names()
         sys.exit(0)
@@ -190,10 +188,10 @@ def _refuse_unnamed_modules(config: TrainConfig, typed: set[str], where: Path) -
 
 
 def run_train(arguments: Sequence[str]) -> None:
-    """Run the command ``metarl train``."""
-    early, rest = _early(arguments)
+    """Run the command ``metarl train``, but for ``--resume auto``."""
+    early, rest = early_options(arguments)
     if early.resume is not None and members(early.resume) != [early.resume]:
-        resume_seeds(early.resume, _group_options(early, rest))
+        resume_seeds(early.resume, group_options(early, rest))
         return
     request = parse_train(arguments)
     if request.print_config:
@@ -206,7 +204,7 @@ def run_train(arguments: Sequence[str]) -> None:
         train(request.settings, resume=request.resume)
 
 
-def _group_options(early: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+def group_options(early: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     """Return the options that change in every run of a resumed group."""
     for name in ("list", "preset", "config", "seeds", "print_config"):
         if getattr(early, name):
@@ -252,15 +250,3 @@ def _print_names() -> None:
         ("presets", sources),
     ):
         print_names(title, entries)
-
-
-def child() -> None:
-    """Run ``metarl train`` for a parent process, and stop when the parent has ended."""
-
-    def watch() -> None:
-        sys.stdin.read()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    arguments, sys.argv[0] = sys.argv[1:], "metarl"
-    threading.Thread(target=watch, daemon=True).start()
-    exits(lambda: run_train(arguments))()

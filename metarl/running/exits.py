@@ -17,12 +17,21 @@ from typing import NoReturn
 from metarl.errors import DivergenceError, EnvError, SaveError, SeedsError, Stopped, UserError
 
 
-def exits(main: Callable[[], None]) -> Callable[[], None]:
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""The signals that end a program in order; clusters send SIGUSR1 before a job's time is over."""
+
+
+def exits(main: Callable[[], None], *, patient: bool = False) -> Callable[[], None]:
     """Make a script's ``main`` print errors as one line and end with the right exit code.
 
-    Errors that a user can correct give exit code 2, failures of a run 1. The first SIGINT or
-    SIGTERM lets the program save its work and end with 128 plus the signal's number; the second
-    one ends it at once.
+    Errors that a user can correct give exit code 2, failures of a run 1. The first of
+    :data:`SIGNALS` lets the program save its work and end with 128 plus the signal's number; the
+    second one ends it at once.
+
+    Args:
+        main: the function.
+        patient: whether the second signal is ignored too: clusters send one to all processes of a
+            job, and a parent passes it on to children that have had it.
     """
 
     @functools.wraps(main)
@@ -30,7 +39,7 @@ def exits(main: Callable[[], None]) -> Callable[[], None]:
         _leave_script_folder()
         warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
         try:
-            with _stopped_by_signals():
+            with _stopped_by_signals(patient):
                 main()
         except UserError as error:
             fail(error)
@@ -81,21 +90,24 @@ def stopping_later() -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into an exception; exit at the second."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+def _stopped_by_signals(patient: bool) -> Iterator[None]:
+    """Turn the first of the signals into an exception; exit at the second unless ``patient``."""
 
     def leave(number: int, frame: object) -> None:
-        os._exit(128 + number)
+        if not patient:
+            os._exit(128 + number)
 
     def stop(number: int, frame: object) -> None:
-        for each in numbers:
+        if Stopped.requested is not None:  # Two signals came before this function could run.
+            leave(number, frame)
+            return
+        for each in SIGNALS:
             signal.signal(each, leave)
         Stopped.requested = number
         if not _deferring:
             raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
     finally:

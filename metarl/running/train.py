@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from typing import NamedTuple
 
 from metarl import registry
 from metarl.console import console
-from metarl.errors import DivergenceError, EnvError, UserError, bad_option
+from metarl.errors import DivergenceError, EnvError, UserError, bad_option, described
 from metarl.experience.agent import Agent, TaskSpec
 from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import TaskSampler, make_sampler
-from metarl.files import remove_leftovers
+from metarl.files import remove_leftovers, write_json
 from metarl.imports import load_object
 from metarl.running import first_edition
 from metarl.running.checkpoints import Checkpoint
 from metarl.running.evaluate import EvaluateConfig, Subject, evaluate_subject
+from metarl.running.lock import held
 from metarl.running.machine import check_device
 from metarl.running.metrics import import_wandb, read_metrics
 from metarl.running.parsing import command_line
 from metarl.running.run import Run
 from metarl.running.settings import Settings
+from metarl.running.states import FAILURE
 from metarl.running.store import recall_experience
 from metarl.running.training import Callback, meta_train, training_slots
 from metarl.stepping.options import SharedEnvs
@@ -68,7 +70,7 @@ def train(
     """Meta-train in a new run directory, or resume a run, and evaluate at the end.
 
     The agent is made once. The check of the tasks, training, validation and the final evaluation
-    share their worker processes.
+    share their worker processes. No other process can write to the run directory meanwhile.
 
     Args:
         settings: the settings of the run.
@@ -79,6 +81,11 @@ def train(
     Raises:
         UserError: if the settings cannot work; this is checked before any training.
     """
+    with nullcontext() if resume is None else held(resume.directory):
+        return _train(settings, resume, callback)
+
+
+def _train(settings: Settings, resume: Run | None, callback: Callback | None) -> Run:
     settings, tasks, agent = prepare(settings)
     config = settings.train
     initial = Checkpoint.of(agent, 0, 0)
@@ -94,38 +101,57 @@ def train(
     if resume is None:
         seed = config.seed
         console.print(f"{settings.agent} on {tasks.name}, seed {seed}: {run.directory}")
+    with held(run.directory):
+        (run.directory / FAILURE).unlink(missing_ok=True)
+        try:
+            _train_and_evaluate(run, settings, tasks, agent, start, initial, sampler, callback)
+        except BaseException as error:
+            failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
+            if not failed_at_once:
+                if isinstance(error, Exception):
+                    _record_failure(run, error)
+                _print_how_to_resume(run, error)
+            raise
+    return run
+
+
+def _train_and_evaluate(
+    run: Run,
+    settings: Settings,
+    tasks: TaskDistribution,
+    agent: Agent,
+    start: Checkpoint,
+    initial: Checkpoint,
+    sampler: TaskSampler,
+    callback: Callback | None,
+) -> None:
+    """Train from a checkpoint on, and evaluate the agent beside its initial state."""
+    config = settings.train
     evaluation = EvaluateConfig(
         evaluation_tasks=config.evaluation.evaluation_tasks,
         device=config.device,
         workers=config.workers,
     )
     slots = training_slots(agent, tasks, config.workers)
-    try:
-        with closing(SharedEnvs(config.workers, tasks)) as shared:
-            if start.iteration < (config.iterations or 0):
-                envs = shared.sized(slots)
-                if resume is None and config.check:
-                    warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
-                started = time.perf_counter()
-                start = meta_train(
-                    agent,
-                    tasks,
-                    config,
-                    run.directory,
-                    iteration=start.iteration,
-                    env_steps=start.env_steps,
-                    sampler=sampler,
-                    callback=callback,
-                    envs=envs,
-                )
-                console.print(f"trained in {time.perf_counter() - started:.0f} s")
-            evaluate_subject(run, Subject(agent, start, initial), tasks, evaluation, shared)
-    except BaseException as error:
-        failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
-        if not failed_at_once:
-            _print_how_to_resume(run, error)
-        raise
-    return run
+    with closing(SharedEnvs(config.workers, tasks)) as shared:
+        if start.iteration < (config.iterations or 0):
+            envs = shared.sized(slots)
+            if start is initial and config.check:
+                warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
+            started = time.perf_counter()
+            start = meta_train(
+                agent,
+                tasks,
+                config,
+                run.directory,
+                iteration=start.iteration,
+                env_steps=start.env_steps,
+                sampler=sampler,
+                callback=callback,
+                envs=envs,
+            )
+            console.print(f"trained in {time.perf_counter() - started:.0f} s")
+        evaluate_subject(run, Subject(agent, start, initial), tasks, evaluation, shared)
 
 
 def _restore(
@@ -165,6 +191,12 @@ def _restore(
     if start.iteration == iterations:
         console.print("this run is finished: nothing is left to train")
     return start
+
+
+def _record_failure(run: Run, error: Exception) -> None:
+    """Write down what has ended a run, for ``metarl runs``; a resumed run removes it."""
+    with suppress(OSError):
+        write_json(run.directory / FAILURE, {"error": " ".join(described(error).split())[:500]})
 
 
 def _finished_iterations(run: Run) -> int:
