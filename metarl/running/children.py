@@ -83,7 +83,7 @@ class Child:
 
 
 class Children:
-    """The processes that have been started; those that run are stopped where an error ends the body.
+    """The processes that have been started; an error that ends the body stops those that run.
 
     Used as a context manager.
     """

@@ -16,7 +16,6 @@ from typing import NoReturn
 
 from metarl.errors import DivergenceError, EnvError, SaveError, SeedsError, Stopped, UserError
 
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """The signals that end a program in order; clusters send SIGUSR1 before a job's time is over."""
 

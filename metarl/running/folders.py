@@ -154,7 +154,9 @@ def refuse_used(directory: Path) -> None:
     Raises:
         UserError: if it does, or if it is a file.
     """
-    if directory.exists() and (not directory.is_dir() or not all(map(is_free, directory.iterdir()))):
+    if directory.exists() and (
+        not directory.is_dir() or not all(map(is_free, directory.iterdir()))
+    ):
         raise used(directory)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from metarl.evaluation.groups_table import print_comparison, to_csv
 from metarl.evaluation.scores import area_under_curve
 from metarl.evaluation.statistics import Floats
 from metarl.files import write_json, write_whole
+from metarl.running.manifest import is_sweep, settings_of
 from metarl.running.parsing import parse
 from metarl.running.settings import read_settings
 
@@ -44,8 +45,10 @@ _HELP = """\
 Compare groups of runs, one run per training seed, by the evaluations that they have saved.
 
 usage: metarl compare RUN… -- RUN… [-- RUN…] [options]
+       metarl compare SWEEP [options]
 
-The folder of several seeds stands for all its runs. Differences are paired by task; intervals are
+The folder of several seeds stands for all its runs, and that of a sweep for a group of each of its
+settings. Differences are paired by task; intervals are
 over training seeds and tasks. Runs that were evaluated differently from the first one, or trained
 with other hyper-parameters than the first of their group, are left out and named."""
 
@@ -98,7 +101,26 @@ def run_compare(arguments: Sequence[str]) -> None:
             groups.append([])
         else:
             groups[-1].append(Path(word))
-    compare_groups(groups, options)
+    compare_groups(*_with_settings(groups, options))
+
+
+def _with_settings(
+    groups: Sequence[Sequence[Path]], options: Compare
+) -> tuple[list[Sequence[Path]], Compare]:
+    """Return the groups with one for each setting of a sweep, and the options with their names."""
+    found: list[tuple[str, Sequence[Path]]] = []
+    for group in groups:
+        sweeps = [path for path in group if is_sweep(path)]
+        if sweeps and len(group) > 1:
+            raise bad_option("RUNS", str(sweeps[0]), "a sweep alone in its group")
+        if sweeps:
+            found += [(name, runs) for name, runs in settings_of(sweeps[0]).items()]
+        else:
+            found.append((" ".join(map(str, group)), group))
+    names = tuple(name for name, _ in found)
+    if not options.labels and any(is_sweep(path) for group in groups for path in group):
+        options = replace(options, labels=names)
+    return [group for _, group in found], options
 
 
 def compare_groups(groups: Sequence[Sequence[Path]], options: Compare) -> dict[str, Any]:

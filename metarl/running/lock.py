@@ -24,7 +24,7 @@ LOCK = ".lock"
 """The name of the file that is locked; it is removed with the lock, but not by a killed process."""
 
 PATIENCE = 10.0
-"""Seconds to wait for another process to end: a parent that was killed leaves children that save."""
+"""Seconds to wait for another process to end: children of a parent that was killed still save."""
 
 _held: set[Path] = set()
 """The files that this process has locked."""

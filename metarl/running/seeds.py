@@ -205,7 +205,9 @@ def _train_members(
     given += ["--env", config.env] if registry.is_import(config.env) else []
     given += config.own_modules()
     listed = ", ".join(map(str, seeds))
-    console.print(f"{content['agent']} on {config.env}, seeds {listed}, {at_once} at once: {folder}")
+    console.print(
+        f"{content['agent']} on {config.env}, seeds {listed}, {at_once} at once: {folder}"
+    )
 
     def start(seed: int) -> Child:
         words = [*named, "--resume", str(folder / str(seed)), *given]
