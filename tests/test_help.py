@@ -17,8 +17,10 @@ from metarl import registry
 from metarl.options import field_types
 from metarl.running.commandline import run_train
 from metarl.running.commands import Evaluate, Plot, run_evaluate, run_plot
+from metarl.running.listing import Runs, run_runs
 from metarl.running.parsing import field_docs
 from metarl.running.record import Summarize
+from metarl.running.sweep import Sweep, run_sweep
 
 ROOT = Path(__file__).parents[1]
 OPENERS = r"(Of|Its|As|Where|Reached|That)\b"
@@ -40,6 +42,7 @@ def dataclasses_of(module):
 
 KINDS = [
     *(each for one in (metarl.TrainConfig, Evaluate, Plot, Summarize) for each in with_nested(one)),
+    *(Sweep, Runs),
     *(k for module in MEASURING for k in dataclasses_of(module)),
     *(k for name in registry.AGENTS for k in with_nested(registry.agent_class(name).Config)),
 ]
@@ -96,6 +99,8 @@ def help_of(run, *words):
         (run_train, ["maml-ppo"], "training evaluation run workers agent"),
         (run_evaluate, ["runs/x"], "evaluation disturbances workers"),
         (run_plot, ["runs/x"], ""),
+        (run_sweep, ["rl2"], ""),
+        (run_runs, [], ""),
     ],
 )
 def test_help_has_a_heading_for_each_group_and_short_types(run, words, headings):
