@@ -19,7 +19,7 @@ from metarl.evaluation.groups_table import print_comparison, to_csv
 from metarl.evaluation.scores import area_under_curve
 from metarl.evaluation.statistics import Floats
 from metarl.files import write_json, write_whole
-from metarl.running.manifest import is_sweep, settings_of
+from metarl.running.manifest import named_groups
 from metarl.running.parsing import parse
 from metarl.running.settings import read_settings
 
@@ -101,26 +101,10 @@ def run_compare(arguments: Sequence[str]) -> None:
             groups.append([])
         else:
             groups[-1].append(Path(word))
-    compare_groups(*_with_settings(groups, options))
-
-
-def _with_settings(
-    groups: Sequence[Sequence[Path]], options: Compare
-) -> tuple[list[Sequence[Path]], Compare]:
-    """Return the groups with one for each setting of a sweep, and the options with their names."""
-    found: list[tuple[str, Sequence[Path]]] = []
-    for group in groups:
-        sweeps = [path for path in group if is_sweep(path)]
-        if sweeps and len(group) > 1:
-            raise bad_option("RUNS", str(sweeps[0]), "a sweep alone in its group")
-        if sweeps:
-            found += [(name, runs) for name, runs in settings_of(sweeps[0]).items()]
-        else:
-            found.append((" ".join(map(str, group)), group))
-    names = tuple(name for name, _ in found)
-    if not options.labels and any(is_sweep(path) for group in groups for path in group):
-        options = replace(options, labels=names)
-    return [group for _, group in found], options
+    named = named_groups(groups)
+    if named is not None and not options.labels:
+        options = replace(options, labels=tuple(name for name, _ in named))
+    compare_groups(groups if named is None else [group for _, group in named], options)
 
 
 def compare_groups(groups: Sequence[Sequence[Path]], options: Compare) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import UserError
+from metarl.errors import UserError, bad_option
 from metarl.files import read_object, write_json
 from metarl.running.lock import held
 
@@ -109,4 +109,30 @@ def settings_of(folder: Path) -> Mapping[str, list[Path]]:
     for run in read_sweep(folder):
         if (run.directory / "config.json").is_file():
             found.setdefault(run.setting, []).append(run.directory)
+    return found
+
+
+def named_groups(groups: Sequence[Sequence[Path]]) -> list[tuple[str, Sequence[Path]]] | None:
+    """Return groups of runs with one for every setting of a sweep; None if there is no sweep.
+
+    Args:
+        groups: groups of run directories; the folder of a sweep is alone in its group.
+
+    Returns:
+        The name and the runs of every group.
+
+    Raises:
+        UserError: if a sweep is not alone in its group, or its manifest is damaged.
+    """
+    if not any(is_sweep(path) for group in groups for path in group):
+        return None
+    found: list[tuple[str, Sequence[Path]]] = []
+    for group in groups:
+        sweeps = [path for path in group if is_sweep(path)]
+        if not sweeps:
+            found.append((" ".join(map(str, group)), group))
+        elif len(group) == 1:
+            found += settings_of(sweeps[0]).items()
+        else:
+            raise bad_option("RUNS", str(sweeps[0]), "a sweep alone in its group")
     return found

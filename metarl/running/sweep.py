@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from typing import Annotated
 from metarl.console import console
 from metarl.constraints import AtLeast, validate
 from metarl.errors import SeedsError, UserError, bad_option
-from metarl.running.auto import require_same, run_train
+from metarl.running.auto import require_same, run_train, without_option
 from metarl.running.children import Child, Children, share_of_cores
 from metarl.running.commandline import CHANGEABLE
 from metarl.running.grid import (
@@ -27,6 +27,7 @@ from metarl.running.lock import held
 from metarl.running.manifest import SweepRun, record_sweep
 from metarl.running.parsing import command_line, parse
 from metarl.running.run import Run
+from metarl.running.settings import Settings
 from metarl.running.states import state_of
 from metarl.running.train import prepare
 from metarl.stepping.workers import usable_cores
@@ -117,9 +118,10 @@ def run_sweep(arguments: Sequence[str]) -> None:
             asked = each.setting.settings.with_train(seed=each.run.seed)
             require_same(asked, run, CHANGEABLE)
     shown = [word for word in arguments if word != "--print-commands"]
-    command = command_line("sweep", *_without_index(shown))
+    command = command_line("sweep", *without_option(shown, "--index"))
+    resolved = {}
     if options.index is None and not options.print_commands:
-        _prepare(planned)
+        resolved = _prepare(planned)
     record_sweep(grid.folder, [each.run for each in planned], command)
     if options.print_commands:
         for each in planned:
@@ -128,7 +130,7 @@ def run_sweep(arguments: Sequence[str]) -> None:
         run_train(planned[options.index].words)
     else:
         with held(grid.folder):
-            _train_all(grid.folder, planned, options.jobs, command)
+            _train_all(grid.folder, planned, resolved, options.jobs, command)
 
 
 def _own_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -179,19 +181,6 @@ def _without_typed(words: Sequence[str], typed: set[str]) -> list[str]:
     return kept
 
 
-def _without_index(arguments: Sequence[str]) -> list[str]:
-    """Return a command line without ``--index N``: the command that goes on with all runs."""
-    kept, skip = [], False
-    for word in arguments:
-        if skip:
-            skip = False
-        elif word == "--index":
-            skip = True
-        elif not word.startswith("--index="):
-            kept.append(word)
-    return kept
-
-
 def _plan(grid: Grid, folder: Path) -> list[_Planned]:
     """Return all runs of a grid, seeds of a setting one after another."""
     planned = []
@@ -211,19 +200,31 @@ def _begun(each: _Planned) -> Run | None:
     return replace(run, named_agent=each.setting.settings.agent)
 
 
-def _prepare(planned: Sequence[_Planned]) -> None:
-    """Make tasks and agent of every setting once, so that none fails for its settings later."""
-    for setting in dict.fromkeys(each.setting.name for each in planned):
-        one = next(each.setting for each in planned if each.setting.name == setting)
-        try:
-            prepare(one.settings)
-        except UserError as error:
-            raise UserError(f"{setting}: {error}") from error
+def _prepare(planned: Sequence[_Planned]) -> dict[str, Settings]:
+    """Make tasks and agent of every setting once, so that none fails for its settings later.
+
+    Returns:
+        The settings with every option resolved, by the name of the setting.
+    """
+    resolved: dict[str, Settings] = {}
+    for each in planned:
+        if each.setting.name not in resolved:
+            try:
+                resolved[each.setting.name] = prepare(each.setting.settings).settings
+            except UserError as error:
+                raise UserError(f"{each.setting.name}: {error}") from error
+    return resolved
 
 
-def _train_all(folder: Path, planned: Sequence[_Planned], jobs: int | None, command: str) -> None:
+def _train_all(
+    folder: Path,
+    planned: Sequence[_Planned],
+    resolved: Mapping[str, Settings],
+    jobs: int | None,
+    command: str,
+) -> None:
     """Train in processes of their own until every run has ended, whatever the others do."""
-    left = [each for each in planned if not _is_finished(each)]
+    left = [each for each in planned if not _is_finished(each, resolved[each.setting.name])]
     done = len(planned) - len(left)
     if not left:
         console.print(f"{folder}: finished, {len(planned)} runs")
@@ -265,14 +266,15 @@ def _train_all(folder: Path, planned: Sequence[_Planned], jobs: int | None, comm
         raise SeedsError(f"{len(failed)} of {len(planned)} runs did not finish: {logs}")
 
 
-def _is_finished(each: _Planned) -> bool:
+def _is_finished(each: _Planned, resolved: Settings) -> bool:
     """Return whether nothing is left to do of a run with these settings."""
     run, asked = _begun(each), each.setting.settings.train
     if run is None:
         return False
     had = run.train_config
-    longer = asked.iterations not in (None, had.iterations) or asked.env_steps is not None
-    other = asked.evaluation.evaluation_tasks != had.evaluation.evaluation_tasks
+    counted = asked.iterations is not None or asked.env_steps is not None
+    longer = counted and (resolved.train.iterations or 0) > (had.iterations or 0)
+    other = asked.evaluation.evaluation_tasks not in (None, had.evaluation.evaluation_tasks)
     try:
         return not longer and not other and run.finished()
     except UserError:  # Its checkpoints are damaged.
