@@ -34,8 +34,8 @@ from metarl.running.metrics import read_metrics
 from metarl.running.sweep import run_sweep
 
 OPTIONS = (
-    "rl2 --env bandit/n10-k5 --tasks-per-update 20 --iterations 60 --validation-tasks 20 "
-    "--evaluation-tasks 200 --checkpoint-seconds 2"
+    "rl2 --env bandit/n10-k5 --tasks-per-update 10 --iterations 20 --validation-tasks 20 "
+    "--evaluation-tasks 200 --checkpoint-interval 3"
 )
 GRID = ("learning-rate=1e-3,3e-4", "hidden-size=16,32")
 SEEDS = (0, 1)
@@ -150,7 +150,7 @@ def differences(run, twin):
     return found
 
 
-def main(seed=0):
+def main(seed=0, python=sys.executable):
     words = ["sweep", *OPTIONS.split(), "--grid", *GRID, "--seeds", *map(str, SEEDS)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -160,7 +160,7 @@ def main(seed=0):
         moments = sorted(rng.sample(range(1, total), 2))
         words += ["--run-dir", "sweep"]
         kills = list(zip(moments, (True, False), strict=True))
-        finished, _ = survive(words, folder, kills)
+        finished, _ = survive(words, folder, kills, python)
         found = {
             str(run.directory.relative_to(folder / "sweep")): differences(
                 run.directory, folder / "twins" / run.directory.relative_to(folder / "sweep")
