@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import metarl
 from metarl.evaluation.controls import control_curves
@@ -25,14 +26,22 @@ def least(function: Callable[[], object]) -> float:
     return min(times)
 
 
-for env, name in (
-    ("bandit/n10-k5", "rl2"),
-    ("bandit/n100-k10", "rl2"),
-    ("mdp/n10", "rl2"),
-    ("navigation", "maml-ppo"),
-):
-    tasks, kind = metarl.make(env), agent_class(name)
-    agent = kind(kind.Config(), metarl.TaskSpec.of(tasks), seed=0, device="cpu")
-    one = least(lambda: metarl.evaluate_adaptation(agent, tasks, num_tasks=NUM_TASKS))  # noqa: B023
-    all_ = least(lambda: control_curves(agent, tasks, num_tasks=NUM_TASKS))  # noqa: B023
-    print(f"{env}, {name}: evaluation {one:.3f} s, own and controls {all_:.3f} s, {all_ / one:.2f}")
+def main() -> None:
+    """Measure, and print a line for each agent."""
+    for env, name in (
+        ("bandit/n10-k5", "rl2"),
+        ("bandit/n100-k10", "rl2"),
+        ("mdp/n10", "rl2"),
+        ("navigation", "maml-ppo"),
+    ):
+        tasks, kind = metarl.make(env), agent_class(name)
+        agent = kind(kind.Config(), metarl.TaskSpec.of(tasks), seed=0, device="cpu")
+        given = {"num_tasks": NUM_TASKS}
+        one = least(partial(metarl.evaluate_adaptation, agent, tasks, **given))
+        all_ = least(partial(control_curves, agent, tasks, **given))
+        cost = f"own and controls {all_:.3f} s, {all_ / one:.2f}"
+        print(f"{env}, {name}: evaluation {one:.3f} s, {cost}")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,8 +11,10 @@ from metarl.errors import UserError, near_matches
 from metarl.running.exits import exits, stopping_later
 
 COMMANDS = {
-    "train": ("running.commandline:run_train", "meta-train an agent, then evaluate it"),
+    "train": ("running.auto:run_train", "meta-train an agent, then evaluate it"),
+    "sweep": ("running.sweep:run_sweep", "train with every combination of some options' values"),
     "tune": ("running.tune:run_tune", "search the settings of an agent by validation tasks"),
+    "runs": ("running.listing:run_runs", "list runs, their state, and the commands that go on"),
     "evaluate": ("running.commands:run_evaluate", "evaluate how a run's agent adapts to new tasks"),
     "compare": ("running.groups:run_compare", "say which runs are better, and how surely"),
     "plot": ("running.commands:run_plot", "draw several runs into one picture"),

@@ -36,7 +36,7 @@ import json, os, signal, socket, sys
 words = sys.argv[1:]
 if "metarl.stepping" in " ".join(words[:2]):
     os.execv({python!r}, [{python!r}, *words])
-numbers = (signal.SIGINT, signal.SIGTERM)
+numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
@@ -93,7 +93,7 @@ def start(folder):
 
 def serve(address):
     """Fork for every connection, until standard input ends; return in a fork what it is to do."""
-    for name in ("commandline", "commands", "train"):
+    for name in ("auto", "commandline", "commands", "train"):
         importlib.import_module(f"metarl.running.{name}")
     for name in ("torch._dynamo", "metarl.agents.maml_ppo", "metarl.agents.rl2"):
         importlib.import_module(name)

@@ -18,9 +18,11 @@ from metarl.options import field_types
 from metarl.running.commandline import run_train
 from metarl.running.commands import Evaluate, Plot, run_evaluate, run_plot
 from metarl.running.describe import Describe, run_describe
+from metarl.running.listing import Runs, run_runs
 from metarl.running.parsing import field_docs
 from metarl.running.play import Play, run_play
 from metarl.running.record import Summarize
+from metarl.running.sweep import Sweep, run_sweep
 from metarl.running.tune import TuneConfig, run_tune
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +43,7 @@ def dataclasses_of(module):
     return [k for k in kinds if k.__module__ == module and dataclasses.is_dataclass(k)]
 
 
-PROGRAMS = (metarl.TrainConfig, TuneConfig, Evaluate, Plot, Summarize, Play, Describe)
+PROGRAMS = (metarl.TrainConfig, TuneConfig, Evaluate, Plot, Summarize, Play, Describe, Sweep, Runs)
 KINDS = [
     *(each for one in PROGRAMS for each in with_nested(one)),
     *(k for module in MEASURING for k in dataclasses_of(module)),
@@ -103,6 +105,8 @@ def help_of(run, *words):
         (run_plot, ["runs/x"], ""),
         (run_play, ["runs/x"], ""),
         (run_describe, ["navigation"], ""),
+        (run_sweep, ["rl2"], ""),
+        (run_runs, [], ""),
     ],
 )
 def test_help_has_a_heading_for_each_group_and_short_types(run, words, headings):

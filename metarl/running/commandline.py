@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,6 @@ from metarl.console import console, print_names
 from metarl.errors import UserError, bad_option, require_seed
 from metarl.options import option_values, with_options
 from metarl.running.defaults import starting_settings
-from metarl.running.exits import exits
 from metarl.running.parsing import parse
 from metarl.running.presets import presets
 from metarl.running.run import Run, named_class, trusted_tasks
@@ -45,6 +41,8 @@ These options decide which others there are:
   --config FILE    start from a run's config.json, or from what --print-config printed
   --resume RUN     continue a run where it stopped; only options that do not change the agent
                    may differ (iterations, checkpoints, evaluation, workers, logging)
+  --resume auto    start the run of --run-dir, or continue it where it stopped, or say that it
+                   is finished; jobs that are queued again need one command
   --seeds N N …    train once with each seed, as many side by side as there are cores, and
                    evaluate them together; --run-dir is then the folder of their runs, and
                    with the folder of a finished group these seeds are added to it
@@ -95,7 +93,7 @@ class Request:
     """What has chosen the settings that were not given, in a line."""
 
 
-def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def early_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the options that decide which other options exist, and return the remaining words."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--list", action="store_true")
@@ -112,7 +110,7 @@ def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return early, rest
 
 
-def _value_of(option: str, words: Sequence[str]) -> str | None:
+def value_of(option: str, words: Sequence[str]) -> str | None:
     """Return the value that ``words`` give an option; None if they give none."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument(option, option.replace("-", "_").replace("__", "--", 1), dest="value")
@@ -123,16 +121,38 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
     return value
 
 
+def without_option(words: Sequence[str], flag: str) -> list[str]:
+    """Return the words of a command line without an option that takes one value."""
+    kept, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.partition("=")
+        if name.replace("_", "-") != flag:
+            kept.append(word)
+        elif not equals and rest:
+            rest.pop(0)
+    return kept
+
+
+def _refuse_other_minutes(before: Settings, given: str | None) -> None:
+    """Refuse ``--minutes`` beside ``--resume``, unless they are those of the run."""
+    had = before.train.minutes
+    if had is None or given is None or given not in (f"{had:g}", str(had)):
+        same = "" if had is None else f"{had:g}, as the run has, or "
+        accepted = f"{same}--iterations with --resume: minutes count from a run's beginning"
+        raise bad_option("--minutes", given, accepted)
+
+
 def _existing_group(seeds: Sequence[int], words: Sequence[str]) -> Path | None:
     """Return the ``--run-dir`` of ``words`` if seeds are to be added to the runs in it."""
-    folder = _value_of("--run-dir", words)
+    folder = value_of("--run-dir", words)
     found = seeds and folder is not None and group_content(Path(folder))
     return Path(folder) if found and folder is not None else None
 
 
 def parse_train(arguments: Sequence[str]) -> Request:
     """Parse the command line of ``metarl train``; the name of an agent, if any, comes first."""
-    early, rest = _early(arguments)
+    early, rest = early_options(arguments)
     if early.list:
         _print_names()
         sys.exit(0)
@@ -154,14 +174,14 @@ def parse_train(arguments: Sequence[str]) -> Request:
         where = group / "config.json"
         before = settings_of_group(group, named)
     else:
-        before, origin = starting_settings(named, _value_of("--env", rest), early.preset)
+        before, origin = starting_settings(named, value_of("--env", rest), early.preset)
     if named is not None and named != before.agent:
         registry.agent_class(named)  # Report an unknown name before a mismatch.
         accepted = f"{before.agent}, the agent of the preset, settings or run"
         raise bad_option("agent", named, accepted)
     if resume is not None and "--minutes" in typed:
-        accepted = "--iterations with --resume, since minutes are counted from the run's beginning"
-        raise bad_option("--minutes", _value_of("--minutes", rest), accepted)
+        _refuse_other_minutes(before, value_of("--minutes", rest))
+        rest, typed = without_option(rest, "--minutes"), typed - {"--minutes"}
     settings = _with_options(before, rest, typed)
     if where is not None:
         _refuse_unnamed_modules(settings.train, typed, where)
@@ -213,10 +233,10 @@ def _refuse_unnamed_modules(config: TrainConfig, typed: set[str], where: Path) -
 
 
 def run_train(arguments: Sequence[str]) -> None:
-    """Run the command ``metarl train``."""
-    early, rest = _early(arguments)
+    """Run the command ``metarl train``, but for ``--resume auto``."""
+    early, rest = early_options(arguments)
     if early.resume is not None and members(early.resume) != [early.resume]:
-        resume_seeds(early.resume, _group_options(early, rest))
+        resume_seeds(early.resume, group_options(early, rest))
         return
     request = parse_train(arguments)
     if request.print_config:
@@ -224,15 +244,20 @@ def run_train(arguments: Sequence[str]) -> None:
         settings = prepare(request.settings).settings
         print(json.dumps({**settings.to_json(), **seeds}, indent=1))
         return
-    if request.origin:
-        console.print(request.origin)
+    print_origin(request)
     if request.seeds:
         train_seeds(request.settings, request.seeds, yes=request.yes)
     else:
         train(request.settings, resume=request.resume, yes=request.yes)
 
 
-def _group_options(early: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+def print_origin(request: Request) -> None:
+    """Print what has chosen the settings that were not given, if anything has."""
+    if request.origin:
+        console.print(request.origin)
+
+
+def group_options(early: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     """Return the options that change in every run of a resumed group."""
     for name in ("list", "preset", "config", "seeds", "print_config"):
         if getattr(early, name):
@@ -278,20 +303,3 @@ def _print_names() -> None:
         ("presets", sources),
     ):
         print_names(title, entries)
-
-
-def child() -> None:
-    """Run ``metarl train`` for a parent process, and stop when the parent has ended."""
-    arguments, sys.argv[0] = sys.argv[1:], "metarl"
-    end_with_parent()
-    exits(lambda: run_train(arguments))()
-
-
-def end_with_parent() -> None:
-    """Let this process stop, as on SIGTERM, when its standard input ends with the parent."""
-
-    def watch() -> None:
-        sys.stdin.read()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -73,7 +73,8 @@ class Plot:
 
     runs: Positional[tuple[Path, ...]]
     """Run directories to draw; that of several seeds is one curve, with every seed as dots or thin
-    lines. Adaptation curves can also come from evaluations' .json files."""
+    lines, and that of a sweep is a curve for each of its settings. Adaptation curves can also come
+    from evaluations' .json files."""
     kind: Literal["adaptation", "learning", "paths"] = "adaptation"
     """Kind of picture: `adaptation` draws the return against episodes of experience; `learning`
     draws it against the environment steps of training; `paths` draws a few paths before and after

@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,13 +25,21 @@ from metarl.errors import (
     UserError,
 )
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""The signals that end a program in order; clusters send SIGUSR1 before a job's time is over."""
 
-def exits(main: Callable[[], None]) -> Callable[[], None]:
+
+def exits(main: Callable[[], None], *, patient: bool = False) -> Callable[[], None]:
     """Make a script's ``main`` print errors as one line and end with the right exit code.
 
-    Errors that a user can correct give exit code 2, failures of a run 1. The first SIGINT or
-    SIGTERM lets the program save its work and end with 128 plus the signal's number; the second
-    one ends it at once.
+    Errors that a user can correct give exit code 2, failures of a run 1. The first of
+    :data:`SIGNALS` lets the program save its work and end with 128 plus the signal's number; the
+    second one ends it at once.
+
+    Args:
+        main: the function.
+        patient: whether the second signal is ignored too: clusters send one to all processes of a
+            job, and a parent passes it on to children that have had it.
     """
 
     @functools.wraps(main)
@@ -38,7 +47,7 @@ def exits(main: Callable[[], None]) -> Callable[[], None]:
         _leave_script_folder()
         warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
         try:
-            with _stopped_by_signals():
+            with _stopped_by_signals(patient):
                 main()
         except UserError as error:
             fail(error)
@@ -89,21 +98,24 @@ def stopping_later() -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into an exception; exit at the second."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+def _stopped_by_signals(patient: bool) -> Iterator[None]:
+    """Turn the first of the signals into an exception; exit at the second unless ``patient``."""
 
     def leave(number: int, frame: object) -> None:
-        os._exit(128 + number)
+        if not patient:
+            os._exit(128 + number)
 
     def stop(number: int, frame: object) -> None:
-        for each in numbers:
+        if Stopped.requested is not None:  # Two signals came before this function could run.
+            leave(number, frame)
+            return
+        for each in SIGNALS:
             signal.signal(each, leave)
         Stopped.requested = number
         if not _deferring:
             raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
     finally:
@@ -117,3 +129,13 @@ def fail(error: UserError) -> NoReturn:
     sys.stdout.flush()
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+
+
+def end_with_parent() -> None:
+    """Let this process stop, as on SIGTERM, when its standard input ends with the parent."""
+
+    def watch() -> None:
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -15,6 +15,7 @@ from typing import Any
 
 from metarl.errors import UserError, bad_option
 from metarl.files import is_leftover
+from metarl.running.lock import LOCK
 from metarl.running.settings import TrainConfig
 
 LONGEST_NAME = 80
@@ -154,9 +155,31 @@ def refuse_used(directory: Path) -> None:
         UserError: if it does, or if it is a file.
     """
     if directory.exists() and (
-        not directory.is_dir() or not all(map(is_leftover, directory.iterdir()))
+        not directory.is_dir() or not all(map(is_free, directory.iterdir()))
     ):
         raise used(directory)
+
+
+def is_free(path: Path) -> bool:
+    """Return whether a folder is as good as empty with ``path`` in it."""
+    return path.name == LOCK or is_leftover(path)
+
+
+def remove_unbegun(directory: Path) -> bool:
+    """Remove the folder of a run that was killed before it could save anything.
+
+    Returns:
+        True if there was no more in it than its settings; anything else stays.
+    """
+    if not directory.is_dir():
+        return False
+    paths = list(directory.iterdir())
+    if not all(path.is_file() and (path.name == "config.json" or is_free(path)) for path in paths):
+        return False
+    for path in paths:
+        path.unlink(missing_ok=True)
+    directory.rmdir()
+    return True
 
 
 def used(directory: Path) -> UserError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from metarl.evaluation.groups_table import print_comparison, to_csv
 from metarl.evaluation.scores import area_under_curve
 from metarl.evaluation.statistics import Floats
 from metarl.files import write_json, write_whole
+from metarl.running.manifest import named_groups
 from metarl.running.parsing import parse
 from metarl.running.settings import read_settings
 
@@ -44,8 +45,10 @@ _HELP = """\
 Compare groups of runs, one run per training seed, by the evaluations that they have saved.
 
 usage: metarl compare RUN… -- RUN… [-- RUN…] [options]
+       metarl compare SWEEP [options]
 
-The folder of several seeds stands for all its runs. Differences are paired by task; intervals are
+The folder of several seeds stands for all its runs, and that of a sweep for a group of each of its
+settings. Differences are paired by task; intervals are
 over training seeds and tasks. Runs that were evaluated differently from the first one, or trained
 with other hyper-parameters than the first of their group, are left out and named."""
 
@@ -98,7 +101,10 @@ def run_compare(arguments: Sequence[str]) -> None:
             groups.append([])
         else:
             groups[-1].append(Path(word))
-    compare_groups(groups, options)
+    named = named_groups(groups)
+    if named is not None and not options.labels:
+        options = replace(options, labels=tuple(name for name, _ in named))
+    compare_groups(groups if named is None else [group for _, group in named], options)
 
 
 def compare_groups(groups: Sequence[Sequence[Path]], options: Compare) -> dict[str, Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metarl.console import console
 from metarl.errors import bad_option
 from metarl.evaluation.curve import read_summary
 from metarl.evaluation.plotting import AXES, Axis, Learning, Line
 from metarl.evaluation.report import metric_names, metric_of
 from metarl.running.labels import Source, labels_of, source_of_file, source_of_run
+from metarl.running.manifest import is_sweep, settings_of
 from metarl.running.metrics import read_metrics
 from metarl.running.run import Run
 from metarl.running.seeds import summarize_files
@@ -30,7 +32,8 @@ def adaptation_lines(
     sources: list[Source] = []
     files: list[list[Path]] = []
     steps: list[int] = []
-    for path in paths:
+    named: dict[int, str] = {}
+    for path, name, directories in _parts(paths):
         if path.suffix == ".json" and path.is_file():
             if axis != "episodes":
                 raise bad_option("--axis", axis, f"episodes for a file, {path}")
@@ -38,22 +41,47 @@ def adaptation_lines(
             sources.append(source_of_file(path, agent))
             steps.append(1)
             continue
-        runs = [Run.open(directory, agent) for directory in members(path)]
-        files.append([run.directory / "evaluation" / f"{split}.json" for run in runs])
+        runs = [Run.open(directory, agent) for directory in directories]
+        if name is not None:
+            runs = [run for run in runs if _file(run, split).is_file()]
+            if not runs:
+                console.print(f"left out: {path}, {name}: no run has been evaluated")
+                continue
+            named[len(files)] = name
+        files.append([_file(run, split) for run in runs])
         sources.append(_source_of(runs, path))
         steps.append(runs[0].spec.horizon if axis == "env-steps" else 1)
     lines = []
-    for group, label, number in zip(files, labels_of(sources), steps, strict=True):
+    labels = labels_of(sources)
+    for place, (group, number) in enumerate(zip(files, steps, strict=True)):
+        label = named.get(place, labels[place])
         summary = _together(group)
         if metric not in metric_names(summary):
             accepted = f"{', '.join(metric_names(summary))} (what {group[0]} has)"
             raise bad_option("--metric", metric, accepted)
+        if place in named:  # One line for a setting: a picture with two of each would be full.
+            lines.append(Line(label, summary, steps_per_episode=number))
+            continue
         untrained = _together([file.with_name(f"{file.stem}-untrained.json") for file in group])
         lines += [
             Line(label, summary, steps_per_episode=number),
             Line("untrained", untrained, reference=True, steps_per_episode=number),
         ]
     return lines
+
+
+def _parts(paths: Sequence[Path]) -> Iterator[tuple[Path, str | None, Sequence[Path]]]:
+    """Yield every path that makes a curve, a name if it is a setting of a sweep, and its runs."""
+    for path in paths:
+        if is_sweep(path):
+            for name, directories in settings_of(path).items():
+                yield path, name, directories
+        else:
+            yield path, None, [path] if path.is_file() else members(path)
+
+
+def _file(run: Run, split: Split) -> Path:
+    return run.directory / "evaluation" / f"{split}.json"
 
 
 def _source_of(runs: Sequence[Run], path: Path) -> Source:
@@ -108,10 +136,14 @@ def learning_curves(
     Raises:
         UserError: if a path is no run, or has not logged the metric.
     """
-    groups = [[Run.open(each, agent) for each in members(path)] for path in paths]
-    labels = labels_of([_source_of(g, path) for g, path in zip(groups, paths, strict=True)])
+    parts = [
+        (path, name, [Run.open(each, agent) for each in directories])
+        for path, name, directories in _parts(paths)
+    ]
+    labels = labels_of([_source_of(runs, path) for path, _, runs in parts])
     found = []
-    for runs, label in zip(groups, labels, strict=True):
+    for (_, name_of_setting, runs), plain in zip(parts, labels, strict=True):
+        label = name_of_setting or plain
         logged = [read_metrics(run.directory / "metrics.jsonl") for run in runs]
         scale = _episodes_per_update(runs[0]) if axis == "episodes" else None
         named = {metric: label}
@@ -127,7 +159,7 @@ def learning_curves(
         if logged[0] and not any(curve.seeds[0] for curve in curves):
             raise bad_option("--metric", metric, _accepted(logged[0]))
         found.append(curves)
-    envs = ", ".join(sorted({run.env for runs in groups for run in runs}))
+    envs = ", ".join(sorted({run.env for _, _, runs in parts for run in runs}))
     return found, envs
 
 

@@ -23,8 +23,8 @@ from metarl.running import first_edition
 from metarl.running.checkpoints import Checkpoint, CheckpointStore, Which
 from metarl.running.folders import NewFolder, default_directory, used
 from metarl.running.machine import commit, device_name
-from metarl.running.parsing import command_line
 from metarl.running.settings import Settings, TrainConfig, read_settings, train_config_of
+from metarl.running.states import resume_command
 from metarl.tasks.distribution import TaskDistribution
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metarl-toolkit")
@@ -232,12 +232,19 @@ class Run:
         as_asked = asked is None or written.get("num_tasks") == asked
         return bool(written.get("iteration") == iteration and as_asked)
 
+    def finished(self) -> bool:
+        """Return whether the run is trained and evaluated as its settings ask.
+
+        Raises:
+            UserError: if none of its checkpoints can be read.
+        """
+        saved = self.checkpoint().iteration if self.checkpoints.iterations() else None
+        wanted = self.train_config.iterations
+        return saved is not None and saved == wanted and self.evaluated(saved)
+
     def resume_command(self) -> str:
         """Return the command that resumes this run; it names the user's own modules."""
-        agent = [self.agent_name] if registry.is_import(self.agent_name) else []
-        env = ["--env", self.env] if registry.is_import(self.env) else []
-        own = self.train_config.own_modules()
-        return command_line("train", *agent, "--resume", str(self.directory), *env, *own)
+        return resume_command(self.directory, self.content)
 
     def make_tasks(self) -> TaskDistribution:
         """Make the task distribution by its name, without importing a module of the user's."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
+import functools
 import sys
-import threading
-import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,19 @@ from metarl.evaluation.plotting import Line, plot_adaptation
 from metarl.evaluation.report import print_adaptation
 from metarl.files import create_json, write_json
 from metarl.options import option_values
+from metarl.running.children import Child, Children, share_of_cores
 from metarl.running.estimate import announced
 from metarl.running.folders import NewFolder, default_directory, refuse_used, used
+from metarl.running.lock import held
 from metarl.running.parsing import command_line
 from metarl.running.run import Run, named_class
-from metarl.running.settings import Settings, members, read_settings, train_config_of
+from metarl.running.settings import Settings, TrainConfig, members, read_settings, train_config_of
 from metarl.running.train import CHECK_SECONDS, prepare
 from metarl.running.training import training_slots
 from metarl.stepping.options import SharedEnvs
 from metarl.stepping.workers import usable_cores
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.effects import warn_of_tasks
-
-_CHILD = "from metarl.running.commandline import child; child()"
-"""The program of the process that trains with one seed."""
 
 WITHOUT_EFFECT = (
     *("num_envs", "num_workers", "env_timeout", "env_restarts", "check", "on_save_error"),
@@ -68,6 +65,12 @@ def train_seeds(settings: Settings, seeds: Sequence[int], *, yes: bool = False) 
         UserError: if the settings cannot work; this is checked before any training.
         SeedsError: if a run fails.
     """
+    given = settings.train.run.directory
+    with nullcontext() if given is None else held(given):
+        return _train_seeds(settings, seeds, yes)
+
+
+def _train_seeds(settings: Settings, seeds: Sequence[int], yes: bool) -> dict[str, Any]:
     given = settings.train.run.directory
     settings, tasks, agent = prepare(settings)
     label = "seeds-" + "-".join(map(str, seeds))
@@ -198,47 +201,60 @@ def resume_seeds(
     """
     path = folder / "config.json"
     content = read_settings(path)
-    seeds, config = content["seeds"], train_config_of(content, path)
-    cores = len(usable_cores())
-    at_once = max(1, min(len(seeds), cores // config.torch_threads))
+    with held(folder):
+        _train_members(folder, content, train_config_of(content, path), options, new)
+        return _evaluate_together(folder, content["agent"], content["seeds"])
+
+
+def _train_members(
+    folder: Path,
+    content: dict[str, Any],
+    config: TrainConfig,
+    options: Sequence[str],
+    new: NewFolder | None,
+) -> None:
+    """Resume every run of a group in a process of its own."""
+    seeds = content["seeds"]
+    at_once = max(1, min(len(seeds), len(usable_cores()) // config.torch_threads))
     given = list(options)
-    if config.workers.num_workers is None and "--num-workers" not in options:
-        share = cores // at_once
-        given += ["--num-workers", str(share if share > 1 else 0)]
+    given += share_of_cores(at_once, config.workers.num_workers, "--num-workers" in options)
     named = [content["agent"]] if registry.is_import(content["agent"]) else []
     given += ["--env", config.env] if registry.is_import(config.env) else []
     given += config.own_modules()
-    listed, name = ", ".join(map(str, seeds)), content["agent"]
-    console.print(f"{name} on {config.env}, seeds {listed}, {at_once} at once: {folder}")
-    children: list[_Child] = []
-    waiting = list(seeds)
+    listed = ", ".join(map(str, seeds))
+    console.print(
+        f"{content['agent']} on {config.env}, seeds {listed}, {at_once} at once: {folder}"
+    )
+
+    def start(seed: int) -> Child:
+        words = [*named, "--resume", str(folder / str(seed)), *given]
+        return Child(f"seed {seed}", words)
+
     try:
-        while waiting or any(child.running for child in children):
-            if waiting and sum(child.running for child in children) < at_once:
-                children.append(_Child(folder, waiting.pop(0), [*named, *given]))
-            else:
-                time.sleep(0.05)
+        with Children() as children:
+            children.run([functools.partial(start, seed) for seed in seeds], at_once)
     except BaseException:
-        for child in children:
-            child.stop()
-        for child in children:
-            child.wait()
         _print_how_to_resume(folder, named, given)
         raise
-    failed = [child.seed for child in children if child.process.returncode != 0]
+    codes = [child.process.returncode for child in children.all]
+    failed = [seed for seed, code in zip(seeds, codes, strict=True) if code != 0]
     if failed:
-        wrong = all(child.process.returncode in (1, 2) for child in children)
+        wrong = all(code in (1, 2) for code in codes)
         if new and wrong and not any(folder.glob("*/checkpoints/*")):
             new.remove()
         else:
             _print_how_to_resume(folder, named, given)
         unfinished = ", ".join(map(str, failed))
         raise SeedsError(f"seeds {unfinished} did not finish; their errors are above")
+
+
+def _evaluate_together(folder: Path, name: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Summarize, draw and print the evaluations of a group's finished runs."""
     summary, untrained = (summarize_seeds(folder, seeds, x) for x in ("", "-untrained"))
     lines = [Line(name, summary), Line("untrained", untrained, reference=True)]
     picture = folder / "evaluation" / "test.png"
     plot_adaptation(lines, picture)
-    console.print(f"seeds {listed} together")
+    console.print(f"seeds {', '.join(map(str, seeds))} together")
     print_adaptation(summary, untrained)
     console.print(f"picture: {picture}")
     return summary
@@ -291,42 +307,3 @@ def summarize_files(files: Sequence[Path]) -> dict[str, Any]:
                 )
     curves = [AdaptationCurve.load(file.parent, file.stem) for file in files]
     return {**summaries[0], **summarize_curves(curves)}
-
-
-class _Child:
-    """A process that trains with one seed; its output is printed here line by line."""
-
-    def __init__(self, folder: Path, seed: int, options: Sequence[str]) -> None:
-        self.seed = seed
-        arguments = ["--resume", str(folder / str(seed)), *options]
-        if options and not options[0].startswith("-"):  # An agent's name comes first.
-            arguments = [options[0], *arguments[:2], *options[1:]]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, *arguments],
-            stdin=subprocess.PIPE,  # The child stops when this pipe closes.
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            process_group=0,  # Ctrl-C reaches the child only through stop().
-        )
-        self._reader = threading.Thread(target=self._pass_on, daemon=True)
-        self._reader.start()
-
-    @property
-    def running(self) -> bool:
-        """Whether the process runs or some of its output is still to be printed."""
-        return self.process.poll() is None or self._reader.is_alive()
-
-    def stop(self) -> None:
-        """Ask the process to save a checkpoint and end; while it starts, it ends at once."""
-        if self.process.poll() is None:
-            self.process.terminate()
-
-    def wait(self) -> None:
-        """Wait until the process has ended and all of its output is printed."""
-        self.process.wait()
-        self._reader.join()
-
-    def _pass_on(self) -> None:
-        for line in self.process.stdout or ():
-            console.print(f"[seed {self.seed}] {line.rstrip()}")

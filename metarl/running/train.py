@@ -5,28 +5,30 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext, suppress
 from typing import NamedTuple
 
 from metarl import registry
 from metarl.console import console
-from metarl.errors import DivergenceError, EnvError, UserError, bad_option
+from metarl.errors import DivergenceError, EnvError, UserError, bad_option, described
 from metarl.evaluation.curve import read_summary
 from metarl.experience.agent import Agent, TaskSpec
 from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import TaskSampler, make_sampler
-from metarl.files import remove_leftovers
+from metarl.files import remove_leftovers, write_json
 from metarl.imports import load_object
 from metarl.options import with_options
 from metarl.running import first_edition
 from metarl.running.checkpoints import Checkpoint
 from metarl.running.estimate import announced
 from metarl.running.evaluate import EvaluateConfig, Subject, evaluate_subject
+from metarl.running.lock import held
 from metarl.running.machine import check_device
 from metarl.running.metrics import read_metrics
 from metarl.running.parsing import command_line
 from metarl.running.run import Run
 from metarl.running.settings import Settings
+from metarl.running.states import FAILURE
 from metarl.running.store import recall_experience
 from metarl.running.tensorboard import add_evaluation
 from metarl.running.training import Callback, meta_train, training_slots
@@ -78,7 +80,7 @@ def train(
     """Meta-train in a new run directory, or resume a run, and evaluate at the end.
 
     The agent is made once. The check of the tasks, training, validation and the final evaluation
-    share their worker processes.
+    share their worker processes. No other process can write to the run directory meanwhile.
 
     Args:
         settings: the settings of the run.
@@ -91,6 +93,11 @@ def train(
         UserError: if the settings cannot work, or if an iteration is that large and ``yes`` is
             false; this is checked before any training.
     """
+    with nullcontext() if resume is None else held(resume.directory):
+        return _train(settings, resume, callback, yes)
+
+
+def _train(settings: Settings, resume: Run | None, callback: Callback | None, yes: bool) -> Run:
     settings, tasks, agent = prepare(settings)
     config = settings.train
     initial = Checkpoint.of(agent, 0, 0)
@@ -106,47 +113,67 @@ def train(
     if resume is None:
         seed = config.seed
         console.print(f"{settings.agent} on {tasks.name}, seed {seed}: {run.directory}")
-    slots = training_slots(agent, tasks, config.workers)
-    try:
-        with closing(SharedEnvs(config.workers, tasks)) as shared, ExitStack() as stack:
-            if resume is None and config.check:
-                warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=shared.sized(slots))
-            if resume is None or config.iterations is None:
-                settings = announced(settings, tasks, agent, shared.sized(slots), yes=yes)
-                config = settings.train
-                run.record(config)
-            wandb = stack.enter_context(wandb_run(config.run, run.directory))
-            if start.iteration < (config.iterations or 0):
-                envs = shared.sized(slots)
-                started = time.perf_counter()
-                start = meta_train(
-                    agent,
-                    tasks,
-                    config,
-                    run.directory,
-                    iteration=start.iteration,
-                    env_steps=start.env_steps,
-                    sampler=sampler,
-                    callback=callback,
-                    envs=envs,
-                    wandb=wandb,
-                )
-                console.print(f"trained in {time.perf_counter() - started:.0f} s")
-                if config.minutes is not None and start.iteration < (config.iterations or 0):
-                    run.record(with_options(config, iterations=start.iteration), settled=True)
-            evaluation = EvaluateConfig(
-                evaluation_tasks=config.evaluation.evaluation_tasks,
-                device=config.device,
-                workers=config.workers,
-            )
-            evaluate_subject(run, Subject(agent, start, initial), tasks, evaluation, shared)
-            _show_evaluation(run, wandb)
-    except BaseException as error:
-        failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
-        if not failed_at_once:
-            _print_how_to_resume(run, error)
-        raise
+    with held(run.directory):
+        (run.directory / FAILURE).unlink(missing_ok=True)
+        try:
+            states = Subject(agent, start, initial)
+            _train_and_evaluate(run, settings, tasks, states, sampler, callback, yes)
+        except BaseException as error:
+            failed_at_once = isinstance(error, UserError | EnvError) and run.remove_unless_begun()
+            if not failed_at_once:
+                if isinstance(error, Exception):
+                    _record_failure(run, error)
+                _print_how_to_resume(run, error)
+            raise
     return run
+
+
+def _train_and_evaluate(
+    run: Run,
+    settings: Settings,
+    tasks: TaskDistribution,
+    subject: Subject,
+    sampler: TaskSampler,
+    callback: Callback | None,
+    yes: bool,
+) -> None:
+    """Train from a checkpoint on, and evaluate the agent beside its initial state."""
+    agent, start, initial = subject
+    config = settings.train
+    slots = training_slots(agent, tasks, config.workers)
+    with closing(SharedEnvs(config.workers, tasks)) as shared, ExitStack() as stack:
+        if start is initial and config.check:
+            warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=shared.sized(slots))
+        if start is initial or config.iterations is None:
+            settings = announced(settings, tasks, agent, shared.sized(slots), yes=yes)
+            config = settings.train
+            run.record(config)
+        wandb = stack.enter_context(wandb_run(config.run, run.directory))
+        if start.iteration < (config.iterations or 0):
+            envs = shared.sized(slots)
+            started = time.perf_counter()
+            start = meta_train(
+                agent,
+                tasks,
+                config,
+                run.directory,
+                iteration=start.iteration,
+                env_steps=start.env_steps,
+                sampler=sampler,
+                callback=callback,
+                envs=envs,
+                wandb=wandb,
+            )
+            console.print(f"trained in {time.perf_counter() - started:.0f} s")
+            if config.minutes is not None and start.iteration < (config.iterations or 0):
+                run.record(with_options(config, iterations=start.iteration), settled=True)
+        evaluation = EvaluateConfig(
+            evaluation_tasks=config.evaluation.evaluation_tasks,
+            device=config.device,
+            workers=config.workers,
+        )
+        evaluate_subject(run, Subject(agent, start, initial), tasks, evaluation, shared)
+        _show_evaluation(run, wandb)
 
 
 def _show_evaluation(run: Run, wandb: WandbRun | None) -> None:
@@ -198,6 +225,12 @@ def _restore(
     if start.iteration == iterations:
         console.print("this run is finished: nothing is left to train")
     return start
+
+
+def _record_failure(run: Run, error: Exception) -> None:
+    """Write down what has ended a run, for ``metarl runs``; a resumed run removes it."""
+    with suppress(OSError):
+        write_json(run.directory / FAILURE, {"error": " ".join(described(error).split())[:500]})
 
 
 def _finished_iterations(run: Run) -> int:

@@ -19,8 +19,8 @@ from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import make_sampler
 from metarl.files import write_json
 from metarl.imports import load_object
-from metarl.running.commandline import end_with_parent, parse_train
-from metarl.running.exits import exits
+from metarl.running.commandline import parse_train
+from metarl.running.exits import end_with_parent, exits
 from metarl.running.run import Run
 from metarl.running.settings import Settings
 from metarl.running.train import Prepared, prepare

@@ -103,7 +103,8 @@ def work(channel: int, file: int) -> None:
         channel: file descriptor of the worker's end of the socket.
         file: file descriptor of the shared buffer.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # The parent handles signals and ends workers.
+    # The parent handles signals and ends workers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     connection, poll = Connection(channel), select.poll()
     poll.register(channel, select.POLLIN)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from metarl.agents.rl2 import RL2Config
@@ -289,8 +290,11 @@ def test_a_group_whose_environments_cannot_be_made_leaves_nothing(
     assert "resume with" not in said.out + said.err
 
 
-def test_a_signal_reaches_every_run_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("to_all", [False, True])
+def test_a_signal_reaches_every_run_once(tmp_path, monkeypatch, to_all):
+    """A cluster sends it to all processes of a job, not to the first one alone."""
     monkeypatch.chdir(tmp_path)
+    number = signal.SIGUSR1 if to_all else signal.SIGTERM
     options = "--env bandit/n3-k2 --tasks-per-update 4 --hidden-size 6 --num-minibatches 2"
     command = [sys.executable, str(SCRIPT), *options.split(), "--iterations", "100000"]
     command += ["--checkpoint-interval", "1"]  # The second line of metrics comes after it.
@@ -307,9 +311,11 @@ def test_a_signal_reaches_every_run_once(tmp_path, monkeypatch):
         m.exists() and m.read_text().count("\n") > 1 for m in metrics
     ):
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    started = psutil.Process(process.pid).children(recursive=True) if to_all else []
+    for each in [process, *started]:
+        each.send_signal(number)
     output = process.communicate()[0]
-    assert process.returncode == 143, output
+    assert process.returncode == 128 + number, output
     for seed in ("1", "2"):
         assert Run.open(tmp_path / "group" / seed).checkpoints.load().iteration >= 1
         command = command_line("train", "--resume", f"group/{seed}")

@@ -319,6 +319,20 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(agent, tmp_path, monk
 KILLS = (2, 16, 9)
 
 
+def test_one_command_goes_on_after_kills_at_any_moment(tmp_path, monkeypatch, python):
+    """Killed as the folder is made, is locked, gets its settings, is saved to, and in between."""
+    monkeypatch.chdir(tmp_path)
+    words = [*begin("rl2", 4, 0), "--resume", "auto", "--callback", "users:look_on"]
+    for kill in (1, 2, 3, 4, 5, 16, 9):
+        code, output = python(*words, CHANGES_BEFORE_THE_KILL=str(kill))
+        assert code == -signal.SIGKILL, output
+    code, output = python(*words)
+    assert code == 0, output
+    assert_same(Run.open(tmp_path / "run"), uninterrupted(tmp_path, "rl2", 4))
+    code, output = python(*words)
+    assert (code, output) == (0, "run: finished, 4 iterations\n")
+
+
 @pytest.mark.learning
 @pytest.mark.timeout(1200)
 def test_twenty_kills_change_nothing(tmp_path, monkeypatch, python):
@@ -333,7 +347,11 @@ def test_signals_end_a_run_in_order(tmp_path, monkeypatch, python):
     """The first signal comes during acting, beside a worker, and the second during an update."""
     monkeypatch.chdir(tmp_path)
     words = [*begin("rl2", 6, 1), "--callback", "users:look_on"]
-    for name, code, last, method in (("SIGINT", 130, 2, "act"), ("SIGTERM", 143, 4, "update")):
+    for name, code, last, method in (
+        ("SIGINT", 130, 2, "act"),
+        ("SIGTERM", 143, 4, "update"),
+        ("SIGUSR1", 128 + signal.SIGUSR1, 5, "act"),
+    ):
         wanted = {"SIGNAL": name, "LAST_ITERATION": str(last), "METHOD": method}
         returned, output = python(*words, **wanted)
         assert returned == code, output
@@ -365,6 +383,24 @@ def test_a_second_signal_leaves_at_once():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (143, "saving\n")
+
+
+def test_a_process_of_a_parent_s_ends_in_order_however_many_signals_it_gets():
+    """A cluster signals all processes of a job, and the parent passes its signal on."""
+    script = (
+        "import os, signal\n"
+        "from metarl.running.exits import exits\n"
+        "def main():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "        signal.pause()\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        print('saved', flush=True)\n"
+        "exits(main, patient=True)()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGUSR1, "saved\n")
 
 
 def test_a_signal_while_modules_are_imported_waits_for_their_end(quick_python):
