@@ -89,22 +89,15 @@ class MAMLPPOConfig:
 
     @classmethod
     def for_tasks(cls, spec: TaskSpec) -> MAMLPPOConfig:
-        """Return settings to start with: one inner step on about 4000 steps of each task.
-
-        An inner step on logits has to be longer than one on the means of continuous actions.
-        """
-        kind, continuous = kind_of(spec), has_continuous_actions(spec)
-        if kind == "one-step":
-            episodes, rates = 200, (10.0, 5.0)
-        else:
-            episodes = number_for(4000, spec.horizon, low=10, high=20)
-            rates = (0.1, 0.05) if continuous else (0.5, 0.25)
+        """Return settings to start with: an inner step, longer on logits, on about 4000 steps."""
+        if kind_of(spec) == "one-step":
+            return cls(20, 200, 1, (10.0, 5.0), hidden_sizes=())
         return cls(
-            episodes_per_adaptation=episodes,
+            episodes_per_adaptation=number_for(4000, spec.horizon, low=10, high=20),
             num_adaptations=1,
-            inner_learning_rate=rates,
-            hidden_sizes=() if kind == "one-step" else (64, 64),
-            normalize_observations=kind == "vectors",
+            inner_learning_rate=(0.1, 0.05) if has_continuous_actions(spec) else (0.5, 0.25),
+            hidden_sizes=(64, 64),
+            normalize_observations=kind_of(spec) == "vectors",
             learning_rate=3e-3,
             clip=0.3,
         )

@@ -108,11 +108,16 @@ def size_of_iteration(agent: Agent, tasks: TaskDistribution) -> Estimate:
     return Estimate(agent.tasks_per_update, agent.shape.num_episodes, tasks.horizon)
 
 
+def is_measured(config: TrainConfig) -> bool:
+    """Return whether a measurement comes before a training with these options."""
+    return config.check or (config.minutes is not None and config.iterations is None)
+
+
 def announced(
     settings: Settings,
     tasks: TaskDistribution,
     agent: Agent,
-    envs: SlotVectorEnv,
+    envs: SlotVectorEnv | None,
     *,
     yes: bool = False,
 ) -> Settings:
@@ -122,7 +127,8 @@ def announced(
         settings: the settings of the training.
         tasks: the tasks.
         agent: the agent to be trained, which is not changed.
-        envs: environments of ``tasks``, as many as in the training.
+        envs: environments of ``tasks``, as many as in the training; without them, only what an
+            iteration is is said.
         yes: whether the user has said that a very long iteration is meant.
 
     Returns:
@@ -133,7 +139,7 @@ def announced(
     """
     config = settings.train
     estimate = size_of_iteration(agent, tasks)
-    if config.check or config.minutes is not None:
+    if envs is not None:
         # Another agent, which the measurement trains a little, and which is forgotten then.
         one = registry.agent_class(settings.agent)(
             settings.agent_config, TaskSpec.of(tasks), seed=config.seed, device=config.device
@@ -173,7 +179,7 @@ def measure_iteration(
     if limit < tasks.horizon:
         _play(agent, tasks, config, envs, few, limit)  # It starts up libraries.
     short = _play(agent, tasks, config, envs, few, limit)
-    affordable = int(limit * seconds / (short.playing + short.learning))
+    affordable = int(limit * seconds / max(short.playing + short.learning, 1e-6))
     limit = min(tasks.horizon, max(4 * limit, affordable))
     played = _play(agent, tasks, config, envs, few, limit)
     share = what.tasks / few

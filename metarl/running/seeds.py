@@ -19,7 +19,7 @@ from metarl.evaluation.report import print_adaptation
 from metarl.files import create_json, write_json
 from metarl.options import option_values
 from metarl.running.children import Child, Children, share_of_cores
-from metarl.running.estimate import announced
+from metarl.running.estimate import announced, is_measured
 from metarl.running.folders import NewFolder, default_directory, refuse_used, used
 from metarl.running.lock import held
 from metarl.running.parsing import command_line
@@ -82,7 +82,9 @@ def _train_seeds(settings: Settings, seeds: Sequence[int], yes: bool) -> dict[st
     workers = settings.train.workers
     one = dataclasses.replace(workers, num_workers=1 if workers.num_workers != 0 else 0)
     with closing(SharedEnvs(one, tasks)) as shared:
-        envs = shared.sized(training_slots(agent, tasks, one))
+        envs = None
+        if is_measured(settings.train):
+            envs = shared.sized(training_slots(agent, tasks, one))
         if settings.train.check:
             warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=envs)
         # All seeds train as long as each other, however long that takes.

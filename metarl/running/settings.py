@@ -79,15 +79,25 @@ class ValidationConfig:
         trained = iterations * steps_per_update(agent, tasks)
         each = evaluation_shape(agent, tasks, None).num_episodes * tasks.horizon
         affordable = int(VALIDATION_SHARE * trained / each / math.ceil(iterations / interval))
-        fewer = max(100, int(EVALUATION_SHARE * trained / each))
-        usual = default_tasks(tasks, "test")  # All tasks, if they are finitely many.
         return dataclasses.replace(
             self,
             validation_interval=interval,
             validation_tasks=self.validation_tasks or min(200, max(10, affordable)),
-            evaluation_tasks=self.evaluation_tasks
-            or (min(usual, fewer) if usual == DEFAULT_TASKS else usual),
         )
+
+    def after(self, agent: Agent, tasks: TaskDistribution, iterations: int) -> ValidationConfig:
+        """Return this config with the number of held-out tasks, after ``iterations`` updates.
+
+        It is filled in no sooner, since a training looks at no test task.
+        """
+        if self.evaluation_tasks is not None:
+            return self
+        trained = iterations * steps_per_update(agent, tasks)
+        each = evaluation_shape(agent, tasks, None).num_episodes * tasks.horizon
+        number = default_tasks(tasks, "test")  # All tasks, if they are finitely many.
+        if number == DEFAULT_TASKS:
+            number = min(number, max(100, int(EVALUATION_SHARE * trained / each)))
+        return dataclasses.replace(self, evaluation_tasks=number)
 
 
 def steps_per_update(agent: Agent, tasks: TaskDistribution) -> int:

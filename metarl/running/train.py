@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 import warnings
@@ -20,7 +21,7 @@ from metarl.imports import load_object
 from metarl.options import with_options
 from metarl.running import first_edition
 from metarl.running.checkpoints import Checkpoint
-from metarl.running.estimate import announced
+from metarl.running.estimate import announced, is_measured
 from metarl.running.evaluate import EvaluateConfig, Subject, evaluate_subject
 from metarl.running.lock import held
 from metarl.running.machine import check_device
@@ -145,8 +146,8 @@ def _train_and_evaluate(
         if start is initial and config.check:
             warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=shared.sized(slots))
         if start is initial or config.iterations is None:
-            settings = announced(settings, tasks, agent, shared.sized(slots), yes=yes)
-            config = settings.train
+            envs = shared.sized(slots) if is_measured(config) else None
+            config = announced(settings, tasks, agent, envs, yes=yes).train
             run.record(config)
         wandb = stack.enter_context(wandb_run(config.run, run.directory))
         if start.iteration < (config.iterations or 0):
@@ -167,8 +168,12 @@ def _train_and_evaluate(
             console.print(f"trained in {time.perf_counter() - started:.0f} s")
             if config.minutes is not None and start.iteration < (config.iterations or 0):
                 run.record(with_options(config, iterations=start.iteration), settled=True)
+        after = config.evaluation.after(agent, tasks, start.iteration)
+        if after != config.evaluation:
+            config = dataclasses.replace(run.train_config, evaluation=after)
+            run.record(config)
         evaluation = EvaluateConfig(
-            evaluation_tasks=config.evaluation.evaluation_tasks,
+            evaluation_tasks=after.evaluation_tasks,
             device=config.device,
             workers=config.workers,
         )

@@ -1,7 +1,6 @@
 """What an iteration takes: is it measured well, said, and refused where nobody can mean it?"""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -11,16 +10,14 @@ import metarl
 from metarl import registry
 from metarl.errors import UserError
 from metarl.experience.agent import TaskSpec
-from metarl.experience.lanes import TrialKeys
-from metarl.experience.rollout import run_trial
 from metarl.options import with_options
 from metarl.running import estimate as estimating
 from metarl.running.commandline import run_train
 from metarl.running.estimate import Estimate, duration, measure_iteration, size_of_iteration
 from metarl.running.run import Run
-from metarl.running.settings import TrainConfig
+from metarl.running.settings import TrainConfig, ValidationConfig
 from metarl.running.training import seconds_spent
-from metarl.seeding import Phase
+from metarl.stepping import shortened
 from metarl.stepping.shortened import ShortenedVectorEnv
 
 TINY = [
@@ -78,10 +75,21 @@ def test_shortened_episodes_are_truncated_and_begin_again(limit):
     whole.close()
 
 
-class Slow(CounterTasks):
-    """Resets and steps take a given time, and only the horizon ends an episode."""
+class Clock:
+    """A clock that only what is measured moves on."""
 
-    resets, steps = 0.0, 0.0
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class Slow(CounterTasks):
+    """Resets and steps take a given time by a clock, and only the horizon ends an episode."""
+
+    def __init__(self, clock, horizon, resets, steps):
+        super().__init__(horizon)
+        self.clock, self.resets, self.steps = clock, resets, steps
 
     def sample(self, rng, n, split):
         return [counter_task(1000) for _ in range(n)]
@@ -91,11 +99,11 @@ class Slow(CounterTasks):
         reset, step = env.reset, env.step
 
         def slow_reset(**options):
-            time.sleep(self.resets)
+            self.clock.now += self.resets
             return reset(**options)
 
         def slow_step(action):
-            time.sleep(self.steps)
+            self.clock.now += self.steps
             return step(action)
 
         env.reset, env.step = slow_reset, slow_step
@@ -111,24 +119,43 @@ def _made(tasks, **options):
     return registry.agent_class("rl2")(config, spec)
 
 
-@pytest.mark.parametrize(("resets", "steps"), [(0.004, 0.0), (0.0, 0.001)])
-def test_an_estimate_is_near_what_an_iteration_takes(monkeypatch, resets, steps):
-    monkeypatch.setattr(Slow, "resets", resets)
-    monkeypatch.setattr(Slow, "steps", steps)
-    tasks = Slow()
-    tasks.horizon = 60
+@pytest.mark.parametrize("horizon", [3, 60, 500])
+@pytest.mark.parametrize(
+    ("resets", "steps", "fixed", "each"),
+    [(0.4, 0.0, 0.0, 0.0), (0.0, 0.01, 0.0, 0.0), (0.1, 0.01, 3.0, 0.002)],
+)
+def test_an_estimate_is_what_an_iteration_takes(monkeypatch, horizon, resets, steps, fixed, each):
+    clock = Clock()
+    monkeypatch.setattr(estimating, "time", clock)
+    monkeypatch.setattr(shortened, "time", clock)
+    tasks = Slow(clock, horizon, resets, steps)
     agent, envs = _made(tasks, episodes_per_trial=3), tasks.make_vec(4, num_workers=0)
-    found = measure_iteration(agent, tasks, TrainConfig(), envs, seconds=0.1)
-    batch = tasks.sample(np.random.default_rng(0), 4, "train")
-    started = time.perf_counter()
-    keys = TrialKeys(0, Phase.TRAIN, 0, 4)
-    trial = run_trial(agent, envs, batch, shape=agent.shape, keys=keys)
-    agent.update(trial, estimating.torch_generator(0), 0.0)
-    took = time.perf_counter() - started
+    update = agent.update
+
+    def slow_update(trial, *rest):
+        clock.now += fixed + each * trial.env_steps
+        return update(trial, *rest)
+
+    agent.update = slow_update
+    found = measure_iteration(agent, tasks, TrainConfig(), envs, seconds=2.0)
     envs.close()
-    assert found.seconds == found.longest
-    assert 12 * resets + 720 * steps < 1.2 * found.longest  # What sleeping alone takes.
-    assert took / 4 < found.longest < 4 * took
+    cells = 4 * 3 * horizon
+    exact = 12 * resets + cells * (steps + each)
+    assert exact * 0.999 <= found.longest <= 1.001 * (exact + fixed)
+    assert found.seconds == pytest.approx(found.longest)
+
+
+def test_episodes_that_end_early_make_an_iteration_shorter(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(estimating, "time", clock)
+    monkeypatch.setattr(shortened, "time", clock)
+    tasks = Slow(clock, 200, 0.0, 0.01)
+    monkeypatch.setattr(tasks, "sample", lambda rng, n, split: [counter_task(9)] * n)
+    agent, envs = _made(tasks, episodes_per_trial=3), tasks.make_vec(4, num_workers=0)
+    found = measure_iteration(agent, tasks, TrainConfig(), envs, seconds=100.0)
+    envs.close()
+    assert found.longest == pytest.approx(24.0)  # 12 episodes of 200 steps
+    assert found.seconds == pytest.approx(12 * 9 * 0.01, rel=0.01)
 
 
 def test_few_tasks_stand_for_many():
@@ -258,7 +285,9 @@ def test_a_run_that_was_killed_before_it_was_measured_is_measured_when_resumed(
     assert Run.open(folder).train_config.iterations == 2
     assert Run.open(folder).checkpoint().iteration == 2
     said = _train(capsys, "--resume", str(folder), "--minutes", "3")
-    assert said.startswith("--minutes: got '3'; accepted: --iterations with --resume")
+    assert said.startswith(
+        "--minutes: got '3'; accepted: 0.2, as the run has, or --iterations with"
+    )
     run_train(["--resume", str(folder), "--iterations", "3"])
     assert Run.open(folder).checkpoint().iteration == 3
 
@@ -269,19 +298,30 @@ def test_defaults_of_validation_follow_from_the_length_of_a_training():
     # An update has 20 tasks × 60 episodes; a validation task 80 episodes.
     long = TrainConfig(env="navigation", iterations=4000).resolve(agent, tasks).evaluation
     assert (long.validation_interval, long.validation_tasks) == (50, 75)
-    assert long.evaluation_tasks == 1000
+    assert long.evaluation_tasks is None  # A training looks at no test task, not even at all.
+    assert long.after(agent, tasks, 4000).evaluation_tasks == 1000
     short = TrainConfig(env="navigation", iterations=80).resolve(agent, tasks).evaluation
     assert (short.validation_interval, short.validation_tasks) == (10, 15)
-    assert short.evaluation_tasks == 120
+    assert short.after(agent, tasks, 80).evaluation_tasks == 120
     tiny = TrainConfig(env="navigation", iterations=2).resolve(agent, tasks).evaluation
-    assert tiny == long.__class__(1, 10, evaluation_tasks=100)
+    assert tiny == ValidationConfig(1, 10)
+    assert tiny.after(agent, tasks, 2).evaluation_tasks == 100
     own = TrainConfig(env="navigation", iterations=80)
     own = with_options(own, validation_tasks=3, validation_interval=7, evaluation_tasks=5)
     assert own.resolve(agent, tasks).evaluation == own.evaluation
+    assert own.evaluation.after(agent, tasks, 80) == own.evaluation
     finite = metarl.make("metaworld/ml1-reach")
     agent = _made(finite, tasks_per_update=2)
-    found = TrainConfig(env="metaworld/ml1-reach", iterations=2).resolve(agent, finite).evaluation
-    assert found.evaluation_tasks == 50
+    assert ValidationConfig().after(agent, finite, 2).evaluation_tasks == 50
+
+
+def test_the_number_of_evaluation_tasks_is_recorded_after_the_training(tmp_path, capsys):
+    folder = tmp_path / "run"
+    _train(capsys, *TINY, "--iterations", "2", "--run-dir", str(folder))
+    run = Run.open(folder)
+    assert run.train_config.evaluation.evaluation_tasks == 100
+    assert json.loads((folder / "evaluation/test.json").read_text())["num_tasks"] == 100
+    assert run.settings.for_another_run().train.evaluation == ValidationConfig()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -185,7 +184,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         run_runs([str(tmp_path / "none")])
 
 
-def test_two_hundred_runs_take_less_than_three_seconds_and_no_torch(runs):
+def test_two_hundred_runs_are_listed_without_torch(runs):
     for number in range(200):
         folder = Path(f"runs/many/{number}")
         for part in ("checkpoints/0000003", "evaluation"):
@@ -193,9 +192,7 @@ def test_two_hundred_runs_take_less_than_three_seconds_and_no_torch(runs):
         for name in ("config.json", "metrics.jsonl", "evaluation/test.json"):
             os.link(runs / name, folder / name)
         os.link(runs / "evaluation/test-untrained.json", folder / "evaluation/test-untrained.json")
-    started = time.process_time()
     assert len(list(blocks_below(Path("runs")))) == 201
-    assert time.process_time() - started < 2  # The start of Python and imports take half a second.
     code = (
         "import sys; from metarl.__main__ import run; run(['runs', 'runs/many/0']); "
         "print('torch' in sys.modules)"

@@ -65,7 +65,7 @@ def edit(run, change):
 
 def test_directory_holds_what_the_design_names(trained):
     files = {str(p.relative_to(trained.directory)) for p in trained.directory.rglob("*")}
-    assert {"config.json", "metrics.jsonl", "tensorboard", "checkpoints/0000000"} <= files
+    assert {"config.json", "metrics.jsonl", "tensorboard", "checkpoints/0000002"} <= files
     for name in ("test.json", "test.npz", "test.png", "test-untrained.json"):
         assert f"evaluation/{name}" in files
     assert not [name for name in files if "partial" in name]
@@ -97,7 +97,8 @@ def test_opened_run_has_the_configs_it_was_made_with(trained):
     opened = Run.open(trained.directory)
     assert opened.settings.agent_config == AGENT  # lists of JSON are tuples again
     asked = tiny(trained.directory)
-    assert opened.train_config == with_options(asked, schedule_iterations=2)
+    resolved = with_options(asked, schedule_iterations=2, validation_interval=1)
+    assert opened.train_config == resolved
 
 
 def test_default_directory_has_a_tame_name(tmp_path, monkeypatch):

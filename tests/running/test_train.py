@@ -40,17 +40,20 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize("num_envs", [None, 2])
 def test_agent_and_worker_processes_are_made_once(tmp_path, counted, num_envs):
-    """The check of the tasks, training, validation and both evaluations share them."""
+    """The check of the tasks, training, validation and both evaluations share them.
+
+    One agent more is made to measure what an iteration takes.
+    """
     agents, processes = counted(RL2, "__init__"), counted(pools, "start_process")
     env = "half-cheetah/velocity:horizon=3"
     run = train(settings(tmp_path / "run", env=env, num_workers=2, num_envs=num_envs))
-    assert (len(agents), len(processes)) == (1, 2)
+    assert (len(agents), len(processes)) == (2, 2)
     assert (run.directory / "evaluation" / "test-untrained.json").exists()
     if num_envs is not None:  # A resumed run does the same, whatever the number of environments.
         return
     resumed = with_options(run.train_config, iterations=2)
     train(Settings("rl2", run.settings.agent_config, resumed), resume=run)
-    assert (len(agents), len(processes)) == (2, 4)
+    assert (len(agents), len(processes)) == (3, 4)
 
 
 @pytest.mark.parametrize("env", ["bandit/n2-k2", "half-cheetah/velocity:horizon=2"])

@@ -403,7 +403,7 @@ def test_runs_of_a_search_are_a_group_of_weights_and_biases(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace())
     groups = []
 
-    def note(study, folder, settings, config):
+    def note(study, folder, settings, config, minutes):
         groups.append((folder.name, settings.train.run.wandb_group))
         raise KeyboardInterrupt
 

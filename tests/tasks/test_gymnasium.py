@@ -862,8 +862,25 @@ def test_fewer_slots_are_used_where_one_environment_is_large(make, monkeypatch):
         assert make(horizon=3).max_slots == 58
 
 
-@pytest.mark.parametrize("garbage_mib", [0, 64])
-def test_the_memory_of_an_environment_is_measured(monkeypatch, garbage_mib):
+def leave_garbage():
+    """Leave 64 MiB in a circle of references, for a collection that may come at any moment."""
+    garbage = [np.ones(2**23)]
+    garbage.append(garbage)
+
+
+def leave_free_memory():
+    """Let the process hold 60 MiB that are free, and from which new objects may come."""
+    del [np.ones(2**18)][0]  # From now on, smaller arrays come from the heap.
+    blocks = [np.ones(100_000) for _ in range(80)]
+    top.append(np.ones(100_000))  # Nothing below it is given back to the system.
+    blocks.clear()
+
+
+top = []
+
+
+@pytest.mark.parametrize("left", [lambda: None, leave_garbage, leave_free_memory])
+def test_the_memory_of_an_environment_is_measured(monkeypatch, left):
     class Large(lander.Lander):
         def __init__(self, gravity):
             super().__init__(gravity)
@@ -871,9 +888,7 @@ def test_the_memory_of_an_environment_is_measured(monkeypatch, garbage_mib):
             self.map = np.ones(2**22)  # 32 MiB
 
     gc.collect()
-    garbage = [np.ones(garbage_mib * 2**17)]
-    garbage.append(garbage)
-    del garbage
+    left()
     memory = type("Memory", (), {"available": 2**30})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     params = {"gravity": Uniform(-12, -5)}
