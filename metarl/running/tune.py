@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The format of ``tuning.json``."""
 
+VALIDATION_TASKS = 200
+"""The number of validation tasks of every trial by default."""
+
 POLL_SECONDS = 0.05
 """Seconds between looks at the running trials."""
 
@@ -211,6 +214,8 @@ def _for_trials(settings: Settings, config: TuneConfig, typed: Collection[str]) 
                 accepted = f"no --{name.replace('_', '-')} beside it"
                 raise bad_option("--minutes", train.minutes, accepted)
         settings = settings.with_train(minutes=None, schedule_iterations=None)
+    if train.evaluation.validation_tasks is None:  # All trials are scored on as many.
+        settings = settings.with_train(validation_tasks=VALIDATION_TASKS)
     if train.workers.num_workers is None:
         share = len(usable_cores()) // config.jobs
         settings = settings.with_train(num_workers=share if share > 1 else 0)

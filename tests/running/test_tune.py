@@ -413,3 +413,14 @@ def test_runs_of_a_search_are_a_group_of_weights_and_biases(tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         tune(settings, TuneConfig(trials=1))
     assert groups == [("mine", "mine")]
+
+
+def test_all_trials_are_scored_on_as_many_tasks():
+    """A default that followed from the length of a trial would make short ones noisier."""
+    settings = parse_train(["rl2", "--env", "bandit/n3-k2", "--minutes", "1"]).settings
+    assert settings.train.evaluation.validation_tasks is None
+    shared = tuning._for_trials(settings, TuneConfig(), ())
+    assert shared.train.evaluation.validation_tasks == 200 and shared.train.minutes is None
+    typed = settings.with_train(validation_tasks=7)
+    own = tuning._for_trials(typed, TuneConfig(), {"validation_tasks"})
+    assert own.train.evaluation.validation_tasks == 7
