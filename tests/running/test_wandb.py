@@ -2,6 +2,7 @@
 
 import json
 import struct
+import subprocess
 import sys
 import types
 
@@ -198,7 +199,21 @@ def records(path):
     return found
 
 
-def test_the_real_package_writes_a_run_without_a_network(tmp_path, monkeypatch):
+LOGGING = """
+import json, sys
+from pathlib import Path
+from metarl.running.settings import RunConfig
+from metarl.running.wandb_run import wandb_run
+folder, summary = Path(sys.argv[1]), json.loads(sys.argv[2])
+options = RunConfig(wandb_project="mine", wandb_group="several", wandb_tags=("a",))
+with wandb_run(options, folder) as run:
+    run.log({"env_steps": 100, "train/x": 1.5})
+    run.log_evaluation(summary, summary, folder / "evaluation")
+"""
+
+
+def test_the_real_package_writes_a_run_without_a_network(tmp_path, monkeypatch, quick_python):
+    """In a process of its own, since other tests put something else in the package's place."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_CONSOLE", "off")
@@ -209,14 +224,14 @@ def test_the_real_package_writes_a_run_without_a_network(tmp_path, monkeypatch):
     summary = {"split": "test", "env_steps": 200, "episodes": [0, 9], "success": None}
     summary |= {"return": {"mean": [0.5, 0.7], "low": None, "high": None}}
     summary |= {"gain": {"mean": 0.2}, "trial_return": None}
-    options = RunConfig(wandb_project="mine", wandb_group="several", wandb_tags=("a",))
-    with wandb_run(options, folder) as run:
-        run.log({"env_steps": 100, "train/x": 1.5})
-        run.log_evaluation(summary, summary, folder / "evaluation")
+    command = [quick_python, "-c", LOGGING, str(folder), json.dumps(summary)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     [written] = folder.glob("wandb/offline-run-*/run-1234.wandb")
     by_kind = {}
     for record in records(written):
         by_kind.setdefault(record.WhichOneof("record_type"), []).append(record)
+    assert "run" in by_kind, sorted(by_kind)
     [begin] = by_kind["run"]
     assert (begin.run.run_group, begin.run.display_name) == ("several", "several/0")
     assert (begin.run.run_id, list(begin.run.tags)) == ("1234", ["a"])
