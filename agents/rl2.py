@@ -46,7 +46,7 @@ class RL2Config:
     """Factor on the reward in the policy's input; the reward it is trained on is not scaled."""
     discount: Annotated[float, Between(0, 1)] = 0.99
     """Discount factor (gamma) per step, across the episodes of a trial."""
-    gae_lambda: Annotated[float, Between(0, 1), Tuned(0.3, 1.0)] = 0.6
+    gae_lambda: Annotated[float, Between(0, 1), Tuned(0.0, 1.0)] = 0.6
     """GAE lambda of the advantage estimates, across the episodes of a trial."""
     value_lambda: Annotated[float, Between(0, 1)] | None = None
     """GAE lambda of the critic's targets (default: --gae-lambda). With a small lambda, targets come

@@ -30,7 +30,7 @@ from metarl.search import Tuned
 class PPOConfig:
     """Hyper-parameters of PPO; the defaults are for Bernoulli bandits."""
 
-    learning_rate: Annotated[float, Positive, Tuned(3e-4, 1e-2, log=True)] = 3e-3
+    learning_rate: Annotated[float, Positive, Tuned(1e-4, 1e-2, log=True)] = 3e-3
     """Adam's learning rate at the first update."""
     final_learning_rate: Annotated[float, NotNegative] = 1e-4
     """Adam's learning rate at the end of the schedule; it changes linearly from --learning-rate."""
