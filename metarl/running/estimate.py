@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from metarl import registry, seeding
 from metarl.console import console
-from metarl.errors import UserError
+from metarl.errors import EnvError, UserError
 from metarl.experience.agent import Agent, TaskSpec
 from metarl.experience.data import Trial
 from metarl.experience.lanes import TrialKeys
@@ -145,7 +145,15 @@ def announced(
             settings.agent_config, TaskSpec.of(tasks), seed=config.seed, device=config.device
         )
         seconds = max(2.0, MEASURED_SHARE * 60 * (config.minutes or 0.0))
-        estimate = measure_iteration(one, tasks, config, envs, seconds)
+        try:
+            estimate = measure_iteration(one, tasks, config, envs, seconds)
+        except EnvError:
+            raise
+        except Exception as error:  # An agent need not learn from episodes that are cut short.
+            if config.iterations is None:
+                raise
+            said = f"{type(error).__name__}: {error}"
+            warnings.warn(f"what an iteration takes could not be measured: {said}", stacklevel=2)
     if config.iterations is None:
         config = config.for_seconds(estimate.expected)
         settings = dataclasses.replace(settings, train=config).resolve(agent, tasks)
@@ -182,13 +190,12 @@ def measure_iteration(
     affordable = int(limit * seconds / max(short.playing + short.learning, 1e-6))
     limit = min(tasks.horizon, max(4 * limit, affordable))
     played = _play(agent, tasks, config, envs, few, limit)
-    share = what.tasks / few
-    each = played.playing / played.trial.env_steps + _slope(short, played)
-    usual = what.episodes * _usual_length(played.trial, tasks.horizon)
+    share, episodes = what.tasks / few, few * what.episodes
+    usual = _usual_length(played.trial, tasks.horizon)
     content = _bytes(played.trial) / played.trial.env_steps * what.steps
     return what._replace(
-        seconds=share * (played.resets + each * few * usual),
-        longest=share * (played.resets + each * few * what.episodes * tasks.horizon),
+        seconds=share * _seconds(short, played, episodes * usual),
+        longest=share * _seconds(short, played, episodes * tasks.horizon),
         memory=int(resident_mib(envs) * 2**20 + COPIES * content),
     )
 
@@ -236,12 +243,15 @@ def _play(
     return _Played(trial, resets, played - started - resets, learned - played)
 
 
-def _slope(short: _Played, longer: _Played) -> float:
-    """Return the seconds that an update needs for a step more, without what it needs anyway."""
-    steps = longer.trial.env_steps - short.trial.env_steps
-    if steps <= 0 or longer.learning <= short.learning:
-        return longer.learning / longer.trial.env_steps
-    return (longer.learning - short.learning) / steps
+def _seconds(short: _Played, longer: _Played, steps: float) -> float:
+    """Return what an iteration of so many steps takes, judged by two shorter ones."""
+    had = longer.trial.env_steps
+    more = had - short.trial.env_steps
+    if more > 0 and longer.learning > short.learning:  # Some of an update's time is fixed.
+        learning = longer.learning + (longer.learning - short.learning) / more * (steps - had)
+    else:
+        learning = longer.learning / had * steps
+    return longer.resets + longer.playing / had * steps + max(0.0, learning)
 
 
 def _bytes(trial: Trial) -> int:

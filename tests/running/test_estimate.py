@@ -140,8 +140,7 @@ def test_an_estimate_is_what_an_iteration_takes(monkeypatch, horizon, resets, st
     found = measure_iteration(agent, tasks, TrainConfig(), envs, seconds=2.0)
     envs.close()
     cells = 4 * 3 * horizon
-    exact = 12 * resets + cells * (steps + each)
-    assert exact * 0.999 <= found.longest <= 1.001 * (exact + fixed)
+    assert found.longest == pytest.approx(12 * resets + cells * (steps + each) + fixed)
     assert found.seconds == pytest.approx(found.longest)
 
 
@@ -156,6 +155,18 @@ def test_episodes_that_end_early_make_an_iteration_shorter(monkeypatch):
     envs.close()
     assert found.longest == pytest.approx(24.0)  # 12 episodes of 200 steps
     assert found.seconds == pytest.approx(12 * 9 * 0.01, rel=0.01)
+
+
+def test_an_agent_that_learns_from_whole_episodes_only_is_trained(tmp_path, capsys, monkeypatch):
+    def refuse(*rest):
+        raise ValueError("too short to learn from")
+
+    monkeypatch.setattr(estimating, "measure_iteration", refuse)
+    with pytest.warns(UserWarning, match="could not be measured: ValueError: too short to learn"):
+        _train(capsys, *TINY, "--iterations", "1", "--run-dir", str(tmp_path / "run"))
+    assert Run.open(tmp_path / "run").checkpoint().iteration == 1
+    with pytest.raises(ValueError, match="too short"):  # How many updates are a minute?
+        _train(capsys, *TINY, "--minutes", "1", "--run-dir", str(tmp_path / "other"))
 
 
 def test_few_tasks_stand_for_many():
