@@ -86,8 +86,11 @@ def blocks_below(folder: Path) -> Iterator[Block]:
         lost = State(str(folder), "damaged", problem=f"{folder}: has no config.json")
         yield Block(folder, "run", (lost,), "")
         return
-    with os.scandir(folder) as entries:
-        below = sorted(x.name for x in entries if x.is_dir(follow_symlinks=False))
+    try:
+        with os.scandir(folder) as entries:
+            below = sorted(x.name for x in entries if x.is_dir(follow_symlinks=False))
+    except FileNotFoundError:  # Another process has removed it meanwhile.
+        return
     for name in below:
         if not name.startswith("."):
             yield from blocks_below(folder / name)

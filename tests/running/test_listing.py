@@ -199,3 +199,8 @@ def test_two_hundred_runs_are_listed_without_torch(runs):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.endswith("1 run: 1 finished\nFalse\n"), done.stderr
+
+
+def test_a_folder_that_vanishes_meanwhile_is_left_out(tmp_path):
+    """A run that fails at once is removed while others are listed."""
+    assert list(blocks_below(tmp_path / "gone")) == []
