@@ -29,7 +29,8 @@ RUNS = {
     "rl2 on bandits": "rl2 --env bandit/n10-k5 --tasks-per-update 100 --iterations 3",
     "rl2 with memory on MDPs": "--preset rl2-mdp-n10 --tasks-per-update 20 --iterations 2",
     "rl2 on half-cheetah": "--preset rl2-half-cheetah-velocity --env "
-    "half-cheetah/velocity:horizon=40 --tasks-per-update 8 --iterations 2 --num-workers 2",
+    "half-cheetah/velocity:horizon=40 --tasks-per-update 8 --iterations 2 --num-workers 2 "
+    "--no-normalize-observations",
     "rl2 on push": "--preset metaworld-rl2-ml1-push --env metaworld/ml1-push:horizon=12 "
     "--env-steps 2400 --num-workers 2",
     "maml-ppo on navigation": "maml-ppo --env navigation --tasks-per-update 4 --iterations 2 "
