@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 
@@ -31,30 +32,20 @@ class Child:
         self._stopping = False
         self._reader: threading.Thread | None = None
         command = [sys.executable, "-c", _PROGRAM, *arguments]
-        # The child stops when its standard input closes. In a group of its own, Ctrl-C reaches it
-        # only through stop().
-        if log is None:
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        with nullcontext(subprocess.PIPE) if log is None else log.open("a") as output:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=subprocess.PIPE,  # The child stops when this pipe closes.
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
-                process_group=0,
+                process_group=0,  # Ctrl-C reaches the child only through stop().
             )
+        if log is None:
             self._reader = threading.Thread(target=self._pass_on, daemon=True)
             self._reader.start()
-            return
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                text=True,
-                process_group=0,
-            )
 
     @property
     def running(self) -> bool:

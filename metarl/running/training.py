@@ -95,7 +95,8 @@ def meta_train(
     copies = _Copies(agent, sampler, at)
     experience = ExperienceStore.of(agent, directory)
     config = config.resolve(agent, tasks)
-    spent = seconds_spent(directory, iteration) if config.minutes is not None else 0.0
+    available = math.inf if config.minutes is None else 60 * config.minutes
+    spent = 0.0 if config.minutes is None else seconds_spent(directory, iteration)
     total = config.iterations or 0
     with (
         ExitStack() as stack,
@@ -112,7 +113,7 @@ def meta_train(
         leapt = updating = False
         validated: Metrics = {}
         try:
-            while at.iteration < total:
+            while at.iteration < total and spent <= available:
                 Stopped.refuse()
                 started = time.perf_counter()
                 number = at.iteration
@@ -137,7 +138,8 @@ def meta_train(
                 if not leapt and metrics.get("kl", 0.0) > LARGE_KL:
                     leapt = True  # Warn once; the metrics show later leaps.
                     _warn_of_leap(new.iteration, metrics["kl"], agent, trial)
-                ended = new.iteration == total
+                over = spent + time.perf_counter() - mark > available
+                ended = over or new.iteration == total  # The last iteration is validated.
                 metrics = {f"update/{name}": value for name, value in metrics.items()}
                 took = finished - started
                 metrics |= _trial_metrics(agent, trial) | {
@@ -171,11 +173,9 @@ def meta_train(
                     console.print(f"the callback ends the training after iteration {new.iteration}")
                     break
                 spent += metrics["time/iteration_s"]
-                if not ended and config.minutes is not None and spent > 60 * config.minutes:
-                    console.print(
-                        f"{config.minutes:g} minutes are over after iteration {new.iteration} of "
-                        f"{total}"
-                    )
+                if over and new.iteration < total:
+                    said = f"{config.minutes:g} minutes are over"
+                    console.print(f"{said} after iteration {new.iteration} of {total}")
                     break
             saver.finish(copies.take(at))
         except SaveError:

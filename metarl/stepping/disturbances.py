@@ -19,6 +19,7 @@ from metarl.errors import UserError, bad_option
 from metarl.stepping.slots import MakesEnvs, reported_keys
 from metarl.stepping.spaces import ActionCodec, reported_space
 from metarl.stepping.vector import Seed, SlotVectorEnv, Step
+from metarl.stepping.wrapped import WrappedVectorEnv
 
 OWN_REWARD = "environment_reward"
 """The entry of ``info`` with the environment's own reward, where the agent is told another one."""
@@ -85,7 +86,7 @@ def disturbed(envs: SlotVectorEnv, disturbances: Disturbances) -> SlotVectorEnv:
     return DisturbedVectorEnv(envs, disturbances) if disturbances.conditions() else envs
 
 
-class DisturbedVectorEnv(SlotVectorEnv):
+class DisturbedVectorEnv(WrappedVectorEnv):
     """Slots of another vector environment, seen and acted in through disturbances.
 
     The random numbers of a slot depend on the seed of its episode and on the step alone, not on
@@ -97,28 +98,19 @@ class DisturbedVectorEnv(SlotVectorEnv):
     """
 
     def __init__(self, envs: SlotVectorEnv, disturbances: Disturbances) -> None:
-        super().__init__(envs.distribution, envs.num_envs)
-        self._envs, self._what = envs, disturbances
+        super().__init__(envs)
+        self._what = disturbances
         codec = ActionCodec(envs.single_action_space)
         shape = (envs.num_envs,) if codec.discrete else (envs.num_envs, codec.size)
         self._neutral = codec.to_env(np.zeros(shape, codec.dtype))
         self._pending = [self._neutral.copy() for _ in range(disturbances.action_delay)]
         self._time = np.zeros(envs.num_envs, np.int64)
 
-    def slots_for(self, lanes: int) -> slice | npt.NDArray[np.intp]:
-        """Return the slots that the other environment chooses."""
-        return self._envs.slots_for(lanes)
-
-    def worker_pids(self) -> list[int]:
-        """Return the process ids of the workers."""
-        return self._envs.worker_pids()
-
     def reset(
         self, *, seed: Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
         """Start episodes; no action is pending in them."""
-        given = (options or {}).get("reset_mask")
-        mask = np.ones(self.num_envs, np.bool_) if given is None else np.asarray(given, np.bool_)
+        mask = self._started_by(options)
         index = np.flatnonzero(mask)
         self._next_seeds(seed, index)
         seeds: Any = self._seed.copy()

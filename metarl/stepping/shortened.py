@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.stepping.vector import Seed, SlotVectorEnv, Step
+from metarl.stepping.wrapped import WrappedVectorEnv
 
 
-class ShortenedVectorEnv(SlotVectorEnv):
+class ShortenedVectorEnv(WrappedVectorEnv):
     """Slots of another vector environment, whose episodes are truncated early.
 
     Args:
@@ -20,27 +21,17 @@ class ShortenedVectorEnv(SlotVectorEnv):
     """
 
     def __init__(self, envs: SlotVectorEnv, limit: int) -> None:
-        super().__init__(envs.distribution, envs.num_envs)
-        self._envs, self._limit = envs, limit
+        super().__init__(envs)
+        self._limit = limit
         self._time = np.zeros(envs.num_envs, np.int64)
         self.reset_seconds = 0.0
         """Seconds that resets have taken."""
-
-    def slots_for(self, lanes: int) -> slice | npt.NDArray[np.intp]:
-        """Return the slots that the other environment chooses."""
-        return self._envs.slots_for(lanes)
-
-    def worker_pids(self) -> list[int]:
-        """Return the process ids of the workers."""
-        return self._envs.worker_pids()
 
     def reset(
         self, *, seed: Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
         """Start episodes."""
-        given = (options or {}).get("reset_mask")
-        mask = np.ones(self.num_envs, np.bool_) if given is None else np.asarray(given, np.bool_)
-        self._time[mask] = 0
+        self._time[self._started_by(options)] = 0
         seeds: Any = seed
         started = time.perf_counter()
         result = self._envs.reset(seed=seeds, options=options)

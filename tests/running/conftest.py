@@ -22,3 +22,11 @@ def call(capsys, monkeypatch):
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def quick_children(quick_python):
+    """Let processes that train for this one start at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", quick_python)
+        yield

@@ -27,10 +27,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_children(quick_python):
-    """Every run of a group is a process of its own; these start at once."""
+def impatience(quick_children):
+    """Wait hardly for a lock that another process holds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "executable", quick_python)
         patch.setattr(lock, "PATIENCE", 0.2)
         yield
 
@@ -164,6 +163,7 @@ def test_words_are_taken_out_of_a_command():
     assert without_option(words, "--run-dir") == ["--seed", "1"]
 
 
+PYTHON = sys.executable  # A quick one is not dead at once when it is killed, but its fork is later.
 HOLD = """
 import sys
 from pathlib import Path
@@ -179,7 +179,7 @@ with held(Path(sys.argv[1])):
 def holder(finished):
     """A process that holds the lock of the finished run."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(finished[0])],
+        [PYTHON, "-c", HOLD, str(finished[0])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

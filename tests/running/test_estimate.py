@@ -14,6 +14,7 @@ from metarl.options import with_options
 from metarl.running import estimate as estimating
 from metarl.running.commandline import run_train
 from metarl.running.estimate import Estimate, duration, measure_iteration, size_of_iteration
+from metarl.running.metrics import read_metrics
 from metarl.running.run import Run
 from metarl.running.settings import TrainConfig, ValidationConfig
 from metarl.running.training import seconds_spent
@@ -270,6 +271,15 @@ def test_a_training_ends_when_its_minutes_are_over(tmp_path, capsys, monkeypatch
     assert run.settings.for_another_run().train.schedule_iterations == 2727
     assert 0.3 <= seconds_spent(folder, reached) < 5
     assert seconds_spent(folder, reached - 1) < 0.3
+    lines = read_metrics(folder / "metrics.jsonl")
+    assert "validation/return_after" in lines[-1]  # As after any other training.
+    before = (folder / "config.json").read_bytes()
+    content = json.loads(before)
+    content["train_config"]["iterations"] = 2727  # As if it had been killed just before.
+    (folder / "config.json").write_text(json.dumps(content))
+    run_train(["--resume", str(folder)])
+    assert len(read_metrics(folder / "metrics.jsonl")) == reached
+    assert json.loads((folder / "config.json").read_bytes()) == json.loads(before)
     before = (folder / "config.json").read_bytes()
     run_train(["--resume", str(folder)])
     assert (folder / "config.json").read_bytes() == before

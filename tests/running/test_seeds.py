@@ -45,16 +45,11 @@ def config_of(directory, **changes):
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_children(quick_python):
-    """Every run of a group is a process of its own; these start at once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "executable", quick_python)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_children")
 
 
 @pytest.fixture(scope="module")
-def group(tmp_path_factory):
+def group(tmp_path_factory, quick_children):
     folder = tmp_path_factory.mktemp("seeds") / "group"
     return folder, train_seeds(Settings("rl2", AGENT, config_of(folder)), (0, 3))
 

@@ -7,7 +7,6 @@ import random
 import shlex
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -31,16 +30,11 @@ COMMON = [
 GRID = ["--grid", "learning-rate=1e-3,3e-2", "hidden-size=4,6"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_children(quick_python):
-    """Every run of a sweep is a process of its own; these start at once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "executable", quick_python)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_children")
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
+def swept(tmp_path_factory, quick_children):
     """A finished sweep of four settings."""
     folder = tmp_path_factory.mktemp("swept") / "sweep"
     run_sweep([*COMMON, *GRID, "--run-dir", str(folder)])

@@ -30,12 +30,7 @@ SMALL += ["--num-minibatches", "1", "--hidden-size", "4", "--num-epochs", "1"]
 SEARCH = ["--search", "learning-rate", "core=gru,fast-weights"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_children(quick_python):
-    """Every trial is a process of its own; these start at once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "executable", quick_python)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_children")
 
 
 def search(folder, *words, trials=3):
@@ -50,7 +45,7 @@ def rows(folder):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(tmp_path_factory, quick_children):
     folder = tmp_path_factory.mktemp("tune") / "search"
     search(folder)
     return folder
