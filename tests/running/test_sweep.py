@@ -333,7 +333,7 @@ def test_a_signal_stops_all_runs_in_order_and_the_same_command_goes_on(tmp_path,
     words = ["sweep", *COMMON, "--iterations", "100000", "--checkpoint-interval", "1", *GRID]
     words += ["--run-dir", "sweep", "--jobs", "2"]
     sweep = start(words, tmp_path, "x", quick_python)
-    while logged(tmp_path) < 4 and sweep.poll() is None:
+    while logged(tmp_path / "sweep") < 4 and sweep.poll() is None:
         time.sleep(0.01)
     sweep.send_signal(signal.SIGUSR1)
     output = sweep.communicate()[0]
