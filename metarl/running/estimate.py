@@ -15,12 +15,13 @@ from torch.utils import _pytree as pytree
 from metarl import registry, seeding
 from metarl.console import console
 from metarl.errors import EnvError, UserError
+from metarl.evaluation.evaluate import evaluation_shape
 from metarl.experience.agent import Agent, TaskSpec
 from metarl.experience.data import Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator, torch_threads
-from metarl.options import option_paths
-from metarl.running.settings import Settings, TrainConfig
+from metarl.options import option_paths, with_options
+from metarl.running.settings import VALIDATION_SHARE, Settings, TrainConfig
 from metarl.running.training import resident_mib
 from metarl.seeding import Component, Phase
 from metarl.stepping.shortened import ShortenedVectorEnv
@@ -35,6 +36,12 @@ SHORT = 4
 
 FEW = 16
 """The smallest number of tasks measured, if the agent has as many: for its minibatches."""
+
+VALIDATIONS = 10
+"""Number of evaluations on validation tasks in a training in minutes, or fewer."""
+
+LARGEST_SHARE = 0.2
+"""The largest share of a training's minutes that validations take; they are fewer otherwise."""
 
 MEASURED_SHARE = 0.03
 """The share of a training's minutes in which is measured how many updates they have time for."""
@@ -59,6 +66,8 @@ class Estimate(NamedTuple):
     """Seconds that it takes if no episode ends early."""
     memory: int | None = None
     """Bytes of memory that the training has at most."""
+    step: float = 0.0
+    """Seconds of a step in which the agent acts and does not learn, as in validation."""
 
     @property
     def steps(self) -> int:
@@ -82,6 +91,24 @@ class Estimate(NamedTuple):
         one, all_of_them = (_between(*(n * x for x in both)) for n in (1, iterations))
         memory = f"about {size(self.memory)} of memory"
         return f"{line}, {one}; {iterations:,} iterations, {all_of_them}; {memory}"
+
+
+class Pace(NamedTuple):
+    """How long the parts of a training take, in seconds."""
+
+    iteration: float
+    """An update with its experience."""
+    validation: float
+    """An evaluation on validation tasks."""
+
+    def plan(self, seconds: float) -> dict[str, int]:
+        """Return how many updates fit into a time, and how many there are for each validation."""
+        affordable = int(LARGEST_SHARE * seconds / max(self.validation, 1e-9))
+        validations = max(1, min(VALIDATIONS, affordable))
+        number = math.floor((seconds - validations * self.validation) / self.iteration)
+        number = max(1, number)
+        interval = math.ceil(number / validations)
+        return {"iterations": number, "validation_interval": interval}
 
 
 def _between(low: float, high: float) -> str:
@@ -155,10 +182,31 @@ def announced(
             said = f"{type(error).__name__}: {error}"
             warnings.warn(f"what an iteration takes could not be measured: {said}", stacklevel=2)
     if config.iterations is None:
-        config = config.for_seconds(estimate.expected)
+        config = planned(config, estimate, agent, tasks)
         settings = dataclasses.replace(settings, train=config).resolve(agent, tasks)
     announce(estimate, settings.train.iterations or 0, settings.agent_config, yes=yes)
     return settings
+
+
+def planned(
+    config: TrainConfig, estimate: Estimate, agent: Agent, tasks: TaskDistribution
+) -> TrainConfig:
+    """Return a config with as many updates as its minutes have time for, beside validations.
+
+    Validations whose number of tasks is not given follow from the length of the training, and add
+    a tenth to it at most.
+    """
+    seconds, iteration = 60 * (config.minutes or 0.0), max(estimate.expected, 1e-6)
+    own = config.evaluation
+    if own.validation_tasks is None:
+        number = int(seconds / (1 + VALIDATION_SHARE) / iteration)
+        return dataclasses.replace(config, iterations=max(1, number))
+    steps = own.validation_tasks * evaluation_shape(agent, tasks).num_episodes * tasks.horizon
+    each = steps * estimate.step
+    if own.validation_interval is not None:
+        number = int(seconds / (iteration + each / own.validation_interval))
+        return dataclasses.replace(config, iterations=max(1, number))
+    return with_options(config, **Pace(iteration, each).plan(seconds))
 
 
 def measure_iteration(
@@ -197,6 +245,7 @@ def measure_iteration(
         seconds=share * _seconds(short, played, episodes * usual),
         longest=share * _seconds(short, played, episodes * tasks.horizon),
         memory=int(resident_mib(envs) * 2**20 + COPIES * content),
+        step=played.playing / played.trial.env_steps,
     )
 
 

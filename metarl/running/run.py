@@ -114,18 +114,21 @@ class Run:
             raise bad_option("agent", agent, f"{run.agent_name}, the agent of {directory}")
         return run
 
-    def record(self, config: TrainConfig, *, settled: bool = False) -> None:
-        """Write the options of a run that has begun into ``config.json``.
+    def settle(self, iteration: int) -> None:
+        """Write down how many updates a training in minutes has had, if its time cut it short.
 
-        Args:
-            config: the options, such as those that a resumed run changes.
-            settled: whether the schedule's length no longer follows from other options.
+        Then the length of its schedules is no longer that of the training.
         """
-        values = json.loads(json.dumps(dataclasses.asdict(with_options(config, run_dir=None))))
-        if settled:
-            derived = [n for n in self.content["derived"] if n != "schedule_iterations"]
+        config = self.train_config
+        if config.minutes is not None and iteration < (config.iterations or 0):
+            derived = [name for name in self.content["derived"] if name != "schedule_iterations"]
             self.content["derived"] = derived
-        if settled or values != self.content["train_config"]:
+            self.record(with_options(config, iterations=iteration))
+
+    def record(self, config: TrainConfig) -> None:
+        """Write the options of a run that has begun into ``config.json``."""
+        values = json.loads(json.dumps(dataclasses.asdict(with_options(config, run_dir=None))))
+        if values != self.content["train_config"]:
             self.content["train_config"] = values
             write_json(self.directory / "config.json", self.content)
 

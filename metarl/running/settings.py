@@ -220,7 +220,7 @@ class TrainConfig:
     def resolve(self, agent: Agent, tasks: TaskDistribution) -> TrainConfig:
         """Return this config with the numbers filled in that follow from others.
 
-        Of a training that is given in minutes none is, until :meth:`for_seconds` says how many
+        Of a training that is given in minutes none is, until a measurement says how many
         updates it has.
 
         Raises:
@@ -245,15 +245,6 @@ class TrainConfig:
             schedule_iterations=self.schedule_iterations or iterations,
             evaluation=self.evaluation.resolve(agent, tasks, iterations),
         )
-
-    def for_seconds(self, seconds: float) -> TrainConfig:
-        """Return this config with as many updates as ``minutes`` have time for.
-
-        Args:
-            seconds: what one update takes, without validation, which adds at most a tenth.
-        """
-        available = 60 * (self.minutes or 0.0) / (1 + VALIDATION_SHARE)
-        return dataclasses.replace(self, iterations=max(1, int(available / max(seconds, 1e-6))))
 
     def progress(self, iteration: int) -> float:
         """Return how far schedules have come after ``iteration`` updates, from 0 to 1."""

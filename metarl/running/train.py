@@ -18,7 +18,6 @@ from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import TaskSampler, make_sampler
 from metarl.files import remove_leftovers, write_json
 from metarl.imports import load_object
-from metarl.options import with_options
 from metarl.running import first_edition
 from metarl.running.checkpoints import Checkpoint
 from metarl.running.estimate import announced, is_measured
@@ -166,8 +165,7 @@ def _train_and_evaluate(
                 wandb=wandb,
             )
             console.print(f"trained in {time.perf_counter() - started:.0f} s")
-            if config.minutes is not None and start.iteration < (config.iterations or 0):
-                run.record(with_options(config, iterations=start.iteration), settled=True)
+            run.settle(start.iteration)
         after = config.evaluation.after(agent, tasks, start.iteration)
         if after != config.evaluation:
             config = dataclasses.replace(run.train_config, evaluation=after)

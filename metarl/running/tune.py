@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
-import math
 import shutil
 import sys
 import time
@@ -37,7 +36,7 @@ from metarl.running.tune_report import (
     print_trials,
     write_trials,
 )
-from metarl.running.tune_trial import VALIDATIONS, TrialFiles, TrialProcess
+from metarl.running.tune_trial import TrialFiles, TrialProcess
 from metarl.search import Searched, tuned_options
 from metarl.stepping.workers import usable_cores
 
@@ -159,15 +158,11 @@ def tune(
         UserError: if the settings or the search cannot work; this is checked before any training.
         TuningError: if no trial was completed.
     """
-    kind, given, minutes = _study_class(), settings, settings.train.minutes
-    settings = _for_trials(settings, config, typed)
-    prepared = prepare(settings)
+    kind, given = _study_class(), settings
+    settings = _for_trials(settings, config)
+    prepare(settings)  # Refuse what cannot work before any trial begins.
     space = search_space(config.search, settings.agent_config, settings.agent, typed)
-    if minutes is None and "validation_interval" not in typed:
-        iterations = prepared.settings.train.iterations or 1
-        interval = math.ceil(iterations / VALIDATIONS)
-        settings = settings.with_train(validation_interval=interval)
-    folder = _open_folder(settings, config, space, minutes)
+    folder = _open_folder(settings, config, space)
     settings = settings.with_train(run_dir=None)
     if settings.train.run.wandb_project is not None and settings.train.run.wandb_group is None:
         settings = settings.with_train(wandb_group=folder.name)
@@ -178,7 +173,7 @@ def tune(
         for name, searched in space.items():
             console.print(f"  {name.replace('_', '-')} {searched}")
         try:
-            _run_trials(study, folder, settings, config, minutes)
+            _run_trials(study, folder, settings, config)
         except BaseException:
             where = [] if "run_dir" in typed else ["--run-dir", str(folder)]
             goes_on = command_line(*(command or ["tune"]), *where)
@@ -201,19 +196,9 @@ def _study_class() -> type[Study]:
     return Study
 
 
-def _for_trials(settings: Settings, config: TuneConfig, typed: Collection[str]) -> Settings:
-    """Return the settings that all trials have in common.
-
-    Raises:
-        UserError: if an option contradicts ``--minutes``.
-    """
+def _for_trials(settings: Settings, config: TuneConfig) -> Settings:
+    """Return the settings that all trials have in common."""
     train = settings.train
-    if train.minutes is not None:
-        for name in ("schedule_iterations", "validation_interval"):
-            if name in typed:
-                accepted = f"no --{name.replace('_', '-')} beside it"
-                raise bad_option("--minutes", train.minutes, accepted)
-        settings = settings.with_train(minutes=None, schedule_iterations=None)
     if train.evaluation.validation_tasks is None:  # All trials are scored on as many.
         settings = settings.with_train(validation_tasks=VALIDATION_TASKS)
     if train.workers.num_workers is None:
@@ -222,12 +207,7 @@ def _for_trials(settings: Settings, config: TuneConfig, typed: Collection[str]) 
     return settings
 
 
-def _open_folder(
-    settings: Settings,
-    config: TuneConfig,
-    space: Mapping[str, Searched],
-    minutes: float | None,
-) -> Path:
+def _open_folder(settings: Settings, config: TuneConfig, space: Mapping[str, Searched]) -> Path:
     """Return the folder of the search, which is made or holds the same search.
 
     Raises:
@@ -240,7 +220,6 @@ def _open_folder(
         "prune": config.prune,
         "search": {name: str(searched) for name, searched in space.items()},
         **{k: x for k, x in options.items() if k not in (*WITHOUT_EFFECT, *space, "run_dir")},
-        "minutes": minutes,
     }
     content = json.loads(json.dumps(content))
     if given is not None and (given / "tuning.json").is_file():
@@ -273,9 +252,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run_trials(
-    study: Study, folder: Path, settings: Settings, config: TuneConfig, minutes: float | None
-) -> None:
+def _run_trials(study: Study, folder: Path, settings: Settings, config: TuneConfig) -> None:
     """Run trials, some at once, until there are as many as wanted."""
     running: list[tuple[Asked, TrialProcess]] = []
     try:
@@ -283,7 +260,7 @@ def _run_trials(
             while len(running) < config.jobs and (study.waiting() or len(study) < config.trials):
                 asked = study.ask()
                 try:
-                    running.append((asked, _start(asked, folder, settings, minutes)))
+                    running.append((asked, _start(asked, folder, settings)))
                 except UserError as error:  # These values do not go together.
                     study.finish(asked, 0.0, error=str(error))
                     _print_ended(study, asked.number)
@@ -302,13 +279,13 @@ def _run_trials(
         raise
 
 
-def _start(asked: Asked, folder: Path, settings: Settings, minutes: float | None) -> TrialProcess:
+def _start(asked: Asked, folder: Path, settings: Settings) -> TrialProcess:
     """Start the process of a trial; what an earlier attempt has left of it is removed."""
     agent_config = with_options(settings.agent_config, **asked.values)
     files = TrialFiles(folder / "trials", asked.number)
     shutil.rmtree(files.run, ignore_errors=True)
     own = dataclasses.replace(settings, agent_config=agent_config)
-    return TrialProcess(files, own, minutes)
+    return TrialProcess(files, own)
 
 
 def _follow(study: Study, asked: Asked, process: TrialProcess) -> bool:

@@ -3,76 +3,38 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from metarl import registry
-from metarl.experience.data import Metrics, Trial
 from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import make_sampler
 from metarl.files import write_json
 from metarl.imports import load_object
 from metarl.running.commandline import parse_train
+from metarl.running.estimate import announced
 from metarl.running.exits import end_with_parent, exits
 from metarl.running.run import Run
 from metarl.running.settings import Settings
-from metarl.running.train import Prepared, prepare
-from metarl.running.training import Callback, meta_train, training_slots
+from metarl.running.train import prepare
+from metarl.running.training import meta_train, training_slots
 from metarl.running.wandb_run import wandb_run
 from metarl.stepping.options import SharedEnvs
-from metarl.stepping.vector import SlotVectorEnv
-
-VALIDATIONS = 10
-"""Number of evaluations on validation tasks in a trial, without ``--validation-interval``."""
-
-MEASURED = 4
-"""Number of updates that measure how many fit into the minutes of a trial."""
-
-VALIDATION_SHARE = 0.2
-"""The largest share of a trial's minutes that validations take; they are fewer otherwise."""
-
-OVERTIME = 1.25
-"""A trial may take its minutes times this if the machine has become slower, so that schedules
-still reach their end."""
 
 _CHILD = "from metarl.running.tune_trial import child; child()"
 """The program of the process that trains."""
 
 
-class Pace(NamedTuple):
-    """How long the parts of a training take, in seconds."""
-
-    iteration: float
-    """An update with its experience."""
-    validation: float
-    """An evaluation on validation tasks."""
-
-    def plan(self, seconds: float) -> dict[str, int]:
-        """Return how many updates fit into a time, and how many there are for each validation."""
-        affordable = int(VALIDATION_SHARE * seconds / max(self.validation, 1e-9))
-        validations = max(1, min(VALIDATIONS, affordable))
-        number = math.floor((seconds - validations * self.validation) / self.iteration)
-        number = max(1, number)
-        interval = math.ceil(number / validations)
-        return {"iterations": number, "validation_interval": interval}
-
-
 @torch_threads(1)  # Only updates may use more.
-def train_trial(settings: Settings, minutes: float | None = None) -> Run:
+def train_trial(settings: Settings) -> Run:
     """Meta-train in the run directory of the settings, and do not evaluate on test tasks.
 
     Args:
         settings: the settings of the run.
-        minutes: the time that everything together takes. The number of updates is what a short
-            measurement says will fit, so that schedules reach their end; if the machine becomes
-            much slower than it was then, the time still ends the training.
 
     Returns:
         The run; its ``config.json`` has the number of updates.
@@ -80,68 +42,34 @@ def train_trial(settings: Settings, minutes: float | None = None) -> Run:
     Raises:
         UserError: if the settings cannot work.
     """
-    started = time.monotonic()
-    prepared = prepare(settings)
-    own = prepared.settings.train.callback
-    callback = None if own is None else load_object(own)
-    with closing(SharedEnvs(prepared.settings.train.workers, prepared.tasks)) as shared:
-        train = prepared.settings.train
-        envs = shared.sized(training_slots(prepared.agent, prepared.tasks, train.workers))
-        if minutes is not None:
-            pace = measured_pace(prepared, envs)
-            left = started + 60 * minutes - time.monotonic()
-            prepared = prepare(settings.with_train(**pace.plan(left)))
-            callback = _ending_at(started + 60 * minutes * OVERTIME, callback)
-        settings, tasks, agent = prepared
+    settings, tasks, agent = prepare(settings)
+    workers = settings.train.workers
+    with closing(SharedEnvs(workers, tasks)) as shared:
+        envs = shared.sized(training_slots(agent, tasks, workers))
+        if settings.train.minutes is not None:
+            settings = announced(settings, tasks, agent, envs, yes=True)
+        config = settings.train
         run = Run.create(settings, tasks)
-        with wandb_run(settings.train.run, run.directory) as wandb:
-            meta_train(
+        with wandb_run(config.run, run.directory) as wandb:
+            last = meta_train(
                 agent,
                 tasks,
-                settings.train,
+                config,
                 run.directory,
-                sampler=make_sampler(settings.train.task_sampler, tasks),
-                callback=callback,
+                sampler=make_sampler(config.task_sampler, tasks),
+                callback=None if config.callback is None else load_object(config.callback),
                 envs=envs,
                 wandb=wandb,
             )
+        run.settle(last.iteration)
     return run
-
-
-def measured_pace(prepared: Prepared, envs: SlotVectorEnv) -> Pace:
-    """Train an agent for a few updates, to measure how long they take."""
-    settings, tasks, agent = prepared
-    took: list[float] = []
-
-    def note(iteration: int, trial: Trial, metrics: Metrics) -> None:
-        took.append(metrics["time/iteration_s"])
-
-    few = settings.with_train(iterations=MEASURED, validation_interval=MEASURED).train
-    sampler = make_sampler(few.task_sampler, tasks)
-    with tempfile.TemporaryDirectory() as folder:
-        meta_train(agent, tasks, few, Path(folder), sampler=sampler, callback=note, envs=envs)
-    *usual, last = took[1:]  # The very first update also pays for what is made once.
-    mean = sum(usual) / len(usual)
-    return Pace(mean, max(0.0, last - mean))
-
-
-def _ending_at(end: float, other: Callback | None) -> Callback:
-    """Return a callback that ends training at a moment of the monotonic clock."""
-
-    def callback(iteration: int, trial: Trial, metrics: Metrics) -> bool:
-        goes_on = other is None or other(iteration, trial, metrics) is not False
-        return goes_on and time.monotonic() < end
-
-    return callback
 
 
 def child() -> None:
     """Train a trial for a parent process, and stop when the parent has ended."""
-    minutes, *words = sys.argv[1:]
-    sys.argv[0] = "metarl"
+    words, sys.argv[0] = sys.argv[1:], "metarl"
     end_with_parent()
-    given = None if minutes == "none" else float(minutes)
-    exits(lambda: (train_trial(parse_train(words).settings, given), None)[1])()
+    exits(lambda: (train_trial(parse_train(words).settings), None)[1])()
 
 
 @dataclass(frozen=True)
@@ -175,10 +103,9 @@ class TrialProcess:
     Args:
         files: the files of the trial.
         settings: the settings that it trains with.
-        minutes: the time that the trial takes, if that and not the settings limit it.
     """
 
-    def __init__(self, files: TrialFiles, settings: Settings, minutes: float | None) -> None:
+    def __init__(self, files: TrialFiles, settings: Settings) -> None:
         self.files, self.started = files, time.monotonic()
         self._score = f"validation/{settings.train.evaluation.best_by}"
         self._read = 0
@@ -191,7 +118,7 @@ class TrialProcess:
         words += ["--run-dir", str(files.run)]
         with files.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, str(minutes or "none"), *words],
+                [sys.executable, "-c", _CHILD, *words],
                 stdin=subprocess.PIPE,  # The child stops when this pipe closes.
                 stdout=output,
                 stderr=subprocess.STDOUT,

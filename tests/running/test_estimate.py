@@ -255,6 +255,24 @@ def test_a_training_of_some_minutes_has_as_many_updates_as_there_is_time_for(
     assert (again.minutes, again.iterations, again.schedule_iterations) == (None, 10, None)
 
 
+@pytest.mark.parametrize(
+    ("given", "iterations", "interval"),
+    [
+        ({}, 54, None),  # Validation adds a tenth at most.
+        ({"validation_tasks": 40}, 50, 5),  # Ten validations of a second each.
+        ({"validation_tasks": 400}, 50, 50),  # A validation of ten seconds.
+        ({"validation_tasks": 40, "validation_interval": 2}, 40, 2),
+        ({"validation_interval": 7}, 54, 7),
+    ],
+)
+def test_a_training_in_minutes_has_time_for_its_validations(given, iterations, interval):
+    tasks = metarl.make("bandit/n10-k5")
+    measured = Estimate(4, 10, 1, 1.0, 1.0, 2**20, step=1 / 400)
+    config = with_options(TrainConfig(minutes=1), **given)
+    found = estimating.planned(config, measured, _made(tasks), tasks)
+    assert (found.iterations, found.evaluation.validation_interval) == (iterations, interval)
+
+
 def test_a_training_ends_when_its_minutes_are_over(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         estimating, "measure_iteration", lambda *rest: Estimate(4, 10, 1, 1e-4, 1e-4, 2**20)

@@ -12,16 +12,17 @@ import pytest
 
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import TuningError, UserError
+from metarl.running import estimate as estimating
 from metarl.running import tune as tuning
-from metarl.running import tune_trial
 from metarl.running.commandline import parse_train
+from metarl.running.estimate import Estimate, Pace
 from metarl.running.metrics import read_metrics
 from metarl.running.run import Run
 from metarl.running.train import train
 from metarl.running.tune import TuneConfig, run_tune, tune
 from metarl.running.tune_report import TrialRecord, best_of
 from metarl.running.tune_study import Study
-from metarl.running.tune_trial import Pace, train_trial
+from metarl.running.tune_trial import train_trial
 from metarl.search import Tuned, TunedAmong
 
 SMALL = ["--env", "bandit/n2-k2", "--iterations", "2", "--tasks-per-update", "4"]
@@ -303,36 +304,27 @@ def test_as_many_updates_as_fit_into_the_time_beside_the_validations():
 
 
 def test_the_minutes_of_a_trial_decide_its_updates_before_it_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr(tune_trial, "measured_pace", lambda *_: Pace(1.0, 0.1))
-    settings = parse_train(["rl2", *SMALL[:2], *SMALL[4:]]).settings
-    run = train_trial(settings.with_train(run_dir=tmp_path / "run"), minutes=0.5)
+    steps = 40 * 10 * 1  # of a validation, which then takes 0.1 s
+    measured = Estimate(4, 10, 1, 1.0, 1.0, 2**20, step=0.1 / steps)
+    monkeypatch.setattr(estimating, "measure_iteration", lambda *_: measured)
+    settings = parse_train(["rl2", "--env", "bandit/n10-k2", *SMALL[4:]]).settings
+    settings = settings.with_train(run_dir=tmp_path / "run", minutes=0.5)
+    run = train_trial(settings)
     config = Run.open(run.directory).train_config
     assert 20 < config.iterations <= 29 and config.schedule_iterations == config.iterations
     assert config.evaluation.validation_interval == 3
     assert read_metrics(run.directory / "metrics.jsonl")[-1]["iteration"] == config.iterations
 
 
-def test_a_measurement_trains_and_times_a_few_updates(tmp_path, monkeypatch):
-    seen = []
-
-    def train_shortly(agent, tasks, config, folder, *, callback, **_):
-        seen.append((config.iterations, config.evaluation.validation_interval))
-        for seconds in (5.0, 0.5, 1.5, 1.25):
-            callback(1, None, {"time/iteration_s": seconds})
-
-    monkeypatch.setattr(tune_trial, "meta_train", train_shortly)
-    prepared = tune_trial.prepare(parse_train(["rl2", *SMALL]).settings)
-    assert tune_trial.measured_pace(prepared, None) == Pace(1.0, 0.25)
-    assert seen == [(4, 4)]
-
-
-def test_the_time_ends_a_training_that_has_become_slower(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(tune_trial.time, "monotonic", lambda: now[0])
-    for other, expected in ((None, True), (lambda *_: False, False), (lambda *_: None, True)):
-        assert tune_trial._ending_at(10.0, other)(1, None, {}) is expected
-    now[0] = 10.0
-    assert tune_trial._ending_at(10.0, None)(1, None, {}) is False
+def test_the_time_ends_a_trial_that_has_become_slower(tmp_path, monkeypatch):
+    measured = Estimate(4, 2, 1, 2**-12, 2**-12, 2**20)
+    monkeypatch.setattr(estimating, "measure_iteration", lambda *_: measured)
+    settings = parse_train(["rl2", *SMALL[:2], *SMALL[4:]]).settings
+    run = train_trial(settings.with_train(run_dir=tmp_path / "run", minutes=0.005))
+    config = Run.open(run.directory).train_config
+    assert config.schedule_iterations == 1228 > config.iterations
+    last = read_metrics(run.directory / "metrics.jsonl")[-1]
+    assert last["iteration"] == config.iterations and "validation/return_after" in last
 
 
 # errors
@@ -347,7 +339,6 @@ BAD = [
     ("rl2 --minutes 0", "--minutes: got 0.0", "above 0"),
     ("rl2 --minutes 1 --iterations 2", "--minutes: got --iterations beside it", "one of"),
     ("rl2 --minutes 1 --env-steps 2", "--minutes: got --env-steps beside it", "one of"),
-    ("rl2 --minutes 1 --validation-interval 2", "--minutes", "no --validation-inter"),
     ("rl2 --resume x", "--resume: got", "--run-dir goes on"),
     ("rl2 --seeds 0 1", "--seeds: got", "no --seeds"),
     ("rl2 --env bandt/n2-k2", "--env", "did you mean"),
@@ -398,7 +389,7 @@ def test_runs_of_a_search_are_a_group_of_weights_and_biases(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace())
     groups = []
 
-    def note(study, folder, settings, config, minutes):
+    def note(study, folder, settings, config):
         groups.append((folder.name, settings.train.run.wandb_group))
         raise KeyboardInterrupt
 
@@ -414,8 +405,7 @@ def test_all_trials_are_scored_on_as_many_tasks():
     """A default that followed from the length of a trial would make short ones noisier."""
     settings = parse_train(["rl2", "--env", "bandit/n3-k2", "--minutes", "1"]).settings
     assert settings.train.evaluation.validation_tasks is None
-    shared = tuning._for_trials(settings, TuneConfig(), ())
-    assert shared.train.evaluation.validation_tasks == 200 and shared.train.minutes is None
-    typed = settings.with_train(validation_tasks=7)
-    own = tuning._for_trials(typed, TuneConfig(), {"validation_tasks"})
+    shared = tuning._for_trials(settings, TuneConfig())
+    assert shared.train.evaluation.validation_tasks == 200 and shared.train.minutes == 1
+    own = tuning._for_trials(settings.with_train(validation_tasks=7), TuneConfig())
     assert own.train.evaluation.validation_tasks == 7
