@@ -277,6 +277,10 @@ def _kind(summary: dict[str, Any]) -> dict[str, str]:
     }
 
 
+PICTURES = (".png", ".pdf", ".svg")
+"""How the names of pictures end."""
+
+
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:
     """Write a picture to its file, completely or not at all, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,10 @@ from metarl.console import console
 from metarl.constraints import Above, AtLeast, validate
 from metarl.errors import UserError, bad_option
 from metarl.evaluation.curve import AdaptationCurve
+from metarl.evaluation.group_plots import plot_groups
 from metarl.evaluation.groups import Scores, compare_scores
 from metarl.evaluation.groups_table import print_comparison, to_csv
+from metarl.evaluation.plotting import PICTURES
 from metarl.evaluation.scores import area_under_curve
 from metarl.evaluation.statistics import Floats
 from metarl.files import write_json, write_whole
@@ -40,6 +42,9 @@ _OF_GROUP = ("agent", "iteration", "episodes")
 
 _OF_TRAINING = ("change_task_after", "task_sampler", "schedule_iterations")
 """Options of the training that reach the parameters and that no evaluation says."""
+
+_NUMBERS = (".json", ".csv")
+"""How the names of files of numbers end."""
 
 _HELP = """\
 Compare groups of runs, one run per training seed, by the evaluations that they have saved.
@@ -73,13 +78,15 @@ class Compare:
     """Half-width of the interval of a difference for which the number of seeds is planned too
     (default: none)."""
     output: Path | None = None
-    """File for all numbers: .json, or .csv for one line a pair (default: none is written)."""
+    """File for all numbers, .json, or .csv for one line a pair; or for a picture of means and
+    performance profiles, .png, .pdf or .svg (default: none is written)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used."""
         validate(self)
-        if self.output is not None and self.output.suffix not in (".json", ".csv"):
-            raise bad_option("--output", str(self.output), "a name that ends with .json or .csv")
+        if self.output is not None and self.output.suffix not in (*_NUMBERS, *PICTURES):
+            accepted = f"a name that ends with {', '.join(_NUMBERS)}, {', '.join(PICTURES)}"
+            raise bad_option("--output", str(self.output), accepted)
 
 
 class _Run(NamedTuple):
@@ -143,11 +150,14 @@ def compare_groups(groups: Sequence[Sequence[Path]], options: Compare) -> dict[s
         )
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        if options.output.suffix == ".csv":
+        kind = "picture" if options.output.suffix in PICTURES else "numbers"
+        if kind == "picture":
+            plot_groups(result, options.output)
+        elif options.output.suffix == ".csv":
             write_whole(options.output, to_csv(result).encode())
         else:
             write_json(options.output, result)
-        console.print(f"numbers: {options.output}")
+        console.print(f"{kind}: {options.output}")
     return result
 
 

@@ -14,7 +14,14 @@ from metarl import registry, seeding
 from metarl.console import console
 from metarl.errors import bad_option
 from metarl.evaluation.evaluate import evaluation_shape
-from metarl.evaluation.plotting import Axis, Paths, plot_adaptation, plot_learning, plot_paths
+from metarl.evaluation.plotting import (
+    PICTURES,
+    Axis,
+    Paths,
+    plot_adaptation,
+    plot_learning,
+    plot_paths,
+)
 from metarl.experience.agent import require_spaces
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial
@@ -73,7 +80,7 @@ def plot(
     """
     if not paths:
         raise bad_option("RUNS", [], "at least one run directory")
-    suffixes = (".png", ".pdf", ".svg", *((".csv",) if kind != "paths" else ()))
+    suffixes = (*PICTURES, *((".csv",) if kind != "paths" else ()))
     if output is not None and output.suffix not in suffixes:
         accepted = f"a name that ends with {', '.join(suffixes[:-1])} or {suffixes[-1]}"
         raise bad_option("--output", str(output), accepted)

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -208,7 +209,7 @@ def test_the_only_group_that_can_be_used_is_still_shown(runs, capsys):
         ([*A, "--"], "at least two groups with a run in each"),
         (["a0", "--", "a0"], "RUNS: got 'a0'; accepted: each of them once"),
         (["a0", "--", "b0", "--labels", "x"], "--labels: got .*'x'.*; accepted: 2 different names"),
-        (["a0", "--", "b0", "--output", "x.png"], "--output: got 'x.png'"),
+        (["a0", "--", "b0", "--output", "x.txt"], "--output: got 'x.txt'"),
         (["a0", "--", "b0", "--half-width", "0"], "--half-width: got 0"),
         (["a0", "--", "b0", "--metric", "success"], "0 of 2 groups"),
         (["a0", "--", "b0", "--at", "17"], "0 of 2 groups"),
@@ -218,6 +219,27 @@ def test_the_only_group_that_can_be_used_is_still_shown(runs, capsys):
 def test_what_cannot_be_compared_is_refused(runs, words, said):
     with pytest.raises(UserError, match=said):
         run_compare(words)
+
+
+def test_a_picture_shows_every_seed_and_the_share_of_scores_above_thresholds(runs, monkeypatch):
+    found = compared(*A, "--", "b0", "b1")["measures"]
+    figures, close = [], plt.close
+    monkeypatch.setattr(plt, "close", figures.append)
+    run_compare([*A, "--", "b0", "b1", "--output", "deep/groups.png"])
+    (figure,) = figures
+    close(figure)
+    assert (runs / "deep" / "groups.png").read_bytes().startswith(b"\x89PNG")
+    drawn = [axes.lines for axes in figure.axes]
+    assert len(drawn) == 2 * len(found)
+    for measure, means, profiles in zip(found.values(), drawn[::2], drawn[1::2], strict=True):
+        rl2, maml = measure["groups"]
+        seeds = [list(line.get_xdata()) for line in means if line.get_marker() == "."]
+        assert seeds == [rl2["seed_means"], maml["seed_means"]]
+        bands = {line.get_linestyle(): list(line.get_xdata()) for line in means[0:4:3]}
+        assert bands == {"-": [rl2["low"], rl2["high"]], "--": [maml["low"], maml["high"]]}
+        shares = {line.get_label(): list(line.get_ydata()) for line in profiles}
+        assert shares == {k: v for k, v in measure["profiles"].items() if k != "thresholds"}
+        assert all(list(x.get_xdata()) == measure["profiles"]["thresholds"] for x in profiles)
 
 
 def test_csv_and_several_groups(runs, capsys):
