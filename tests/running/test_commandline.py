@@ -132,7 +132,7 @@ OURS = [
     ("compare", "RUN -- RUN", "RUNS: got", "each of them once"),
     ("compare", "RUN -- nowhere", "1 of 2 groups", "two or more"),
     ("compare", "RUN -- nowhere --at -1", "--at: got -1", "0 or more"),
-    ("compare", "RUN -- nowhere --output x.png", "--output: got 'x.png'", ".csv"),
+    ("compare", "RUN -- nowhere --output x.txt", "--output: got 'x.txt'", ".csv"),
 ]
 
 
