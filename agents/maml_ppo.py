@@ -30,7 +30,8 @@ from metarl.learning.state import Saved
 from metarl.learning.update_rules import SGD, UpdateRule, inner_step
 from metarl.search import Tuned, TunedAmong
 from metarl.seeding import LaneGenerator
-from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.stepping.actions import ActionCodec
+from metarl.stepping.spaces import observation_size
 
 Rates: TypeAlias = Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty]
 INNER_RATES = [tuple(first / 2**k for k in range(4)) for first in (0.025, 0.05, 0.1, 0.2, 0.5)]
@@ -129,7 +130,7 @@ class MAMLPPO:
         generator = torch.Generator().manual_seed(seed)
         params = initial_params(size, config.hidden_sizes, codec, config.initial_std, generator)
         self.params = {name: x.to(self.device).requires_grad_() for name, x in params.items()}
-        self.policy: Policy = partial(mlp_policy, min_std=config.min_std)
+        self.policy: Policy = partial(mlp_policy, min_std=config.min_std, codec=codec)
         self.rule = SGD(config.inner_learning_rate)
         self.normalizer = ObservationNormalizer(size).to(self.device)
         self.optimizer = torch.optim.Adam(self.params.values(), config.learning_rate, eps=1e-5)

@@ -15,7 +15,7 @@ from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.bandits import does_not_apply, is_bandit
 from metarl.experience.data import Context, Episodes, Record, Timestep
 from metarl.seeding import LaneGenerator
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec
 from metarl.task import Task
 from metarl.tasks.distribution import TaskDistribution
 

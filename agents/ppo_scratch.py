@@ -11,7 +11,8 @@ from metarl.experience.agent import TrialShape
 from metarl.learning.normalization import ObservationNormalizer
 from metarl.sb3.models import ACTIVATIONS, make_ppo
 from metarl.sb3.per_task import PPOPerTask, rounds_of
-from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.stepping.actions import ActionCodec
+from metarl.stepping.spaces import observation_size
 from metarl.tasks.distribution import TaskDistribution
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Record, Timestep
 from metarl.seeding import LaneGenerator
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec
 from metarl.tasks.distribution import TaskDistribution
 
 
@@ -37,13 +37,17 @@ class RandomActions:
         self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
     ) -> tuple[Tensor, Record, Context]:
         """Draw every lane's action."""
-        u = generator.uniform(1 if self._codec.discrete else self._codec.size)
-        if self._codec.discrete:
-            u = np.zeros_like(u) if greedy else u
-            action = torch.from_numpy((u[..., 0] * self._codec.size).astype(np.int64))
+        codec = self._codec
+        u = generator.uniform(len(codec.choices) + codec.numbers)
+        if greedy:
+            u = np.full_like(u, 0.5)
+            u[..., : len(codec.choices)] = 0.0
+        chosen = np.floor(u[..., : len(codec.choices)] * codec.choices)
+        if codec.discrete:
+            action = torch.from_numpy(chosen[..., 0].astype(codec.dtype))
         else:
-            u = np.full_like(u, 0.5) if greedy else u
-            action = torch.from_numpy(_spread(u, self._codec))
+            number = _spread(u[..., len(codec.choices) :], codec)
+            action = torch.from_numpy(np.concatenate([chosen, number], -1).astype(codec.dtype))
         return action.to(self.device), {}, context
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
@@ -53,8 +57,7 @@ class RandomActions:
 
 def _spread(u: npt.NDArray[np.float64], codec: ActionCodec) -> npt.NDArray[np.float32]:
     """Return actions in policy units whose distribution functions have the values ``u``."""
-    infinite = np.full(codec.size, np.inf, np.float32)
-    low, high = codec.taken(-infinite), codec.taken(infinite)
+    low, high = codec.number_bounds
     largest = np.finfo(np.float32).max / 2  # An infinite bound is the largest number.
     has_low, has_high = low > -largest, high < largest
     with np.errstate(over="ignore"):  # Infinite bounds are computed with, but not selected.

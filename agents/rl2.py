@@ -29,7 +29,8 @@ from metarl.learning.returns import advantages, explained_variance, linear_value
 from metarl.learning.state import Saved
 from metarl.search import Tuned
 from metarl.seeding import LaneGenerator
-from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.stepping.actions import ActionCodec
+from metarl.stepping.spaces import observation_size
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ from metarl.sb3.models import (
 )
 from metarl.search import Tuned
 from metarl.seeding import LaneGenerator
-from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.stepping.actions import ActionCodec
+from metarl.stepping.spaces import observation_size
 from metarl.task import Task, numbers_of
 
 

@@ -91,10 +91,15 @@ def uniform(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
 
 def normal(keys: KeyArray, num: int) -> npt.NDArray[np.float64]:
     """Draw ``num`` standard normal values for every key: ``[*keys, num]``."""
+    return normal_of(uniform(keys, num))
+
+
+def normal_of(u: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the standard normal values whose distribution function is ``u``, in (0, 1)."""
     # Import here: this takes half the start of a worker process, which draws no normal values.
     from scipy.special import ndtri
 
-    return np.asarray(ndtri(uniform(keys, num)), np.float64)
+    return np.asarray(ndtri(u), np.float64)
 
 
 _EPISODE = 2**62

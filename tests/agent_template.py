@@ -6,7 +6,8 @@ import torch
 
 from metarl import TrialShape
 from metarl.learning import cores, distributions, heads, returns, state
-from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.stepping.actions import ActionCodec
+from metarl.stepping.spaces import observation_size
 
 
 @dataclass(frozen=True)

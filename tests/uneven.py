@@ -8,7 +8,12 @@ from metarl.tasks.arrays import ArrayTaskDistribution, NoiseSpec, Transition
 
 
 class Uneven(ArrayTaskDistribution):
-    """Episodes of 1 to 5 steps that end by chance; an action moves a point to a target."""
+    """Episodes of 1 to 5 steps that end by chance; an action moves a point to a target.
+
+    Args:
+        discrete: whether actions are Discrete or a Box; or ``"choices"`` for a MultiDiscrete, or
+            ``"mixed"`` for a Dict of choices and numbers.
+    """
 
     name = "uneven"
     horizon = 5
@@ -18,7 +23,13 @@ class Uneven(ArrayTaskDistribution):
 
     def __init__(self, discrete):
         box = gym.spaces.Box(np.float32(-2), np.float32(4), (2,), np.float32)
-        self.action_space = gym.spaces.Discrete(3, start=1) if discrete else box
+        gears = gym.spaces.MultiDiscrete([3, 2], start=[1, 0])
+        self.action_space = {
+            True: gym.spaces.Discrete(3, start=1),
+            False: box,
+            "choices": gears,
+            "mixed": gym.spaces.Dict({"box": box, "gears": gears}),
+        }[discrete]
 
     def sample(self, rng, n, split):
         return [Task.of(self.name, target=t + (split == "test")) for t in rng.uniform(size=n)]
@@ -29,6 +40,8 @@ class Uneven(ArrayTaskDistribution):
 
     def transition(self, state, action, noise):
         u = noise.uniform[:, 0]
+        if isinstance(action, dict):
+            action = action["box"] + action["gears"]
         x = state["x"] + 0.1 * action.reshape(len(u), -1)[:, 0]
         reward = -np.abs(x - state["target"])
         observation = np.stack([x, u], 1)

@@ -28,8 +28,9 @@ from metarl.experience.data import Context, Episodes, Timestep, episodes_of
 from metarl.experience.lanes import Lanes, Log
 from metarl.experience.rollout import torch_generator, torch_threads
 from metarl.seeding import Component, LaneGenerator, Phase
+from metarl.stepping.actions import ActionCodec
 from metarl.stepping.slots import close_quietly
-from metarl.stepping.spaces import ActionCodec, flatten_observations
+from metarl.stepping.spaces import flatten_observations
 from metarl.stepping.workers import usable_cores
 from metarl.task import Split
 from metarl.tasks.distribution import TaskDistribution

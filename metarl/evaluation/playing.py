@@ -18,8 +18,8 @@ from metarl.experience.agent import Adapter, TrialShape
 from metarl.experience.data import Trial
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial
+from metarl.stepping.actions import ActionCodec
 from metarl.stepping.slots import close_quietly
-from metarl.stepping.spaces import ActionCodec
 from metarl.stepping.vector import SEEDS
 from metarl.task import Env, Task
 from metarl.tasks.arrays import ArrayTaskDistribution
@@ -133,7 +133,7 @@ class _Episode(NamedTuple):
     task: str
     number: int
     seed: int
-    actions: npt.NDArray[Any]
+    actions: list[Any]
     rewards: npt.NDArray[np.float32]
 
 
@@ -151,7 +151,7 @@ def _episodes(
                 short_task(trial.tasks[0]),
                 k * shape.episodes_per_round + e,
                 seed if isinstance(tasks, ArrayTaskDistribution) else seed % SEEDS,  # as slots are
-                codec.to_env(taken),
+                [codec.rows.unpack(row) for row in codec.to_env(taken)],
                 episodes.reward[0, e][valid].cpu().numpy(),
             )
 

@@ -20,12 +20,8 @@ from metarl.experience.data import Context, Timestep
 from metarl.experience.lanes import Lanes, TrialKeys
 from metarl.experience.rollout import adapted, collect, torch_threads
 from metarl.seeding import Component, LaneGenerator, Phase
-from metarl.stepping.spaces import (
-    ActionCodec,
-    flatten_observation,
-    flatten_observations,
-    reported_space,
-)
+from metarl.stepping.actions import ActionCodec
+from metarl.stepping.spaces import flatten_observation, flatten_observations, reported_space
 from metarl.task import Env, Split, Task
 from metarl.tasks.distribution import TaskDistribution, TaskEnv, time_limit
 
@@ -98,7 +94,7 @@ class AdaptedPolicy:
         paid = np.full(1, 0.0 if reward is None else reward, np.float32)
         state = self._counted(self._state, paid, np.full(1, boundary))
         actions, self._state = self._step(state, flat, keys, greedy)
-        return actions[0]
+        return self._codec.rows.unpack(actions[0])
 
     def predict(
         self,
@@ -156,7 +152,8 @@ class AdaptedPolicy:
         self._num_predictions += 1
         keys = seeding.fold(drawn, np.arange(n))
         actions, after = self._step(before, flat, keys, deterministic)
-        return (actions if batched else actions[0]), after
+        whole = self._codec.rows
+        return whole.unpack_batch(actions) if batched else whole.unpack(actions[0]), after
 
     def _beginning(self, n: int) -> PolicyState:
         """Return the state after adaptation, for each of ``n`` environments."""

@@ -157,7 +157,7 @@ class Adapter(Protocol):
     the space starts. Those of a Box are numbers: [-1, 1] is mapped onto the bounds of every
     dimension that has two finite ones, and anything outside [-1, 1] is clipped; in a dimension
     without such bounds, actions pass unchanged. A policy that acts in the environment's own
-    units is wrapped by :meth:`metarl.stepping.spaces.ActionCodec.from_env`.
+    units is wrapped by :meth:`metarl.stepping.actions.ActionCodec.from_env`.
 
     Three more methods are optional. ``reveal(context, tasks) -> Context`` is called at the start of
     a trial and tells an oracle which tasks it has been given; tables and pictures mark its curves.
@@ -225,7 +225,7 @@ class Agent(Adapter, Protocol):
     - ``spec`` is the :class:`TaskSpec` of the tasks. An agent keeps it as its attribute ``spec``,
       so that environments with other spaces are refused. Observations arrive flattened;
       :func:`metarl.stepping.spaces.observation_size` and
-      :class:`metarl.stepping.spaces.ActionCodec` give the sizes.
+      :class:`metarl.stepping.actions.ActionCodec` give the sizes.
     - ``seed`` is what the initial parameters are drawn from.
     - ``device`` is where the tensors live, such as ``"cpu"`` or ``"cuda"``.
 

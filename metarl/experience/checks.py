@@ -32,7 +32,8 @@ from metarl.experience.data import Context, Timestep, Trial, newest_trials
 from metarl.experience.lanes import Lanes, TrialKeys
 from metarl.experience.rollout import collect, run_trial, torch_generator
 from metarl.seeding import LaneGenerator, Phase
-from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.stepping.actions import ActionCodec
+from metarl.stepping.spaces import observation_size
 from metarl.stepping.vector import SlotVectorEnv
 from metarl.task import Task
 from metarl.tasks.distribution import TaskDistribution
@@ -150,7 +151,7 @@ def _check_act(adapter: Adapter, tasks: TaskDistribution) -> None:
     now = _first_step(tasks, NUM_TASKS, lanes)
     generator = _lane_generator(3, lanes)
     action, record, after = adapter.act(context, now, generator)
-    expected = (NUM_TASKS, lanes) + (() if codec.discrete else (codec.size,))
+    expected = (NUM_TASKS, lanes, *codec.shape)
     assert tuple(action.shape) == expected, (
         f"act returned actions of shape {tuple(action.shape)}; accepted: {expected}"
     )

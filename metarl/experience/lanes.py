@@ -21,7 +21,7 @@ from metarl import seeding
 from metarl.experience.agent import TrialShape
 from metarl.experience.data import Timestep
 from metarl.seeding import Component, Phase
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec
 
 ENDLESS = 2**31
 """The number of episodes of lanes without a limit."""
@@ -112,8 +112,7 @@ class Lanes:
         self.active = self.episode < self.num_episodes
         self.boundary = np.ones(self.size, np.bool_)
         self.trial_start = np.full(self.size, carried is None)
-        shape = (self.size,) if codec.discrete else (self.size, codec.size)
-        self.previous_action = np.zeros(shape, codec.dtype)
+        self.previous_action = np.zeros((self.size, *codec.shape), codec.dtype)
         self.previous_reward = np.zeros(self.size, np.float32)
         if carried is not None:
             self.previous_action[:] = carried.previous_action.flatten(0, 1).cpu().numpy()

@@ -30,7 +30,8 @@ from metarl.experience.data import (
 )
 from metarl.experience.lanes import Keys, Lanes, Log, TrialKeys
 from metarl.seeding import LaneGenerator
-from metarl.stepping.spaces import ActionCodec, flatten_observations
+from metarl.stepping.actions import ActionCodec
+from metarl.stepping.spaces import flatten_observations
 from metarl.stepping.vector import SlotVectorEnv
 from metarl.task import Task
 

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from metarl.experience.agent import TaskSpec
+from metarl.stepping.actions import ActionCodec
 
 Kind: TypeAlias = Literal["one-step", "tabular", "images", "vectors"]
 
@@ -31,8 +32,8 @@ def kind_of(spec: TaskSpec) -> Kind:
 
 
 def has_continuous_actions(spec: TaskSpec) -> bool:
-    """Return whether actions are numbers, and not elements of a finite set."""
-    return isinstance(spec.action_space, gym.spaces.Box)
+    """Return whether an action has numbers, and not only elements of finite sets."""
+    return ActionCodec(spec.action_space).numbers > 0
 
 
 def number_for(steps: int, each: int, low: int, high: int) -> int:

@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl.constraints import AtLeast, refuse_unused, validate
+from metarl.learning.distributions import one_hot
 from metarl.learning.networks import mlp, orthogonal
 from metarl.search import Tuned
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec
 
 MEMORY_SIZE = 32
 """The size of fast weights by default."""
@@ -232,13 +233,12 @@ def core_inputs(
     Args:
         observation: the observation in the units that the core is to see.
         previous_reward: the reward before it, likewise.
-        seen: the rest; a discrete action becomes a one-hot vector.
+        seen: the rest; choices become one-hot vectors.
         codec: the size and kind of the actions.
     """
-    action = seen.previous_action
-    if codec.discrete:
-        # Action 0 is a real action, so "no previous action" is an all-zero one-hot vector.
-        action = nn.functional.one_hot(action.long(), codec.size).to(observation.dtype)
+    action = one_hot(seen.previous_action, codec, observation.dtype)
+    if codec.choices:
+        # Choice 0 is a real one, so "no previous action" is an all-zero one-hot vector.
         action = torch.where(seen.trial_start.unsqueeze(-1), 0.0, action)
     rest = [previous_reward.unsqueeze(-1), seen.boundary.unsqueeze(-1).float()]
     return torch.cat([observation, action, *rest], -1)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from metarl.constraints import AtLeast, Positive, refuse_unused, validate
 from metarl.errors import require
 from metarl.learning.cores import Core
-from metarl.learning.distributions import Categorical, Distribution, Gaussian
+from metarl.learning.distributions import Distribution, action_distribution
 from metarl.learning.networks import mlp, orthogonal
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class HeadOutput(NamedTuple):
 
 
 class ActionHead(nn.Module):
-    """The last layer of a policy: logits, or a mean and the logarithm of a standard deviation."""
+    """The last layer of a policy: logits of choices, means and standard deviations of numbers."""
 
     def __init__(
         self, input_size: int, codec: ActionCodec, config: HeadConfig, generator: torch.Generator
@@ -66,13 +66,14 @@ class ActionHead(nn.Module):
         self.min_log_std = math.log(config.min_std)
         self.log_std: nn.Parameter | None = None
         self.spread: nn.Linear | None = None
-        if codec.discrete:
+        self.codec = codec
+        if not codec.numbers:
             return
         if config.max_std is None:  # --std shared
-            self.log_std = nn.Parameter(torch.full((codec.size,), math.log(config.initial_std)))
+            self.log_std = nn.Parameter(torch.full((codec.numbers,), math.log(config.initial_std)))
             return
         self.log_range = math.log(config.max_std / config.min_std)
-        self.spread = orthogonal(nn.Linear(input_size, codec.size), 0.01, generator)
+        self.spread = orthogonal(nn.Linear(input_size, codec.numbers), 0.01, generator)
         share = (math.log(config.initial_std) - self.min_log_std) / self.log_range
         nn.init.constant_(self.spread.bias, math.atanh(min(max(2 * share - 1, -0.99), 0.99)))
 
@@ -81,14 +82,14 @@ class ActionHead(nn.Module):
 
         Sampling and log-probabilities both use the bounded tensor.
         """
-        output = self.output(features)
+        output, log_std = self.output(features), None
         if self.spread is not None:
             share = (torch.tanh(self.spread(features)) + 1) / 2
-            return Gaussian(output, self.min_log_std + self.log_range * share)
-        if self.log_std is None:
-            return Categorical(torch.log_softmax(output, -1))
-        log_std = self.log_std.clamp(min=self.min_log_std)
-        return Gaussian(output, log_std.expand_as(output))
+            log_std = self.min_log_std + self.log_range * share
+        elif self.log_std is not None:
+            log_std = self.log_std.clamp(min=self.min_log_std)
+            log_std = log_std.expand(*output.shape[:-1], -1)
+        return action_distribution(output, log_std, self.codec)
 
 
 class MLP(nn.Module):

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.learning.distributions import Categorical, Distribution, Gaussian
+from metarl.learning.distributions import Distribution, action_distribution
 from metarl.learning.normalization import ObservationNormalizer
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec
 
 Params: TypeAlias = dict[str, Tensor]
 """A network's parameters by name; they are an argument of the network, not a part of it."""
@@ -29,8 +29,8 @@ class PolicyNetwork:
     """
 
     actor: Params
-    """The layers from a flat observation to logits or to the mean action in policy units; for
-    continuous actions also ``log_std`` ``[size]``, which is the same for all observations."""
+    """The layers from a flat observation to logits of choices and means of numbers in policy units;
+    with numbers also ``log_std`` ``[number]``, which is the same for all observations."""
     min_std: float
     """Lower bound on the standard deviation of continuous actions, in policy units."""
     activation: type[nn.Module] = nn.ReLU
@@ -87,13 +87,16 @@ def initial_params(
         layer = orthogonal(nn.Linear(fan_in, fan_out), gain, generator)
         params[f"weight.{i}"] = layer.weight.detach().T.contiguous()
         params[f"bias.{i}"] = layer.bias.detach()
-    if not codec.discrete:
-        params["log_std"] = torch.full((codec.size,), math.log(initial_std))
+    if codec.numbers:
+        params["log_std"] = torch.full((codec.numbers,), math.log(initial_std))
     return params
 
 
 def mlp_policy(
-    params: Params, observation: Float[Tensor, "task step observation"], min_std: float
+    params: Params,
+    observation: Float[Tensor, "task step observation"],
+    min_std: float,
+    codec: ActionCodec,
 ) -> Distribution:
     """Run every task's observations through its own ReLU network, all in batched products.
 
@@ -102,6 +105,7 @@ def mlp_policy(
         observation: the observations, flattened.
         min_std: lower bound on a Gaussian's standard deviation; sampling and log-probabilities
             both use the bounded tensor.
+        codec: the actions.
     """
     x = observation
     last = len(layer_sizes(params))
@@ -111,7 +115,8 @@ def mlp_policy(
             x = torch.relu(torch.baddbmm(bias.unsqueeze(-2), x, weight))
         else:
             x = torch.baddbmm(bias.unsqueeze(-1), weight.mT, x.mT).mT
-    if "log_std" not in params:
-        return Categorical(torch.log_softmax(x, -1))
-    log_std = params["log_std"].clamp(min=math.log(min_std)).unsqueeze(-2)
-    return Gaussian(x, log_std.expand_as(x))
+    log_std = params.get("log_std")
+    if log_std is not None:
+        log_std = log_std.clamp(min=math.log(min_std)).unsqueeze(-2)
+        log_std = log_std.expand(*x.shape[:-1], -1)
+    return action_distribution(x, log_std, codec)

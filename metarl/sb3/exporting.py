@@ -168,9 +168,13 @@ def _require_supported(observation_space: gym.Space[Any], action_space: gym.Spac
         raise _refused("observation", observation_space, accepted + "Dict of them")
     sound = _supported(action_space)
     if isinstance(action_space, gym.spaces.Box):
-        sound = bool(np.isfinite([action_space.low, action_space.high]).all())
+        finite = bool(np.isfinite([action_space.low, action_space.high]).all())
+        sound = finite and np.issubdtype(action_space.dtype, np.floating)
     if not sound:
-        raise _refused("action", action_space, "Discrete from 0, and Box with finite bounds")
+        accepted = (
+            "MultiBinary and MultiDiscrete from 0 with one axis, Discrete from 0, and Box of "
+        )
+        raise _refused("action", action_space, accepted + "floats with finite bounds")
 
 
 def _refused(kind: str, space: gym.Space[Any], accepted: str) -> UserError:

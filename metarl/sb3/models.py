@@ -25,13 +25,13 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from metarl.errors import DivergenceError, bad_option
+from metarl.errors import DivergenceError, UserError, bad_option
 from metarl.experience.agent import TaskSpec
 from metarl.experience.data import Episodes, Metrics, join_episodes, next_observations
-from metarl.learning.distributions import Categorical, Distribution, Gaussian
+from metarl.learning.distributions import Categorical, Distribution, Gaussian, action_distribution
 from metarl.learning.networks import Params, PolicyNetwork
 from metarl.learning.normalization import ObservationNormalizer
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec, one_line
 
 Model = TypeVar("Model", bound=BaseAlgorithm)
 
@@ -86,9 +86,7 @@ def make_model(
         options: further arguments of the algorithm.
     """
     observations = gym.spaces.Box(-np.inf, np.inf, (observation_size,), np.float32)
-    actions: gym.Space[Any] = gym.spaces.Box(-1.0, 1.0, (codec.size,), np.float32)
-    if codec.discrete:
-        actions = gym.spaces.Discrete(codec.size)
+    actions = policy_space(codec)
     extractor = {
         "features_extractor_class": Normalized,
         "features_extractor_kwargs": {"normalizer": normalizer},
@@ -104,6 +102,22 @@ def make_model(
     model.set_logger(Logger(folder=None, output_formats=[]))
     model.policy.set_training_mode(False)
     return model
+
+
+def policy_space(codec: ActionCodec) -> gym.Space[Any]:
+    """Return the space of a policy's actions, as Stable-Baselines3 has them.
+
+    Raises:
+        UserError: if an action has choices and numbers, which no policy of Stable-Baselines3 has.
+    """
+    if codec.discrete:
+        return gym.spaces.Discrete(codec.size)
+    if not codec.choices:
+        return gym.spaces.Box(-1.0, 1.0, (codec.numbers,), np.float32)
+    if codec.numbers:
+        accepted = "by Stable-Baselines3: choices alone, or numbers alone"
+        raise UserError(f"action space: got {one_line(codec.space)}; accepted {accepted}")
+    return gym.spaces.MultiDiscrete(np.array(codec.choices, np.int64))
 
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -184,10 +198,15 @@ def distribution_of(
 ) -> Distribution:
     """Return the action distributions of a policy, in the form that agents draw from."""
     flat = observation.reshape(-1, observation.shape[-1])
-    found = policy.get_distribution(flat).distribution
+    found: Any = policy.get_distribution(flat).distribution
     batch = observation.shape[:-1]
     if isinstance(found, torch.distributions.Categorical):
         return Categorical(found.logits.reshape(*batch, -1))
+    if isinstance(found, list):  # one Categorical for each choice
+        logits = torch.cat([choice.logits for choice in found], -1)
+        return action_distribution(
+            logits.reshape(*batch, -1), None, ActionCodec(policy.action_space)
+        )
     assert isinstance(found, torch.distributions.Normal)
     return Gaussian(found.loc.reshape(*batch, -1), found.scale.log().reshape(*batch, -1))
 

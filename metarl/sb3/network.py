@@ -10,17 +10,20 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
     CategoricalDistribution,
     DiagGaussianDistribution,
     Distribution,
+    MultiCategoricalDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from metarl.learning.networks import Params, PolicyNetwork
+from metarl.learning.networks import Params, PolicyNetwork, layer_sizes
 from metarl.learning.normalization import ObservationNormalizer
-from metarl.stepping.spaces import ActionCodec, observation_size
+from metarl.stepping.actions import ActionCodec
+from metarl.stepping.spaces import observation_size
 
 
 class FlatObservations(BaseFeaturesExtractor):
@@ -91,6 +94,8 @@ class NetworkPolicy(ActorCriticPolicy):
         output = self.action_net(latent_pi)
         if isinstance(self.action_dist, CategoricalDistribution):
             return self.action_dist.proba_distribution(action_logits=output)
+        if isinstance(self.action_dist, MultiCategoricalDistribution | BernoulliDistribution):
+            return self.action_dist.proba_distribution(action_logits=output)
         assert isinstance(self.action_dist, DiagGaussianDistribution)  # Others are not exported.
         log_std = self.log_std.clamp(min=math.log(self.min_std)) + self.scale.log()
         return self.action_dist.proba_distribution(self.center + self.scale * output, log_std)
@@ -102,7 +107,10 @@ class NetworkPolicy(ActorCriticPolicy):
         Without a critic in it, all values are 0 until the first update: numbers that mean nothing
         would be added to the last rewards of truncated episodes.
         """
-        _fill(self.mlp_extractor.policy_net, self.action_net, network.actor)
+        actor = network.actor
+        if isinstance(self.action_dist, BernoulliDistribution):
+            actor = _of_second_values(actor)
+        _fill(self.mlp_extractor.policy_net, self.action_net, actor)
         if network.critic is None:
             self.value_net.weight.zero_()
             self.value_net.bias.zero_()
@@ -113,6 +121,13 @@ class NetworkPolicy(ActorCriticPolicy):
         if network.normalizer is not None:
             assert isinstance(self.features_extractor, FlatObservations)
             self.features_extractor.normalizer.load_state_dict(network.normalizer.state_dict())
+
+
+def _of_second_values(actor: Params) -> Params:
+    """Return layers whose outputs are, for choices between 0 and 1, the logits of 1 alone."""
+    last = len(layer_sizes(actor))
+    names = f"weight.{last}", f"bias.{last}"
+    return actor | {name: actor[name][..., 1::2] - actor[name][..., ::2] for name in names}
 
 
 def _fill(hidden: nn.Module, output: nn.Module, params: Params) -> None:

@@ -12,8 +12,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from metarl import seeding
-from metarl.errors import bad_option, require_seed
+from metarl.errors import UserError, bad_option, require_seed
 from metarl.seeding import Component, Phase
+from metarl.stepping.actions import one_line
 from metarl.stepping.options import Workers
 from metarl.stepping.slots import close_quietly
 from metarl.task import Split, Task, numbers_of
@@ -82,6 +83,10 @@ class TaskVecEnv(VecEnv):
         seed: int,
         workers: Workers | None,
     ) -> None:
+        if isinstance(tasks.action_space, gym.spaces.Dict | gym.spaces.Tuple):
+            got = one_line(tasks.action_space)
+            accepted = "by Stable-Baselines3: no Dict or Tuple"
+            raise UserError(f"{tasks.name}: got actions of {got}; accepted {accepted}")
         self.distribution, self.split = tasks, split
         self._episodes_per_task, self._observe_task = episodes_per_task, observe_task
         self._seed, self._draws, self._new_seed = seed, 0, True
@@ -97,9 +102,11 @@ class TaskVecEnv(VecEnv):
         if observe_task:
             space = _with_task(space, told.shape[1])
         actions = self._envs.single_action_space
-        self._first_action = 0
+        self._first_action: Any = 0
         if isinstance(actions, gym.spaces.Discrete):  # Stable-Baselines3 counts from 0.
             self._first_action, actions = int(actions.start), gym.spaces.Discrete(int(actions.n))
+        elif isinstance(actions, gym.spaces.MultiDiscrete):
+            self._first_action, actions = actions.start, gym.spaces.MultiDiscrete(actions.nvec)
         super().__init__(num_envs, space, actions)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
@@ -119,10 +126,11 @@ class TaskVecEnv(VecEnv):
         self.reset_infos = [{} for _ in range(self.num_envs)]
         return self._start(everyone, keys)
 
-    def step_async(self, actions: npt.NDArray[Any]) -> None:
+    def step_async(self, actions: Any) -> None:
         """Begin a step of every environment."""
         if isinstance(self.action_space, gym.spaces.Discrete):
-            actions = np.asarray(actions).reshape(self.num_envs) + self._first_action
+            actions = np.asarray(actions).reshape(self.num_envs)
+        actions = np.asarray(actions) + self._first_action
         self._envs.step_async(np.asarray(actions, self.action_space.dtype))
 
     def step_wait(self) -> VecEnvStepReturn:

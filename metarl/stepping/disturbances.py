@@ -16,8 +16,9 @@ import numpy.typing as npt
 from metarl import seeding
 from metarl.constraints import AtLeast, Between, NotNegative, validate
 from metarl.errors import UserError, bad_option
+from metarl.stepping.actions import ActionCodec
 from metarl.stepping.slots import MakesEnvs, reported_keys
-from metarl.stepping.spaces import ActionCodec, reported_space
+from metarl.stepping.spaces import reported_space
 from metarl.stepping.vector import Seed, SlotVectorEnv, Step
 from metarl.stepping.wrapped import WrappedVectorEnv
 
@@ -101,8 +102,7 @@ class DisturbedVectorEnv(WrappedVectorEnv):
         super().__init__(envs)
         self._what = disturbances
         codec = ActionCodec(envs.single_action_space)
-        shape = (envs.num_envs,) if codec.discrete else (envs.num_envs, codec.size)
-        self._neutral = codec.to_env(np.zeros(shape, codec.dtype))
+        self._neutral = codec.to_env(np.zeros((envs.num_envs, *codec.shape), codec.dtype))
         self._pending = [self._neutral.copy() for _ in range(disturbances.action_delay)]
         self._time = np.zeros(envs.num_envs, np.int64)
 
@@ -122,7 +122,7 @@ class DisturbedVectorEnv(WrappedVectorEnv):
         self._see(observation, index, np.zeros(len(index), np.bool_))
         return self._observation.copy(), info
 
-    def step_async(self, actions: npt.NDArray[Any]) -> None:
+    def step_async(self, actions: Any) -> None:
         """Begin a step with the actions that are due, and keep the new ones."""
         self._pending.append(np.array(self._checked_actions(actions)))
         self._envs.step_async(self._pending.pop(0))

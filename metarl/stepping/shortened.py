@@ -38,7 +38,7 @@ class ShortenedVectorEnv(WrappedVectorEnv):
         self.reset_seconds += time.perf_counter() - started
         return result
 
-    def step_async(self, actions: npt.NDArray[Any]) -> None:
+    def step_async(self, actions: Any) -> None:
         """Begin a step."""
         self._envs.step_async(actions)
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.errors import UserError, described
+from metarl.stepping.actions import ActionRows
 from metarl.stepping.spaces import Flattener, fit, indices_inside, reported_space
 from metarl.task import Env, Task
 
@@ -150,13 +151,14 @@ class SharedLayout:
     @classmethod
     def of(cls, tasks: MakesEnvs, num_envs: int, num_workers: int) -> SharedLayout:
         """Lay out the arrays of ``num_envs`` slots in ``num_workers`` processes."""
-        observation, action = reported_space(tasks.observation_space), tasks.action_space
+        observation = reported_space(tasks.observation_space)
+        action = ActionRows(tasks.action_space)
         # Each worker's progress fills a cache line, so that workers do not slow each other down.
         progress = (max(1, num_workers), _CACHE_LINE // 8)
         return cls(
             (
                 ("observation", (num_envs, *(observation.shape or ())), str(observation.dtype)),
-                ("action", (num_envs, *(action.shape or ())), str(action.dtype)),
+                ("action", (num_envs, *action.shape), str(action.dtype)),
                 ("reward", (num_envs,), "float64"),
                 ("terminated", (num_envs,), "bool"),
                 ("truncated", (num_envs,), "bool"),
@@ -209,6 +211,8 @@ class Slots:
         self._reported = self._flattener.space
         self._needs_flattening = self._reported is not tasks.observation_space
         self._observation, self._action = views["observation"], views["action"]
+        rows = ActionRows(tasks.action_space)
+        self._unpack = rows.unpack if rows.structured else None
         self._reward, self._live = views["reward"], views["live"]
         self._terminated, self._truncated = views["terminated"], views["truncated"]
         self._info = {
@@ -281,6 +285,8 @@ class Slots:
             close_quietly(env)
 
     def _step(self, slot: int, action: Any) -> None:
+        if self._unpack is not None:
+            action = self._unpack(action)
         self._note_call(slot)
         try:
             observation, reward, terminated, truncated, info = self.envs[slot].step(action)

@@ -1,4 +1,4 @@
-"""Gymnasium's spaces as agents see them: flat observations; actions in [-1, 1] or integers."""
+"""Gymnasium's spaces of observations as agents see them, which is flat; spaces as JSON data."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import numpy.typing as npt
 from gymnasium.spaces.utils import flatdim, flatten, flatten_space
 
 from metarl.errors import UserError
+
+SPACES = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of them"
+"""The spaces that observations and actions may have."""
 
 
 def reported_space(space: gym.Space[Any]) -> gym.Space[Any]:
@@ -247,8 +250,8 @@ def _require_flat(space: gym.Space[Any], name: str) -> None:
             _require_flat(part, f"{name}[{i}]")
     elif not _is_flat(space):
         raise UserError(
-            f"{name}: got {type(space).__name__}; accepted: Box, Discrete, MultiDiscrete, "
-            "MultiBinary, and Dict and Tuple of them (a gymnasium wrapper can take it out)"
+            f"{name}: got {type(space).__name__}; accepted: {SPACES} (a gymnasium wrapper can "
+            "take it out)"
         )
 
 
@@ -298,85 +301,27 @@ def flatten_observations(
     return np.asarray(flat, np.float32)
 
 
-class ActionCodec:
-    """Turns a policy's actions into the environment's, and back.
-
-    For a Discrete space, a policy's actions are ``0 … n-1``. For a Box, they are ``size`` numbers.
-    In a dimension with two finite bounds, a policy's numbers are clipped to [-1, 1] and mapped onto
-    the bounds; in any other they are the environment's own, clipped to the bound there is. The
-    largest number of float32 or of the space's type counts as an infinite bound.
-    """
-
-    def __init__(self, space: gym.Space[Any]) -> None:
-        self.space = space
-        self.discrete = isinstance(space, gym.spaces.Discrete)
-        self.dtype = np.dtype(np.int64 if self.discrete else np.float32)
-        if isinstance(space, gym.spaces.Discrete):
-            self.size = int(space.n)
-            self._start = int(space.start)
-        elif isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-            self.size = int(np.prod(space.shape))
-            dtypes: tuple[Any, ...] = (self.dtype, space.dtype)
-            largest = min(float(np.finfo(dtype).max) for dtype in dtypes)
-            low = np.clip(space.low.reshape(-1).astype(np.float64), -largest, largest)
-            high = np.clip(space.high.reshape(-1).astype(np.float64), -largest, largest)
-            self._low, self._high = low, high
-            bounded = (low > -largest) & (high < largest)
-            self._lowest = np.where(bounded, -1.0, low).astype(self.dtype)
-            self._highest = np.where(bounded, 1.0, high).astype(self.dtype)
-            low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
-            self._scale, self._center = (high - low) / 2, (high + low) / 2
-        else:
-            raise UserError(f"action space: got {space}; accepted: Discrete, Box of floats")
-
-    def taken(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the action that the environment takes, in policy units: ``[…, size]`` clipped."""
-        if self.discrete:
-            return action
-        return np.asarray(np.minimum(np.maximum(action, self._lowest), self._highest))
-
-    def from_env(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return actions ``[slot, *space.shape]`` of the space in policy units, for to_env.
-
-        An agent needs this to wrap a policy that acts in the environment's units, such as a
-        scripted one or another library's: without it, its actions would be clipped to [-1, 1].
-
-        >>> codec = ActionCodec(gym.spaces.Box(-2, 2, (1,)))
-        >>> codec.from_env(np.array([[-2.0], [1.0]])).tolist()
-        [[-1.0], [0.5]]
-        """
-        if self.discrete:
-            return np.asarray(action, self.dtype) - self._start
-        flat = np.asarray(action, np.float64).reshape(len(action), self.size)
-        center, scale = self.units()
-        return np.asarray((flat - center) / scale, self.dtype)
-
-    def units(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return ``(center, scale)`` of a Box, each ``[size]``, in the environment's units.
-
-        A policy's action x is the environment's action center + scale · x before clipping. The
-        scale is 1 in dimensions without two finite bounds, and where both bounds are equal.
-
-        >>> ActionCodec(gym.spaces.Box(0, 4, (1,))).units()
-        (array([2.]), array([2.]))
-        """
-        return self._center, np.where(self._scale > 0, self._scale, 1.0)
-
-    def to_env(self, taken: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return actions in the space's own units and type: ``[slot, *space.shape]``."""
-        if self.discrete:
-            return taken + self._start
-        scaled = self._center + self._scale * taken
-        scaled = np.minimum(np.maximum(scaled, self._low), self._high)  # Rounding may exceed them.
-        shaped = scaled.reshape(len(taken), *(self.space.shape or ()))
-        return np.asarray(shaped, self.space.dtype)
-
-
 def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
-    """Return a Box or Discrete space as JSON data; infinite bounds become ``None``."""
+    """Return a space of arrays and indices, or a Dict or Tuple of such, as JSON data.
+
+    Infinite bounds become ``None``.
+
+    Raises:
+        UserError: if it is another kind of space.
+    """
     if isinstance(space, gym.spaces.Discrete):
         content = {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
         return content if space.dtype == np.int64 else content | {"dtype": str(space.dtype)}
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        numbers = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"type": "MultiDiscrete", **numbers, "dtype": str(space.dtype)}
+    if isinstance(space, gym.spaces.MultiBinary):
+        return {"type": "MultiBinary", "shape": list(space.shape)}
+    if isinstance(space, gym.spaces.Dict):
+        keyed = [[key, space_to_json(part)] for key, part in space.spaces.items()]
+        return {"type": "Dict", "spaces": keyed}
+    if isinstance(space, gym.spaces.Tuple):
+        return {"type": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
     if isinstance(space, gym.spaces.Box):
         low, high = (_bound_to_json(bound) for bound in (space.low, space.high))
         return {
@@ -386,7 +331,7 @@ def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
             "shape": list(space.shape),
             "dtype": str(space.dtype),
         }
-    raise UserError(f"space: got {space}; accepted: Box, Discrete")
+    raise UserError(f"space: got {space}; accepted: {SPACES}")
 
 
 def space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
@@ -402,11 +347,21 @@ def space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
 
 
 def _space_from_json(data: dict[str, Any]) -> gym.Space[Any]:
-    if data["type"] == "Discrete":
-        kind = {"dtype": np.dtype(data["dtype"]).type} if "dtype" in data else {}
-        return gym.spaces.Discrete(data["n"], start=data["start"], **kind)
-    if data["type"] != "Box":
-        raise UserError(f"space: got {data['type']!r}; accepted: Box, Discrete")
+    kind = data["type"]
+    if kind == "Discrete":
+        dtype = {"dtype": np.dtype(data["dtype"]).type} if "dtype" in data else {}
+        return gym.spaces.Discrete(data["n"], start=data["start"], **dtype)
+    if kind == "MultiDiscrete":
+        of = np.dtype(data["dtype"]).type
+        return gym.spaces.MultiDiscrete(data["nvec"], dtype=of, start=data["start"])
+    if kind == "MultiBinary":
+        return gym.spaces.MultiBinary(data["shape"])
+    if kind == "Dict":  # Pairs, since JSON's keys are text and their order is part of the space.
+        return gym.spaces.Dict([(key, _space_from_json(part)) for key, part in data["spaces"]])
+    if kind == "Tuple":
+        return gym.spaces.Tuple([_space_from_json(part) for part in data["spaces"]])
+    if kind != "Box":
+        raise UserError(f"space: got {kind!r}; accepted: {SPACES}")
     dtype = np.dtype(data["dtype"])
     shape = tuple(data["shape"])
     low = _bound_from_json(data["low"], -np.inf, shape, dtype)

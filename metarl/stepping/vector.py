@@ -7,6 +7,8 @@ All of them keep the contract of ``gymnasium.vector.VectorEnv`` with autoreset o
   mask return their last observation. ``options`` is never modified.
 - ``step(actions)``: a slot that is finished or has no task ignores its action and returns its
   last observation, reward 0 and unchanged flags. Actions that the space cannot hold are refused.
+  Those of a Dict or Tuple are what its batched space contains, or rows of numbers
+  (:class:`metarl.stepping.actions.ActionRows`).
 """
 
 from __future__ import annotations
@@ -14,16 +16,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from metarl import seeding
+from metarl.stepping.actions import ActionRows
 from metarl.stepping.pools import LocalPool, Pool, WorkerPool
 from metarl.stepping.slots import MakesEnvs, Start, reported_keys
-from metarl.stepping.spaces import blank_observations, fit, reported_space, require_indices
+from metarl.stepping.spaces import blank_observations, reported_space
 from metarl.stepping.workers import usable_cores
 from metarl.task import Task, require_task
 
@@ -65,7 +67,7 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         self.num_envs = num_envs
         self._info_names = reported_keys(tasks)
         self.single_observation_space = reported_space(tasks.observation_space)
-        self.single_action_space = tasks.action_space
+        self.single_action_space, self._rows = tasks.action_space, ActionRows(tasks.action_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(tasks.action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
@@ -80,7 +82,7 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         """Return the process ids of the workers."""
         return []
 
-    def step_async(self, actions: npt.NDArray[Any]) -> None:
+    def step_async(self, actions: Any) -> None:
         """Begin a step of every live slot; :meth:`step_wait` returns its results.
 
         Raises:
@@ -105,24 +107,14 @@ class SlotVectorEnv(VectorEnv[Any, Any, Any]):
         """Return the slots in which ``lanes`` rows of work should run, in the order of the rows."""
         return slice(0, lanes)
 
-    def step(self, actions: npt.NDArray[Any]) -> Step:
+    def step(self, actions: Any) -> Step:
         """Advance every live slot by one step."""
         self.step_async(actions)
         return self.step_wait()
 
-    def _checked_actions(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the actions in the space's type, after checking those of live slots."""
-        space, actions = self.single_action_space, np.asarray(actions)
-        shape = (self.num_envs, *(space.shape or ()))
-        if actions.shape != shape:
-            raise ValueError(f"actions must have shape {shape}, got {actions.shape}")
-        live, dtype = self._live, np.dtype(space.dtype)
-        if actions.dtype != dtype:
-            given, actions = actions, np.zeros(shape, dtype)
-            actions[live] = fit(given[live], dtype, "an action")
-        if not isinstance(space, gym.spaces.Box):
-            require_indices(space, actions[live], "an action")
-        return actions
+    def _checked_actions(self, actions: Any) -> npt.NDArray[Any]:
+        """Return the actions as rows of their type, after checking those of live slots."""
+        return self._rows.checked(self._rows.batch(actions, self.num_envs), self._live)
 
     def _checked_request(self, options: dict[str, Any] | None) -> _Request:
         """Return what the options of ``reset`` ask for, or refuse them."""
@@ -294,7 +286,7 @@ class TaskVectorEnv(SlotVectorEnv):
         self._mark_started(request.mask)
         return self._observation.copy(), {}
 
-    def step_async(self, actions: npt.NDArray[Any]) -> None:
+    def step_async(self, actions: Any) -> None:
         """Begin a step of every live slot; :meth:`step_wait` returns its results."""
         if self._waiting:
             raise RuntimeError("step_async was called twice without step_wait between")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from metarl import seeding
 from metarl.errors import EnvError, bad_option, described
+from metarl.stepping.actions import ActionRows
 from metarl.stepping.spaces import fit, indices_inside
 from metarl.stepping.vector import Seed, SlotVectorEnv, Step
 from metarl.task import Env, Task, require_task
@@ -179,7 +180,7 @@ class ArrayVectorEnv(SlotVectorEnv):
         params = {name: values[slot] for name, values in self._params.items()}
         return params, {name: values[slot] for name, values in self._state.items()}
 
-    def step_async(self, actions: npt.NDArray[Any]) -> None:
+    def step_async(self, actions: Any) -> None:
         """Step at once, since array code has nothing to wait for."""
         self._stepped = self._step(actions)
 
@@ -190,7 +191,7 @@ class ArrayVectorEnv(SlotVectorEnv):
         result, self._stepped = self._stepped, None
         return result
 
-    def _step(self, actions: npt.NDArray[Any]) -> Step:
+    def _step(self, actions: Any) -> Step:
         actions = self._checked_actions(actions)
         reward = np.zeros(self.num_envs)
         info = {key: np.zeros(self.num_envs) for key in self._info_names}
@@ -200,7 +201,9 @@ class ArrayVectorEnv(SlotVectorEnv):
             noise = self._noise(index, self.distribution.transition_noise)
             state = {name: values[index] for name, values in self._state.items()}
             with _family_exits():
-                result = self.distribution.transition(state, actions[index], noise)
+                result = self.distribution.transition(
+                    state, self._rows.unpack_batch(actions[index]), noise
+                )
             _write(self._state, index, result.state, self.num_envs)
             self._observe(index, result.observation)
             reward[index] = self._numbers(index, result.reward, "a reward")
@@ -331,7 +334,7 @@ class ArrayEnv(gym.Env[Any, Any]):
         self._draw = tasks.draw
         self._history = History()
         self.observation_space = tasks.observation_space
-        self.action_space = tasks.action_space
+        self.action_space, self._rows = tasks.action_space, ActionRows(tasks.action_space)
         self.horizon = tasks.horizon
         self._slot = ArrayVectorEnv(tasks, 1)
         self._own_names = dict(zip(tasks.reported_keys, tasks.info_keys, strict=True))
@@ -360,9 +363,10 @@ class ArrayEnv(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance one step."""
-        observation, reward, terminated, truncated, info = self._slot.step(np.array([action]))
+        row = self._rows.row(action)
+        observation, reward, terminated, truncated, info = self._slot.step(row[None])
         if self.render_mode is not None:
-            self._history.step(np.array(action), float(reward[0]), self._slot.row(0)[1])
+            self._history.step(row, float(reward[0]), self._slot.row(0)[1])
         return (
             observation[0],
             float(reward[0]),

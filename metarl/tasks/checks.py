@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from metarl import seeding
 from metarl.errors import EnvError
+from metarl.stepping.actions import ActionRows
 from metarl.stepping.spaces import flatten_observation
 from metarl.stepping.vector import SEEDS
 from metarl.task import SPLITS, Task
@@ -195,6 +196,7 @@ def _check_vector(tasks: TaskDistribution, slots: list[Task], num_workers: int) 
         ) from None
     envs = tasks.make_vec(n, num_workers=num_workers)
     actions = [_actions(tasks, slot) for slot in range(n)]
+    rows = ActionRows(tasks.action_space)
     seeds = seeding.fold(np.uint64(10), np.arange(n))  # Seeds have 64 bits, as in training.
     options = {"tasks": list(slots)}
     observations, _ = envs.reset(seed=cast(Any, seeds), options=options)
@@ -203,7 +205,7 @@ def _check_vector(tasks: TaskDistribution, slots: list[Task], num_workers: int) 
     finished = np.zeros(n, np.bool_)
     last: npt.NDArray[Any] = np.array(observations)
     for step in range(_STEPS):
-        batch = np.stack([np.asarray(actions[slot][step]) for slot in range(n)])
+        batch = np.stack([rows.row(actions[slot][step]) for slot in range(n)])
         observations, rewards, terminated, truncated, _ = envs.step(batch)
         for slot in range(n):
             if finished[slot]:

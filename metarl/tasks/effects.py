@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from metarl import seeding
+from metarl.stepping.actions import ActionRows
 from metarl.stepping.vector import SlotVectorEnv
 from metarl.task import SPLITS, Task
 from metarl.tasks.distribution import TaskDistribution
@@ -85,8 +86,9 @@ def _differ(
 def _actions(envs: SlotVectorEnv, seed: int, keep: int) -> Iterator[Any]:
     space = copy.deepcopy(envs.single_action_space)
     space.seed(seed)
+    rows = ActionRows(space)
     while True:
-        action = np.asarray(space.sample())
+        action = rows.row(space.sample())
         for _ in range(keep):
             yield np.stack([action] * envs.num_envs)
 

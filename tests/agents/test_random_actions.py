@@ -11,7 +11,7 @@ from metarl import seeding
 from metarl.experience.lanes import Lanes
 from metarl.registry import make_baseline
 from metarl.seeding import LaneGenerator
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec
 
 BOXES = Uneven(discrete=False)
 BOXES.action_space = gym.spaces.Box(

@@ -6,7 +6,7 @@ from fakes import CounterTasks, StubAgent, counter_task
 import metarl
 from metarl.experience.checks import check_agent
 from metarl.experience.data import newest_trials
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec
 
 
 @pytest.mark.parametrize("sequential", [True, False], ids=["sequential", "parallel"])

@@ -7,7 +7,7 @@ import torch
 from metarl.errors import UserError
 from metarl.experience.data import Timestep
 from metarl.learning.cores import CORES, CoreConfig, core_inputs, fast_weights, make_core
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec
 
 BOX = ActionCodec(gym.spaces.Box(-1, 1, (2,)))
 DISCRETE = ActionCodec(gym.spaces.Discrete(3))

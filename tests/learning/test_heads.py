@@ -13,7 +13,7 @@ from metarl.learning.cores import CORES, CoreConfig, make_core
 from metarl.learning.distributions import Categorical, Gaussian
 from metarl.learning.heads import HEADS, MLP, ActionHead, HeadConfig
 from metarl.seeding import LaneGenerator
-from metarl.stepping.spaces import ActionCodec
+from metarl.stepping.actions import ActionCodec
 
 BOX = ActionCodec(gym.spaces.Box(-1, 1, (2,)))
 DISCRETE = ActionCodec(gym.spaces.Discrete(3))

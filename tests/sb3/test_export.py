@@ -35,8 +35,8 @@ from metarl.options import with_options
 from metarl.running.run import Run
 from metarl.sb3.models import distribution_of
 from metarl.seeding import LaneGenerator
+from metarl.stepping.actions import ActionCodec
 from metarl.stepping.spaces import (
-    ActionCodec,
     flatten_observation,
     flatten_observations,
     observation_size,
@@ -68,6 +68,8 @@ ACTIONS = {
     "small": gym.spaces.Box(-0.1, 0.1, (2,), np.float32),
     "matrix": gym.spaces.Box(-3, 1, (2, 2), np.float64),
     "discrete": gym.spaces.Discrete(5),
+    "choices": gym.spaces.MultiDiscrete([3, 2, 4]),
+    "switches": gym.spaces.MultiBinary(3),
 }
 
 
@@ -166,6 +168,12 @@ def compare(model, agent, space, actions):
             tried = torch.arange(len(observations)) % codec.size
             values, probability, _ = model.policy.evaluate_actions(tensor, tried)
             close(probability, log_prob(distribution, tried))
+        elif codec.choices:
+            generator = torch.Generator().manual_seed(0)
+            tried = [torch.randint(n, (len(greedy),), generator=generator) for n in codec.choices]
+            tried = torch.stack(tried, -1).float()
+            values, probability, _ = model.policy.evaluate_actions(tensor, tried)
+            close(probability, log_prob(distribution, tried))
         else:
             tried = greedy + torch.randn(greedy.shape, generator=torch.Generator().manual_seed(0))
             center, scale = codec.units()
@@ -176,7 +184,7 @@ def compare(model, agent, space, actions):
     return len(np.unique(distribution[0].numpy(), axis=0))
 
 
-@pytest.mark.parametrize("actions", ["small", "discrete"])
+@pytest.mark.parametrize("actions", ["small", "discrete", "choices", "switches"])
 @pytest.mark.parametrize("observations", OBSERVATIONS)
 @pytest.mark.parametrize("normalized", [False, True])
 def test_actions_and_log_probabilities_are_the_agent_s(observations, actions, normalized):
@@ -274,7 +282,7 @@ class Recording(PPOMultitask):
         return action, distribution_of(self.policy, timestep.observation)._asdict(), context
 
 
-@pytest.mark.parametrize("actions", ["small", "discrete"])
+@pytest.mark.parametrize("actions", ["small", "discrete", "choices"])
 def test_a_policy_over_all_tasks_is_exported_with_its_values(actions):
     env = AnyEnv(OBSERVATIONS["box"], ACTIONS[actions])
     config = PPOMultitask.Config(
@@ -701,6 +709,10 @@ REFUSED = {
     "start-multi": (gym.spaces.MultiDiscrete([2], start=[1]), ACTIONS["small"], "observation"),
     "axes": (gym.spaces.MultiDiscrete([[2, 2]]), ACTIONS["small"], "observation"),
     "actions": (BOX, gym.spaces.Discrete(3, start=1), "action"),
+    "started": (BOX, gym.spaces.MultiDiscrete([3, 2], start=[1, 0]), "action"),
+    "matrix": (BOX, gym.spaces.MultiBinary((2, 2)), "action"),
+    "integers": (BOX, gym.spaces.Box(0, 3, (2,), np.int64), "action"),
+    "parts": (BOX, gym.spaces.Dict(a=gym.spaces.Discrete(2)), "action"),
     "bounds": (BOX, gym.spaces.Box(-np.inf, 1, (2,), np.float32), "action"),
 }
 

@@ -30,10 +30,10 @@ from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train as train_run
 from metarl.sb3.models import Transitions, fill_replay, fill_rollouts, make_ppo, seeded, train
 from metarl.seeding import LaneGenerator, Phase
+from metarl.stepping.actions import ActionCodec
 from metarl.stepping.options import Workers
-from metarl.stepping.spaces import ActionCodec
 
-KINDS = {"discrete": Uneven(True), "box": Uneven(False)}
+KINDS = {"discrete": Uneven(True), "box": Uneven(False), "choices": Uneven("choices")}
 
 
 def ppo(tasks, **options):
@@ -71,8 +71,8 @@ class PolicyUnits(VecEnvWrapper):
 
     def step_async(self, actions):
         self.actions = actions
-        discrete = isinstance(self.action_space, gym.spaces.Discrete)
-        self.venv.step_async(actions if discrete else self.codec.to_env(actions))
+        numbers = isinstance(self.action_space, gym.spaces.Box)
+        self.venv.step_async(self.codec.to_env(actions) if numbers else actions)
 
     def step_wait(self):
         observation, reward, ended, infos = self.venv.step_wait()

@@ -6,7 +6,6 @@ import pytest
 
 from metarl.errors import UserError
 from metarl.stepping.spaces import (
-    ActionCodec,
     blank_observations,
     fit,
     flatten_observation,
@@ -66,8 +65,6 @@ def test_composed_observations_are_flattened_gymnasiums_way(space):
         assert isinstance(reported, gym.spaces.Box) and flat in reported
         assert np.array_equal(flat, gym.spaces.flatten(space, observation))
     assert observation_size(space) == reported.shape[0]
-    with pytest.raises(UserError, match=f"(?s){type(space).__name__}.*accepted: Discrete, Box of"):
-        ActionCodec(space)
 
 
 FITS = [
@@ -232,147 +229,3 @@ def test_space_without_flat_form_is_refused_by_its_key():
     sequence = gym.spaces.Sequence(gym.spaces.Discrete(2))
     with pytest.raises(UserError, match="observation space: got Sequence; accepted"):
         reported_space(sequence)
-
-
-def test_action_box_of_integers_is_refused():
-    with pytest.raises(UserError, match=r"int32.*accepted: Discrete, Box of floats"):
-        ActionCodec(gym.spaces.Box(0, 3, (2,), np.int32))
-
-
-def test_action_maps_onto_asymmetric_bounds():
-    codec = ActionCodec(gym.spaces.Box(np.float32([0, -3]), np.float32([4, 1])))
-    actions = np.array([[-1, -1], [0, 0], [1, 1], [0.5, -0.5]], np.float32)
-    assert codec.size == 2 and not codec.discrete
-    assert codec.to_env(actions).tolist() == [[0, -3], [2, -1], [4, 1], [3, -2]]
-    assert codec.to_env(actions).dtype == np.float32
-
-
-def test_action_outside_is_clipped_in_policy_units():
-    codec = ActionCodec(gym.spaces.Box(0, 4, (1,)))
-    taken = codec.taken(np.array([[-7], [0.5], [1.5]], np.float32))
-    assert taken.dtype == np.float32
-    assert taken.tolist() == [[-1], [0.5], [1]]
-    assert codec.to_env(taken).tolist() == [[0], [3], [4]]
-
-
-def test_action_of_an_unbounded_dimension_passes_as_it_is():
-    codec = ActionCodec(gym.spaces.Box(np.float32([-np.inf, 0]), np.float32([np.inf, 4])))
-    taken = codec.taken(np.array([[-7, -7], [5, 5]], np.float32))
-    assert taken.tolist() == [[-7, -1], [5, 1]]
-    assert codec.to_env(taken).tolist() == [[-7, 0], [5, 4]]
-
-
-def test_taken_actions_respect_a_one_sided_bound():
-    codec = ActionCodec(gym.spaces.Box(np.float32([0, -np.inf]), np.float32([np.inf, 2])))
-    taken = codec.taken(np.array([[-0.5, -7], [5, 5]], np.float32))
-    assert taken.tolist() == [[0, -7], [5, 2]]
-    assert codec.to_env(taken).tolist() == taken.tolist()
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_a_bound_that_is_the_largest_number_counts_as_infinite(dtype):
-    largest = np.finfo(dtype).max
-    codec = ActionCodec(gym.spaces.Box(-largest, largest, (1,), dtype))
-    assert codec.to_env(codec.taken(np.array([[0.5]], np.float32))).tolist() == [[0.5]]
-    below = ActionCodec(gym.spaces.Box(dtype(0), largest, (1,), dtype))
-    assert below.taken(np.array([[-0.5], [0.5]], np.float32)).tolist() == [[0], [0.5]]
-
-
-def expected(a, low, high, dtype):
-    """Return what the environment gets for ``a``, and what that is for the policy."""
-    largest = min(float(np.finfo(np.float32).max), float(np.finfo(dtype).max))
-    if -largest < low and high < largest:
-        inside = min(max(a, -1.0), 1.0)
-        return low + (high - low) * (inside + 1) / 2, inside
-    got = min(max(a, low, -largest), high, largest)
-    return got, got
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_taken_actions_are_those_that_the_environment_gets(dtype):
-    """For boxes whose every dimension is bounded on both sides, on one, or on none."""
-    rng, size = np.random.default_rng(0), 400
-    center, half = rng.normal(0, 3, size), np.exp(rng.normal(0, 1, size))
-    infinite = rng.choice([np.inf, float(np.finfo(dtype).max)], (2, size))
-    open_below, open_above = rng.random((2, size)) < 0.5
-    low = np.where(open_below, -infinite[0], center - half).astype(dtype)
-    high = np.where(open_above, infinite[1], center + half).astype(dtype)
-    codec = ActionCodec(gym.spaces.Box(low, high, dtype=dtype))
-    actions = (4 * rng.normal(size=(50, size))).astype(np.float32)
-    taken = codec.taken(actions)
-    got = codec.to_env(taken)
-    assert got.dtype == dtype and all(codec.space.contains(row) for row in got)
-    rows = zip(*np.broadcast_arrays(actions, low, high), strict=True)
-    oracle = np.array(
-        [
-            [expected(float(a), float(x), float(y), dtype) for a, x, y in zip(*r, strict=True)]
-            for r in rows
-        ]
-    )
-    kinds = {
-        (bool(below), bool(above)) for below, above in zip(open_below, open_above, strict=True)
-    }
-    assert len(kinds) == 4
-    resolution = max(1e-6, float(np.finfo(dtype).eps))
-    np.testing.assert_allclose(got, oracle[..., 0], rtol=resolution, atol=20 * resolution)
-    np.testing.assert_allclose(taken, oracle[..., 1], rtol=1e-6, atol=1e-6)
-    both = ~open_below & ~open_above
-    wide = high[both].astype(float) - low[both]
-    decoded = got.astype(np.float64)
-    decoded[:, both] = 2 * (decoded[:, both] - low[both]) / wide - 1
-    error = np.abs(decoded - taken)
-    error[:, both] *= wide / 2  # the environment's type rounds in its own units
-    assert (error <= np.maximum(1e-5, resolution * np.abs(got.astype(np.float64)))).all()
-
-
-def test_action_box_keeps_its_shape_and_type():
-    codec = ActionCodec(gym.spaces.Box(-2, 2, (2, 3), np.float64))
-    made = codec.to_env(np.ones((5, 6), np.float32))
-    assert made.shape == (5, 2, 3) and made.dtype == np.float64 and (made == 2).all()
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_extreme_actions_lie_inside_the_space(dtype):
-    rng = np.random.default_rng(0)
-    low = rng.uniform(-1, 1, 500).astype(dtype)
-    space = gym.spaces.Box(low, low + rng.uniform(0.1, 2, 500).astype(dtype), dtype=dtype)
-    codec = ActionCodec(space)
-    for sign in (-1, 1):
-        assert space.contains(codec.to_env(np.full((1, 500), sign, np.float32))[0])
-
-
-def test_discrete_action_counts_from_its_start():
-    codec = ActionCodec(gym.spaces.Discrete(3, start=5))
-    actions = np.array([0, 2, 1])
-    assert codec.discrete and codec.size == 3 and codec.dtype == np.int64
-    assert codec.taken(actions).tolist() == [0, 2, 1]
-    assert codec.to_env(actions).tolist() == [5, 7, 6]
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        gym.spaces.Box(np.float32([-2, 0, -np.inf, 3]), np.float32([4, 1, np.inf, 3])),
-        gym.spaces.Box(-3, 5, (2, 3), np.float64),
-        gym.spaces.Discrete(4, start=-2),
-    ],
-    ids=["mixed bounds", "shaped", "discrete"],
-)
-def test_action_of_the_environment_s_units_reaches_it_unchanged(space):
-    codec = ActionCodec(space)
-    space.seed(0)
-    actions = np.stack([space.sample() for _ in range(50)])
-    units = codec.from_env(actions)
-    assert units.dtype == codec.dtype
-    assert units.shape == ((50,) if codec.discrete else (50, codec.size))
-    taken = codec.taken(units)
-    np.testing.assert_allclose(codec.to_env(taken), actions, rtol=1e-5, atol=1e-6)
-
-
-def test_action_of_the_environment_s_units_by_hand():
-    codec = ActionCodec(gym.spaces.Box(np.float32([0, -np.inf]), np.float32([4, np.inf])))
-    assert codec.from_env(np.array([[0, -7], [4, 7], [3, 0]])).tolist() == [
-        [-1, -7],
-        [1, 7],
-        [0.5, 0],
-    ]
