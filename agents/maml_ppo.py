@@ -6,8 +6,8 @@ steps from them. The meta-gradient goes through those steps, including their sec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
@@ -17,27 +17,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metarl.constraints import AtLeast, Between, NotEmpty, NotNegative, Positive, validate
+from metarl.errors import bad_option
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
 from metarl.experience.traits import has_continuous_actions, kind_of, number_for
 from metarl.learning import losses, returns
-from metarl.learning.distributions import Distribution, choose, log_prob
-from metarl.learning.losses import PolicyBatch, TaskLosses, accumulate_gradient
+from metarl.learning.distributions import Distribution, choose
+from metarl.learning.encoders import EncoderConfig, make_encoder
+from metarl.learning.losses import PolicyBatch
 from metarl.learning.networks import Params, PolicyNetwork, initial_params, mlp_policy
-from metarl.learning.normalization import ObservationNormalizer
 from metarl.learning.ppo import descend
 from metarl.learning.state import Saved
 from metarl.learning.update_rules import SGD, UpdateRule, inner_step
 from metarl.search import Tuned, TunedAmong
 from metarl.seeding import LaneGenerator
 from metarl.stepping.actions import ActionCodec
-from metarl.stepping.spaces import observation_size
 
 Rates: TypeAlias = Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty]
 INNER_RATES = [tuple(first / 2**k for k in range(4)) for first in (0.025, 0.05, 0.1, 0.2, 0.5)]
 """The rates of inner steps that tuning tries: each half of the one before."""
-Policy: TypeAlias = Callable[[Params, Tensor], Distribution]
-"""A function from each task's parameters and observations to action distributions."""
 Rounds: TypeAlias = Sequence[PolicyBatch]
 
 
@@ -59,6 +57,11 @@ class MAMLPPOConfig:
     (MAML++, 1810.09502, section 4), `last-step` only the last round."""
     first_order: bool = False
     """Ignore second derivatives: cheaper, but an approximation of the meta-gradient."""
+    adapts: Literal["policy", "all"] = "policy"
+    """What inner steps change where observations go through a CNN: the `policy` after it (ANIL,
+    1909.09157), or `all`, convolutions included."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The network that sees observations first."""
     hidden_sizes: tuple[Annotated[int, AtLeast(1)], ...] = (100, 100)
     """Sizes of the policy's ReLU layers."""
     normalize_observations: bool = False
@@ -126,16 +129,19 @@ class MAMLPPO:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         self.tasks_per_update = config.tasks_per_update
         self.shape = TrialShape(config.episodes_per_adaptation, config.num_adaptations, False)
-        size, codec = observation_size(spec.observation_space), ActionCodec(spec.action_space)
-        generator = torch.Generator().manual_seed(seed)
-        params = initial_params(size, config.hidden_sizes, codec, config.initial_std, generator)
-        self.params = {name: x.to(self.device).requires_grad_() for name, x in params.items()}
-        self.policy: Policy = partial(mlp_policy, min_std=config.min_std, codec=codec)
+        self.codec = ActionCodec(spec.action_space)
+        generator, normalize = torch.Generator().manual_seed(seed), config.normalize_observations
+        self.encoder = make_encoder(config.encoder, spec, normalize, generator).to(self.device)
+        if config.adapts == "all" and not self.encoder.convolves:
+            raise bad_option("--adapts", "all", "policy, which is all there is without a CNN")
+        given = self.codec, config.initial_std, generator
+        params = initial_params(self.encoder.size, config.hidden_sizes, *given)
+        head = {name: x.to(self.device).requires_grad_() for name, x in params.items()}
+        every = head | self.encoder.own_parameters()
+        self.params = every if config.adapts == "all" else head
         self.rule = SGD(config.inner_learning_rate)
-        self.normalizer = ObservationNormalizer(size).to(self.device)
-        self.optimizer = torch.optim.Adam(self.params.values(), config.learning_rate, eps=1e-5)
-        modules = {"normalizer": self.normalizer} if config.normalize_observations else {}
-        self.saved = Saved(modules, {"head": self.params}, {"optimizer": self.optimizer})
+        self.optimizer = torch.optim.Adam(every.values(), config.learning_rate, eps=1e-5)
+        self.saved = Saved(self.encoder.saved(), {"head": head}, {"optimizer": self.optimizer})
 
     def begin(self, num_tasks: int) -> Context:
         """Return the initial parameters for every task."""
@@ -147,14 +153,19 @@ class MAMLPPO:
         self, context: Context, timestep: Timestep, generator: LaneGenerator, greedy: bool = False
     ) -> tuple[Tensor, Record, Context]:
         """Act with each task's own parameters."""
-        observation = timestep.observation.to(self.device)
-        distribution = self.policy(context.params, self.normalizer(observation))
+        stored = self.encoder.stored(timestep.observation.to(self.device))
+        distribution = self.policy(context.params, stored)
         return choose(distribution, generator, greedy), distribution._asdict(), context
+
+    def policy(self, params: Params, stored: Tensor) -> Distribution:
+        """Return the distributions of each task's own policy at what the encoder has stored."""
+        features = self.encoder.features(params, stored)
+        return mlp_policy(params, features, self.config.min_std, self.codec)
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
         """Take one policy-gradient step per task (MAML's eq. 1)."""
         support, value = self.batch(episodes.to(self.device))
-        loss = partial(inner_loss, support=support, policy=self.policy)
+        loss = partial(losses.inner_loss, support=support, policy=self.policy)
         params = {name: x.detach().requires_grad_() for name, x in context.params.items()}
         params, _ = inner_step(loss, params, self.rule, context.num_steps)
         params = {name: x.detach() for name, x in params.items()}
@@ -170,12 +181,12 @@ class MAMLPPO:
         pairs = [self.batch(*pair) for pair in zip_longest(trial.rounds, trial.context.values)]
         rounds, value, query = [batch for batch, _ in pairs], pairs[-1][1], trial.rounds[-1]
         loss = partial(meta_loss, self.params, policy=self.policy, rule=self.rule, config=config)
-        step = partial(accumulate_gradient, loss, rounds, trial.tasks, config.tasks_per_chunk)
+        given = loss, rounds, trial.tasks, config.tasks_per_chunk
+        step = partial(losses.accumulate_gradient, *given)
         metrics = descend(step, self.optimizer, config.num_epochs, config.max_gradient_norm)
-        if config.normalize_observations:
-            # Last, because the recorded log-probabilities were computed with the old moments.
-            for episodes in trial.rounds:
-                self.normalizer.track(episodes.observation[episodes.valid])
+        # Last, because the recorded log-probabilities were computed with the old moments.
+        for episodes in trial.rounds:
+            self.encoder.track(episodes.observation[episodes.valid])
         target = returns.discounted_returns(query.reward, query.valid, config.discount)
         explained = returns.explained_variance(value, target, query.valid)
         if "log_std" in self.params:
@@ -187,19 +198,21 @@ class MAMLPPO:
 
         If ``value`` holds these values already, they are not computed again.
         """
-        observation, reward, valid = episodes.observation, episodes.reward, episodes.valid
-        config = self.config
+        config, reward, valid = self.config, episodes.reward, episodes.valid
         if value is None:
-            value = returns.linear_values(observation, reward, valid, config.discount)
+            plain = self.encoder.plain(episodes.observation)
+            value = returns.linear_values(plain, reward, valid, config.discount)
         # The baseline knows the time left, so that the value at the horizon is known to be 0.
         advantage = returns.advantages(reward, value, valid, config.discount, config.gae_lambda)
-        seen, record = self.normalizer(observation), episodes.record
-        return PolicyBatch.of(seen, episodes.action, record, advantage, valid), value
+        stored, record = self.encoder.stored(episodes.observation), episodes.record
+        return PolicyBatch.of(stored, episodes.action, record, advantage, valid), value
 
     def network(self, context: Context) -> PolicyNetwork:
-        """Return the policy of the first task of ``context``; there is no critic."""
+        """Return the policy of the first task, unless it has a CNN; there is no critic."""
+        if self.encoder.convolves:
+            raise bad_option("agent", "one with a CNN", "--encoder mlp: a CNN is not exported")
         params = {name: x[0].detach() for name, x in context.params.items()}
-        return PolicyNetwork(params, self.config.min_std, normalizer=self.normalizer)
+        return PolicyNetwork(params, self.config.min_std, normalizer=self.encoder.normalizer)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the initial parameters, Adam's state and the moments of the observations."""
@@ -210,22 +223,9 @@ class MAMLPPO:
         self.saved.load(tensors)
 
 
-def inner_loss(
-    params: Params, support: PolicyBatch, policy: Policy
-) -> tuple[Float[Tensor, " task"], Distribution]:
-    """Return each task's policy-gradient loss, and the policy's distributions before the step.
-
-    The loss is -(π/π_old)·A: unlike -log π·A, its second derivative keeps the dependence of the
-    experience's distribution on the parameters (ProMP, section 5).
-    """
-    before = policy(params, support.observation)
-    ratio = torch.exp(log_prob(before, support.action) - support.log_prob)
-    return -returns.masked_mean(ratio * support.advantage, support.valid, dim=1), before
-
-
 def meta_loss(
-    params: Params, rounds: Rounds, policy: Policy, rule: UpdateRule, config: MAMLPPOConfig
-) -> TaskLosses:
+    params: Params, rounds: Rounds, policy: losses.Policy, rule: UpdateRule, config: MAMLPPOConfig
+) -> losses.TaskLosses:
     """Return each task's loss after its inner steps (ProMP, eq. 12 and 13), and diagnostics.
 
     The inner steps are repeated from the present initial parameters on the recorded experience,
@@ -236,7 +236,7 @@ def meta_loss(
     own = {name: x.expand(len(steps), *x.shape) for name, x in params.items()}
     penalty, surrogates = torch.zeros(len(steps), device=steps.device), []
     for k, support in enumerate(supports):
-        loss = partial(inner_loss, support=support, policy=policy)
+        loss = partial(losses.inner_loss, support=support, policy=policy)
         own, before = inner_step(loss, own, rule, steps + k, create_graph=not config.first_order)
         penalty = penalty + losses.task_kl(before, support)
         if config.meta_loss == "every-step" and k > 0:

@@ -10,8 +10,8 @@ from stable_baselines3 import PPO
 
 import metarl
 from metarl.errors import UserError, bad_option
-from metarl.experience.agent import TrialShape, require_spaces
-from metarl.learning.normalization import ObservationNormalizer
+from metarl.experience.agent import TaskSpec, TrialShape, require_spaces
+from metarl.learning.encoders import vector_normalizer
 from metarl.sb3.models import make_ppo
 from metarl.sb3.per_task import PPOPerTask, rounds_of
 from metarl.stepping.actions import ActionCodec
@@ -65,7 +65,7 @@ class PPOFinetune(PPOPerTask):
         model = make_ppo(
             size,
             codec,
-            ObservationNormalizer(size),
+            vector_normalizer(TaskSpec.of(tasks)),
             seed=seed,
             device=torch.device(device),
             hidden_sizes=trained.config.hidden_sizes,

@@ -18,8 +18,8 @@ from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
 from metarl.experience.traits import kind_of, number_for
 from metarl.learning.distributions import choose, log_prob
+from metarl.learning.encoders import vector_normalizer
 from metarl.learning.networks import PolicyNetwork
-from metarl.learning.normalization import ObservationNormalizer
 from metarl.learning.state import Saved
 from metarl.sb3.models import (
     Transitions,
@@ -106,7 +106,7 @@ class PPOMultitask:
         self.shape = TrialShape(config.episodes_per_task, sequential=False)
         self.told = told_numbers(config.observe_task, spec)
         size = observation_size(spec.observation_space) + self.told
-        self.normalizer = ObservationNormalizer(size)
+        self.normalizer = vector_normalizer(spec, self.told)
         codec = ActionCodec(spec.action_space)
         self.model = make_ppo(
             size,

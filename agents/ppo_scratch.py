@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 from metarl.errors import bad_option
-from metarl.experience.agent import TrialShape
-from metarl.learning.normalization import ObservationNormalizer
+from metarl.experience.agent import TaskSpec, TrialShape
+from metarl.learning.encoders import vector_normalizer
 from metarl.sb3.models import ACTIVATIONS, make_ppo
 from metarl.sb3.per_task import PPOPerTask, rounds_of
 from metarl.stepping.actions import ActionCodec
@@ -65,7 +65,7 @@ class PPOScratch(PPOPerTask):
         model = make_ppo(
             size,
             ActionCodec(tasks.action_space),
-            ObservationNormalizer(size),
+            vector_normalizer(TaskSpec.of(tasks)),
             seed=seed,
             device=torch.device(device),
             hidden_sizes=[hidden_size] * num_layers,

@@ -19,18 +19,18 @@ from metarl.errors import require
 from metarl.experience.agent import TaskSpec, TrialShape, prescribed_episodes
 from metarl.experience.data import Context, Episodes, Metrics, Record, Stream, Timestep, Trial
 from metarl.experience.traits import has_continuous_actions, kind_of, number_for
-from metarl.learning.cores import CoreConfig, core_inputs, make_core
+from metarl.learning.cores import CoreConfig, make_core, past
 from metarl.learning.distributions import choose, from_record, log_prob
+from metarl.learning.encoders import EncoderConfig, make_encoder
 from metarl.learning.heads import MLP, HeadConfig, HeadOutput
 from metarl.learning.losses import require_finite
-from metarl.learning.normalization import ObservationNormalizer, ValueNormalizer
+from metarl.learning.normalization import ValueNormalizer
 from metarl.learning.ppo import Batch, PPOConfig, optimize
 from metarl.learning.returns import advantages, explained_variance, linear_values, normalize
 from metarl.learning.state import Saved
 from metarl.search import Tuned
 from metarl.seeding import LaneGenerator
 from metarl.stepping.actions import ActionCodec
-from metarl.stepping.spaces import observation_size
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class RL2Config:
     linear function of observation and time, fitted to each trial (as in Meta-World's RL²)."""
     chunk_length: Annotated[int, AtLeast(1)] | None = None
     """Number of steps that gradients flow back through (default: the whole trial)."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The network that sees observations first."""
     core: CoreConfig = field(default_factory=CoreConfig)
     """The recurrent network that remembers a trial."""
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -112,17 +114,19 @@ class RL2:
         self.tasks_per_update = config.tasks_per_update
         self.shape = TrialShape(config.episodes_per_trial or prescribed_episodes(spec))
         self.codec = codec = ActionCodec(spec.action_space)
-        self.size = size = observation_size(spec.observation_space)
         generator, critic = torch.Generator().manual_seed(seed), config.baseline == "critic"
+        normalize = config.normalize_observations
+        self.encoder = make_encoder(config.encoder, spec, normalize, generator).to(self.device)
+        size = self.encoder.size
         self.core = make_core(config.core, size, codec, generator).to(self.device)
         self.head = MLP(config.head, self.core, size, codec, generator, critic).to(self.device)
-        self.normalizer = ObservationNormalizer(self.size).to(self.device)
         self.targets = ValueNormalizer().to(self.device)
-        parameters = [*self.core.parameters(), *self.head.parameters()]
+        trained = (self.encoder, self.core, self.head)
+        parameters = [x for part in trained for x in part.parameters()]
         self.optimizer = torch.optim.Adam(parameters, config.ppo.learning_rate, eps=1e-5)
         networks = {"core": self.core, "head": self.head, "targets": self.targets}
-        moments = {"normalizer": self.normalizer} if config.normalize_observations else {}
-        self.saved = Saved({**networks, **moments}, optimizers={"optimizer": self.optimizer})
+        parts = {**networks, **self.encoder.saved()}
+        self.saved = Saved(parts, optimizers={"optimizer": self.optimizer})
 
     def begin(self, num_tasks: int) -> Context:
         """Return zero states ``[task, state]``."""
@@ -134,9 +138,11 @@ class RL2:
     ) -> tuple[Tensor, Record, Context]:
         """Take one step of the core; rows that are not active keep their state."""
         step = Timestep(*(x.to(self.device) for x in timestep))
-        inputs = self.inputs(step)
-        summary, state = self.core.step(inputs.squeeze(1), context)  # A task has one lane.
-        distribution, value = self.head(summary.unsqueeze(1), inputs[..., : self.size])
+        stored, before = self.inputs(step)
+        features = self.encoder(stored)
+        seen = torch.cat([features, before], -1).squeeze(1)  # A task has one lane.
+        summary, state = self.core.step(seen, context)
+        distribution, value = self.head(summary.unsqueeze(1), features)
         record = distribution._asdict()
         if value is not None:
             record["value"] = self.targets.denormalize(value)
@@ -155,7 +161,7 @@ class RL2:
         reward, valid, discount = stream.reward, stream.valid, config.discount
         value = stream.record.get("value")
         if value is None:
-            value = linear_values(stream.observation, reward, valid, discount)
+            value = linear_values(self.encoder.plain(stream.observation), reward, valid, discount)
         advantage = advantages(reward, value, valid, discount, config.gae_lambda)
         critics = config.gae_lambda if config.value_lambda is None else config.value_lambda
         target = advantages(reward, value, valid, discount, critics) + value
@@ -165,25 +171,26 @@ class RL2:
         batch = self.batch(stream, normalize(advantage, valid), self.targets.normalize(target))
         learner = self.policy, self.optimizer
         metrics = optimize(*learner, batch, config.ppo, trial.tasks, generator, progress)
-        if config.normalize_observations:
-            # Last, because the recorded log-probabilities were computed with the old moments.
-            self.normalizer.track(stream.observation[valid])
+        # Last, because the recorded log-probabilities were computed with the old moments.
+        self.encoder.track(stream.observation[valid])
         return metrics | {"explained_variance": float(explained_variance(value, target, valid))}
 
-    def inputs(self, seen: Timestep | Stream) -> Float[Tensor, "row time input"]:
-        """Return the core's inputs in one step or in a stream."""
+    def inputs(self, seen: Timestep | Stream) -> tuple[Tensor, Float[Tensor, "row time input"]]:
+        """Return the encoder's input in one step or in a stream, and what the core sees besides."""
         reward = self.config.observed_reward_scale * seen.previous_reward
-        return core_inputs(self.normalizer(seen.observation), reward, seen, self.codec)
+        return self.encoder.stored(seen.observation), past(reward, seen, self.codec)
 
-    def policy(self, inputs: tuple[Tensor, Tensor]) -> HeadOutput:
+    def policy(self, inputs: tuple[tuple[Tensor, Tensor], Tensor]) -> HeadOutput:
         """Return the distributions and values of sequences.
 
         Args:
-            inputs: the core's inputs ``[row, time, input]``, and its states before the first step.
+            inputs: what :meth:`inputs` returns, ``[row, time, …]``, and the core's states before
+                the first step.
         """
-        seen, state = inputs
-        summary, _ = self.core.sequence(seen, state)
-        return cast(HeadOutput, self.head(summary, seen[..., : self.size]))
+        (stored, before), state = inputs
+        features = self.encoder(stored)
+        summary, _ = self.core.sequence(torch.cat([features, before], -1), state)
+        return cast(HeadOutput, self.head(summary, features))
 
     def batch(self, stream: Stream, advantage: Tensor, target: Tensor) -> Batch:
         """Cut the trials into chunks, each with the recorded state at its first step."""
@@ -192,7 +199,8 @@ class RL2:
         state = self.begin(len(stream.valid)) if states is None else chunks.first(states)
         old = log_prob(from_record(stream.record), stream.action)
         rows = (stream.action, old, advantage, target, stream.valid)
-        inputs = chunks.cut(self.inputs(stream)), state
+        stored, before = map(chunks.cut, self.inputs(stream))
+        inputs = (stored, before), state
         return Batch(chunks.task, inputs, *(chunks.cut(x) for x in rows))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -21,7 +21,7 @@ from metarl.errors import UserError
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
 from metarl.learning.distributions import Gaussian, choose
-from metarl.learning.normalization import ObservationNormalizer
+from metarl.learning.encoders import vector_normalizer
 from metarl.learning.state import Saved
 from metarl.sb3.models import (
     Transitions,
@@ -96,7 +96,7 @@ class SACMultitask:
         self.remembers = config.buffer_size
         self.told = told_numbers(config.observe_task, spec)
         size = observation_size(spec.observation_space) + self.told
-        self.normalizer = ObservationNormalizer(size)
+        self.normalizer = vector_normalizer(spec, self.told)
         self.model = model = make_model(
             SAC,
             size,

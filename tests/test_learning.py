@@ -211,3 +211,63 @@ def test_maml_ppo_adapts_choices_and_numbers(tasks, tmp_path):
     before, after = evaluate_adaptation(agent, tasks, num_tasks=100, num_episodes=200).returns
     # A mean over 100 tasks of 100 episodes has a standard error below 0.02.
     assert after.mean() > before.mean() + 0.08
+
+
+class Sides(ArrayTaskDistribution):
+    """Press the bright side of a picture or, by task, the other one; five pictures an episode."""
+
+    name = "sides"
+    horizon = 5
+    episodes_per_trial = 2
+    shared_split = True
+    observation_space = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+    initial_noise = transition_noise = NoiseSpec(uniform=2)
+
+    def sample(self, rng, n, split):
+        return [Task.of(self.name, other=int(x)) for x in rng.integers(2, size=n)]
+
+    def picture(self, noise):
+        bright = (noise.uniform[:, 0] < 0.5).astype(np.int64)
+        image = np.zeros((len(bright), 16, 16, 3), np.uint8)
+        image[:] = (40 + 60 * noise.uniform[:, 1]).astype(np.uint8)[:, None, None, None]
+        image[bright == 0, :, :8] += 100
+        image[bright == 1, :, 8:] += 100
+        return bright, image
+
+    def initial(self, params, noise):
+        bright, image = self.picture(noise)
+        return {"other": params["other"], "bright": bright}, image
+
+    def transition(self, state, action, noise):
+        reward = (action == (state["bright"] ^ state["other"])).astype(np.float64)
+        bright, image = self.picture(noise)
+        going_on = np.zeros(len(action), np.bool_)
+        return Transition({**state, "bright": bright}, image, reward, going_on, {})
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["rl2", "maml-ppo"])
+def test_agents_learn_from_images(name, seed, tmp_path):
+    """Who presses at random, or the same way in both tasks, earns 2.5 of 5."""
+    tasks = Sides()
+    spec = metarl.TaskSpec.of(tasks)
+    if name == "rl2":
+        config = with_options(
+            RL2Config(),
+            tasks_per_update=50,
+            hidden_size=32,
+            num_minibatches=4,
+            discount=0.9,
+            gae_lambda=0.3,
+            target_kl=None,
+        )
+        agent, iterations = RL2(config, spec, seed=seed), 150
+    else:
+        config = MAMLPPOConfig(20, 20, 1, (0.5,), hidden_sizes=(32,), learning_rate=3e-3)
+        agent, iterations = MAMLPPO(config, spec, seed=seed), 25
+    train = with_options(TrainConfig(), iterations=iterations, validation_tasks=2, seed=seed)
+    meta_train(agent, tasks, train, tmp_path)
+    returns = evaluate_adaptation(agent, tasks, num_tasks=200).returns.mean(1)
+    assert returns[-1] > 4.5
+    assert returns[0] < returns[-1] - 0.3  # what the first press has not told yet

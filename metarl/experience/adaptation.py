@@ -198,7 +198,7 @@ class AdaptedPolicy:
     def _step(
         self,
         state: PolicyState,
-        flat: npt.NDArray[np.float32],
+        flat: npt.NDArray[Any],
         keys: seeding.KeyArray,
         greedy: bool,
     ) -> tuple[npt.NDArray[Any], PolicyState]:
@@ -214,7 +214,7 @@ class AdaptedPolicy:
         return self._codec.to_env(taken), PolicyState(context, lanes, taken, episode_keys)
 
 
-def _flat(space: gym.Space[Any], observation: Any) -> tuple[npt.NDArray[np.float32], bool]:
+def _flat(space: gym.Space[Any], observation: Any) -> tuple[npt.NDArray[Any], bool]:
     """Return one or n observations as ``[n, size]``, and whether they are a batch."""
     rows, batched = _rows(space, observation, "observation")
     flat = np.stack([flatten_observation(space, row) for row in rows])

@@ -29,7 +29,13 @@ from torch import Tensor
 from metarl.errors import UserError, bad_option
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
 from metarl.seeding import LaneGenerator
-from metarl.stepping.spaces import reported_space, space_from_json, space_to_json
+from metarl.stepping.spaces import (
+    Image,
+    images_of,
+    reported_space,
+    space_from_json,
+    space_to_json,
+)
 from metarl.task import Task, numbers_of
 from metarl.tasks.distribution import TaskDistribution
 
@@ -48,6 +54,14 @@ class TaskSpec:
     """The number of episodes with one task that the distribution prescribes, if any."""
     task_size: int | None = None
     """How many numbers a task's parameters consist of; None if some are text."""
+    images: tuple[Image, ...] | None = None
+    """Where images are in a flat observation (default: the whole of it, if its space is that of
+    an image)."""
+
+    def __post_init__(self) -> None:
+        """Find the image that observations are."""
+        if self.images is None:
+            object.__setattr__(self, "images", images_of(self.observation_space))
 
     @staticmethod
     def of(tasks: TaskDistribution) -> TaskSpec:
@@ -58,7 +72,14 @@ class TaskSpec:
             size = numbers_of(one).shape[1]
         except UserError:
             size = None
-        return TaskSpec(space, tasks.action_space, tasks.horizon, tasks.episodes_per_trial, size)
+        return TaskSpec(
+            space,
+            tasks.action_space,
+            tasks.horizon,
+            tasks.episodes_per_trial,
+            size,
+            images_of(tasks.observation_space),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes."""
@@ -68,6 +89,7 @@ class TaskSpec:
             "horizon": self.horizon,
             "episodes_per_trial": self.episodes_per_trial,
             "task_size": self.task_size,
+            **({"images": [[x.first, list(x.shape)] for x in self.images]} if self.images else {}),
         }
 
     @staticmethod
@@ -79,6 +101,7 @@ class TaskSpec:
             int(content["horizon"]),
             content.get("episodes_per_trial"),
             content.get("task_size"),
+            tuple(Image(first, tuple(shape)) for first, shape in content.get("images", ())) or None,
         )
 
 

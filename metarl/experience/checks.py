@@ -33,7 +33,7 @@ from metarl.experience.lanes import Lanes, TrialKeys
 from metarl.experience.rollout import collect, run_trial, torch_generator
 from metarl.seeding import LaneGenerator, Phase
 from metarl.stepping.actions import ActionCodec
-from metarl.stepping.spaces import observation_size
+from metarl.stepping.spaces import has_bytes, observation_size, reported_space
 from metarl.stepping.vector import SlotVectorEnv
 from metarl.task import Task
 from metarl.tasks.distribution import TaskDistribution
@@ -352,8 +352,10 @@ def _pickled(agent: Agent) -> Agent:
 def _first_step(tasks: TaskDistribution, n: int, lanes: int) -> Timestep:
     beginning = Lanes(n, lanes, None, ActionCodec(tasks.action_space), None, lanes == 1)
     size = observation_size(tasks.observation_space)
+    is_bytes = has_bytes(reported_space(tasks.observation_space))
+    numbers = np.linspace(0, 255 if is_bytes else 1, n * lanes * size, dtype=np.float32)
     return beginning.timestep(
-        np.linspace(0, 1, n * lanes * size, dtype=np.float32).reshape(-1, size)
+        numbers.astype(np.uint8 if is_bytes else np.float32).reshape(-1, size)
     )
 
 

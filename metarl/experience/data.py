@@ -37,8 +37,9 @@ Metrics: TypeAlias = dict[str, float]
 class Timestep(NamedTuple):
     """What an agent sees when it acts."""
 
-    observation: Float[Tensor, "task lane observation"]
-    """The environment's observation, flattened."""
+    observation: Shaped[Tensor, "task lane observation"]
+    """The environment's observation, flattened: float32, or bytes (uint8) where the environment's
+    are, as in images."""
     previous_action: Shaped[Tensor, "task lane *action"]
     """The action taken before, as it was taken: clipped to [-1, 1], or an integer. It is zero at
     ``trial_start``."""
@@ -55,8 +56,8 @@ class Timestep(NamedTuple):
 class Episodes(NamedTuple):
     """One round of experience."""
 
-    observation: Float[Tensor, "task episode time observation"]
-    """What the agent saw before each action, flattened."""
+    observation: Shaped[Tensor, "task episode time observation"]
+    """What the agent saw before each action, flattened: float32, or bytes."""
     action: Shaped[Tensor, "task episode time *action"]
     """Actions as they were sampled; log-probabilities belong to these."""
     taken: Shaped[Tensor, "task episode time *action"]
@@ -71,7 +72,7 @@ class Episodes(NamedTuple):
     """True where a step happened, False for padding."""
     record: Record
     """What the agent's ``act`` returned as its record, ``[task, episode, time, …]`` by name."""
-    final_observation: Float[Tensor, "task episode observation"]
+    final_observation: Shaped[Tensor, "task episode observation"]
     """The observation after an episode's last step; a truncated value is bootstrapped from it."""
     metrics: dict[str, Float[Tensor, "task episode"]]
     """``return``, ``length``, and what the environment reports in ``info_keys``: ``success`` is 1
@@ -87,12 +88,12 @@ class Episodes(NamedTuple):
 class Stream(NamedTuple):
     """A trial as one sequence per task: valid steps packed to the left, episodes joined."""
 
-    observation: Float[Tensor, "task time observation"]
+    observation: Shaped[Tensor, "task time observation"]
     action: Shaped[Tensor, "task time *action"]
     previous_action: Shaped[Tensor, "task time *action"]
     previous_reward: Float[Tensor, "task time"]
     reward: Float[Tensor, "task time"]
-    next_observation: Float[Tensor, "task time observation"]
+    next_observation: Shaped[Tensor, "task time observation"]
     """The observation after the step, of the same episode also at its end."""
     boundary: Bool[Tensor, "task time"]
     trial_start: Bool[Tensor, "task time"]
@@ -230,7 +231,7 @@ def newest_trials(trials: Sequence[Trial], env_steps: int) -> list[Trial]:
     return list(trials[start:])
 
 
-def next_observations(episodes: Episodes) -> Float[Tensor, "task episode time observation"]:
+def next_observations(episodes: Episodes) -> Shaped[Tensor, "task episode time observation"]:
     """Return the observation after every step; where no step was taken it means nothing."""
     later = torch.roll(episodes.observation, -1, dims=2)
     length = episodes.valid.sum(-1)

@@ -122,7 +122,7 @@ class Lanes:
         """Return a copy of ``[task · lane, …]`` as ``[task, lane, …]``."""
         return torch.from_numpy(np.array(x).reshape(*self.shape, *x.shape[1:]))
 
-    def timestep(self, observation: npt.NDArray[np.float32]) -> Timestep:
+    def timestep(self, observation: npt.NDArray[Any]) -> Timestep:
         """Return what the agent sees now."""
         return Timestep(
             observation=self.tensor(observation),

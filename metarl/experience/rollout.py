@@ -203,9 +203,7 @@ def _collect_wave(
     log = Log()
     action_keys = np.zeros(lanes.size, np.uint64)
 
-    def start_episodes(
-        which: npt.NDArray[np.bool_], new: dict[str, Any]
-    ) -> npt.NDArray[np.float32]:
+    def start_episodes(which: npt.NDArray[np.bool_], new: dict[str, Any]) -> npt.NDArray[Any]:
         mask, seeds = np.zeros(envs.num_envs, np.bool_), np.zeros(envs.num_envs, np.uint64)
         mask[used] = which
         seeds[used] = keys.environment_seeds(lanes)
@@ -221,7 +219,9 @@ def _collect_wave(
     for lane in np.flatnonzero(lanes.active).tolist():
         new_tasks[slots[lane]] = tasks[lane // num_lanes]
     observation = start_episodes(lanes.active, {"tasks": new_tasks})
-    final_observation = np.zeros((len(tasks), num_episodes, observation.shape[1]), np.float32)
+    final_observation = np.zeros(
+        (len(tasks), num_episodes, observation.shape[1]), observation.dtype
+    )
     actions = np.zeros((envs.num_envs, *lanes.previous_action.shape[1:]), codec.dtype)
     while lanes.active.any():
         now = lanes.timestep(observation)

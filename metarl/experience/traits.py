@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import gymnasium as gym
-import numpy as np
 
 from metarl.experience.agent import TaskSpec
+from metarl.learning.encoders import SMALLEST
 from metarl.stepping.actions import ActionCodec
 
 Kind: TypeAlias = Literal["one-step", "tabular", "images", "vectors"]
@@ -18,7 +18,7 @@ def kind_of(spec: TaskSpec) -> Kind:
 
     Returns:
         ``one-step`` if an episode is one step, as in bandits; ``tabular`` if observations are
-        elements of a finite set; ``images`` if they are arrays of bytes or have more than one axis;
+        elements of a finite set; ``images`` if there are images in them that a CNN sees by default;
         ``vectors`` for all others.
     """
     space = spec.observation_space
@@ -26,7 +26,7 @@ def kind_of(spec: TaskSpec) -> Kind:
         return "one-step"
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
         return "tabular"
-    if isinstance(space, gym.spaces.Box) and (space.dtype == np.uint8 or len(space.shape) > 1):
+    if spec.images and min(min(image.planes[1:]) for image in spec.images) >= SMALLEST:
         return "images"
     return "vectors"
 

@@ -222,26 +222,32 @@ def input_size(observation_size: int, codec: ActionCodec) -> int:
     return observation_size + codec.size + 2
 
 
+def past(
+    previous_reward: Float[Tensor, "*batch"], seen: Seen, codec: ActionCodec
+) -> Float[Tensor, "*batch input"]:
+    """Join what a core sees of a step after the observation (Duan et al., 2016, section 2.2).
+
+    Args:
+        previous_reward: the reward before the step, in the units that the core is to see.
+        seen: the rest; choices become one-hot vectors.
+        codec: the size and kind of the actions.
+    """
+    action = one_hot(seen.previous_action, codec, previous_reward.dtype)
+    if codec.choices:
+        # Choice 0 is a real one, so "no previous action" is an all-zero one-hot vector.
+        action = torch.where(seen.trial_start.unsqueeze(-1), 0.0, action)
+    rest = [previous_reward.unsqueeze(-1), seen.boundary.unsqueeze(-1).float()]
+    return torch.cat([action, *rest], -1)
+
+
 def core_inputs(
     observation: Float[Tensor, "*batch observation"],
     previous_reward: Float[Tensor, "*batch"],
     seen: Seen,
     codec: ActionCodec,
 ) -> Float[Tensor, "*batch input"]:
-    """Join what a core sees of a step (Duan et al., 2016, 1611.02779, section 2.2).
-
-    Args:
-        observation: the observation in the units that the core is to see.
-        previous_reward: the reward before it, likewise.
-        seen: the rest; choices become one-hot vectors.
-        codec: the size and kind of the actions.
-    """
-    action = one_hot(seen.previous_action, codec, observation.dtype)
-    if codec.choices:
-        # Choice 0 is a real one, so "no previous action" is an all-zero one-hot vector.
-        action = torch.where(seen.trial_start.unsqueeze(-1), 0.0, action)
-    rest = [previous_reward.unsqueeze(-1), seen.boundary.unsqueeze(-1).float()]
-    return torch.cat([observation, action, *rest], -1)
+    """Return all that a core sees of a step: the observation, and what :func:`past` returns."""
+    return torch.cat([observation, past(previous_reward, seen, codec)], -1)
 
 
 CoreModule: TypeAlias = GRU | FastWeights

@@ -17,13 +17,14 @@ from torch.utils import _pytree as pytree
 from metarl.errors import DivergenceError
 from metarl.learning import distributions
 from metarl.learning.distributions import Distribution
+from metarl.learning.networks import Params
 from metarl.learning.returns import masked_mean, normalize
 
 
 class PolicyBatch(NamedTuple):
     """Experience of every task as losses of a policy take it."""
 
-    observation: Float[Tensor, "task step observation"]
+    observation: Shaped[Tensor, "task step observation"]
     action: Shaped[Tensor, "task step *action"]
     """The actions as they were sampled."""
     log_prob: Float[Tensor, "task step"]
@@ -37,7 +38,7 @@ class PolicyBatch(NamedTuple):
 
     @staticmethod
     def of(
-        observation: Float[Tensor, "task episode time observation"],
+        observation: Shaped[Tensor, "task episode time observation"],
         action: Shaped[Tensor, "task episode time *action"],
         record: Mapping[str, Tensor],
         advantage: Float[Tensor, "task episode time"],
@@ -51,6 +52,23 @@ class PolicyBatch(NamedTuple):
         parts = (observation, action, distributions.log_prob(old, action), old, advantage, valid)
         batch = PolicyBatch(*pytree.tree_map(lambda x: x.flatten(1, 2), parts))
         return batch._replace(advantage=normalize(batch.advantage, batch.valid, dim=1))
+
+
+Policy: TypeAlias = Callable[[Params, Tensor], Distribution]
+"""A function from each task's parameters and observations to action distributions."""
+
+
+def inner_loss(
+    params: Params, support: PolicyBatch, policy: Policy
+) -> tuple[Float[Tensor, " task"], Distribution]:
+    """Return each task's policy-gradient loss, and the policy's distributions before the step.
+
+    The loss is -(π/π_old)·A: unlike -log π·A, its second derivative keeps the dependence of the
+    experience's distribution on the parameters (ProMP, section 5).
+    """
+    before = policy(params, support.observation)
+    ratio = torch.exp(distributions.log_prob(before, support.action) - support.log_prob)
+    return -masked_mean(ratio * support.advantage, support.valid, dim=1), before
 
 
 def task_surrogate(policy: Distribution, batch: PolicyBatch, clip: float) -> Float[Tensor, " task"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 
@@ -58,6 +58,10 @@ class ObservationNormalizer(RunningMoments):
     It is needed where informative differences are small, such as centimetres in Meta-World. The
     deviation is at least 0.01, so that an entry that hardly ever moves is not blown up, and
     results are clipped to ±10.
+
+    Args:
+        size: the numbers of an observation.
+        divisor: what they are divided by first; None for 1.
     """
 
     FLOOR, BOUND = 0.01, 10.0
@@ -67,25 +71,35 @@ class ObservationNormalizer(RunningMoments):
     square: Tensor
     """The sum of squared differences from the mean."""
 
-    def __init__(self, size: int) -> None:
+    divisor: Tensor | None
+
+    def __init__(self, size: int, divisor: Float[Tensor, " observation"] | None = None) -> None:
         super().__init__((size,))
+        self.register_buffer("divisor", divisor, persistent=False)
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("square", torch.zeros(size, dtype=torch.float64))
         self._tracked = False
 
     def forward(
-        self, observation: Float[Tensor, "*batch observation"]
+        self, observation: Shaped[Tensor, "*batch observation"]
     ) -> Float[Tensor, "*batch observation"]:
-        """Return the observations normalised and clipped; before the first ``track``, unchanged."""
+        """Return the observations normalised and clipped; before the first ``track``, as scaled."""
+        scaled = self.scaled(observation)
         if not self._tracked:
-            return observation
-        return self.normalize(observation).clamp_(-self.BOUND, self.BOUND)
+            return scaled
+        return self.normalize(scaled).clamp_(-self.BOUND, self.BOUND)
+
+    def scaled(
+        self, observation: Shaped[Tensor, "*batch observation"]
+    ) -> Float[Tensor, "*batch observation"]:
+        """Return the observations divided by the divisor."""
+        return observation if self.divisor is None else observation.float() / self.divisor
 
     @torch.no_grad()
-    def track(self, observation: Float[Tensor, "step observation"]) -> None:
+    def track(self, observation: Shaped[Tensor, "step observation"]) -> None:
         """Count these observations in (Chan et al., 1979: moments of two sets from each one's)."""
-        new = observation.to(self.mean)
+        new = self.scaled(observation).to(self.mean)
         count, mean = len(new), new.mean(0)
         difference, total = mean - self.mean, self.count + count
         between = difference.square() * self.count * count / total

@@ -41,6 +41,8 @@ class FlatObservations(BaseFeaturesExtractor):
         super().__init__(observation_space, observation_size(observation_space))
         self.images = tuple(images)
         self.normalizer = ObservationNormalizer(self.features_dim)
+        self.divisor: Tensor
+        self.register_buffer("divisor", torch.ones(self.features_dim))
 
     def forward(self, observations: Any) -> Tensor:
         """Return ``[batch, size]``; indices have already become one-hot vectors."""
@@ -49,7 +51,7 @@ class FlatObservations(BaseFeaturesExtractor):
             flat = torch.cat([self._flat(observations[key], key) for key in space.spaces], -1)
         else:
             flat = self._flat(observations, None)
-        scaled: Tensor = self.normalizer(flat)
+        scaled: Tensor = self.normalizer(flat / self.divisor)
         return scaled
 
     def _flat(self, part: Tensor, key: str | None) -> Tensor:
@@ -118,8 +120,10 @@ class NetworkPolicy(ActorCriticPolicy):
             _fill(self.mlp_extractor.value_net, self.value_net, network.critic)
         if "log_std" in network.actor:
             self.log_std.copy_(network.actor["log_std"])
+        assert isinstance(self.features_extractor, FlatObservations)
         if network.normalizer is not None:
-            assert isinstance(self.features_extractor, FlatObservations)
+            if network.normalizer.divisor is not None:
+                self.features_extractor.divisor.copy_(network.normalizer.divisor)
             self.features_extractor.normalizer.load_state_dict(network.normalizer.state_dict())
 
 

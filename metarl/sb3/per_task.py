@@ -14,10 +14,11 @@ from torch.func import functional_call, vmap
 
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Record, Timestep
-from metarl.learning.distributions import Categorical, Gaussian, choose
+from metarl.learning.distributions import action_distribution, choose
 from metarl.learning.networks import Params
 from metarl.sb3.models import Normalized, Transitions, fill_rollouts, train
 from metarl.seeding import LaneGenerator, derive
+from metarl.stepping.actions import ActionCodec
 from metarl.tasks.distribution import TaskDistribution
 
 
@@ -63,7 +64,7 @@ class PPOPerTask:
         normalize_observations: bool = False,
     ) -> None:
         self.spec, self.shape, self.device = TaskSpec.of(tasks), shape, torch.device(device)
-        self.model, self._seed = model, seed
+        self.model, self._seed, self._codec = model, seed, ActionCodec(tasks.action_space)
         self._logits = _Logits(model.policy)
         assert isinstance(model.policy.features_extractor, Normalized)
         self._normalizer = model.policy.features_extractor.normalizer
@@ -93,10 +94,11 @@ class PPOPerTask:
             return result
 
         output = vmap(own)(named, self._features(context, timestep.observation.to(self.device)))
-        if "log_std" not in context.params:
-            return choose(Categorical(output.log_softmax(-1)), generator, greedy), {}, context
-        log_std = context.params["log_std"].unsqueeze(1).expand_as(output)
-        return choose(Gaussian(output, log_std), generator, greedy), {}, context
+        log_std = context.params.get("log_std")
+        if log_std is not None:
+            log_std = log_std.unsqueeze(1).expand_as(output)
+        distribution = action_distribution(output, log_std, self._codec)
+        return choose(distribution, generator, greedy), {}, context
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
         """Run PPO on the round, task by task; the order of minibatches is the same for all."""

@@ -10,12 +10,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 import metarl
-from metarl.agents.maml_ppo import MAMLPPO, MAMLPPOConfig, inner_loss, meta_loss
+from metarl.agents.maml_ppo import MAMLPPO, MAMLPPOConfig, meta_loss
 from metarl.errors import UserError
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import collect, run_trial, torch_generator
 from metarl.learning import distributions, returns
-from metarl.learning.losses import accumulate_gradient
+from metarl.learning.losses import accumulate_gradient, inner_loss
 from metarl.learning.state import renamed
 from metarl.learning.update_rules import inner_step
 from metarl.running.first_edition import PREFIXES
@@ -249,7 +249,7 @@ def test_scaled_observations_are_acted_on_and_learned_from_alike():
     trial = gather(agent, tasks)
     agent.update(trial, torch_generator(0), 0.0)
     met = torch.cat([episodes.observation[episodes.valid] for episodes in trial.rounds])
-    torch.testing.assert_close(agent.normalizer.mean.float(), met.mean(0))
+    torch.testing.assert_close(agent.encoder.normalizer.mean.float(), met.mean(0))
     trial = gather(agent, tasks)
     rounds = batches(agent, trial)
     deviation = met.std(0, unbiased=False)
@@ -263,7 +263,7 @@ def test_scaled_observations_are_acted_on_and_learned_from_alike():
     assert learned[0] == learned[1]
     plain, _ = make()
     plain.update(gather(plain, tasks), torch_generator(0), 0.0)
-    assert not plain.normalizer.count
+    assert not plain.encoder.normalizer.count
     assert not any("normalizer" in name for name in plain.state()[0])
 
 

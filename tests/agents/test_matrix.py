@@ -33,6 +33,10 @@ ACTIONS = {
     "choices": Uneven("choices"),
     "mixed": Uneven("mixed"),
 }
+PIXELS = {name: Uneven(tasks, pixels=True) for name, tasks in (("discrete", True), ("box", False))}
+"""The same with images."""
+OF_IMAGES = {("encoder", "cnn"), ("adapts", "all")}
+"""Choices that there are where observations are images."""
 STRUCTURE = ("core", "head")
 """Options of which all combinations are tested; of others, one at a time beside the defaults."""
 NEEDS = {("std", "state"): {"max_std": 2.0}}
@@ -120,16 +124,20 @@ def options(chosen):
     return functools.reduce(lambda a, b: a | b, needed, chosen)
 
 
+def tasks_of(case):
+    return (PIXELS if OF_IMAGES.intersection(case.choices) else ACTIONS)[case.action]
+
+
 def make(case, seed=1, **more):
     kind = registry.agent_class(case.agent)
     known = option_paths(kind.Config)
     values = {name: x for name, x in (SMALL | more).items() if name in known}
     config = with_options(kind.Config(), **values, **options(dict(case.choices)))
-    return kind(config, metarl.TaskSpec.of(ACTIONS[case.action]), seed=seed)
+    return kind(config, metarl.TaskSpec.of(tasks_of(case)), seed=seed)
 
 
 def trial_of(agent, case, iteration):
-    tasks, n = ACTIONS[case.action], agent.tasks_per_update
+    tasks, n = tasks_of(case), agent.tasks_per_update
     batch = tasks.sample(np.random.default_rng(iteration), n, "train")
     envs = tasks.make_vec(n * (1 if agent.shape.sequential else agent.shape.episodes_per_round))
     keys = TrialKeys(0, Phase.TRAIN, iteration, n)

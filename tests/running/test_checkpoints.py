@@ -251,7 +251,9 @@ def test_a_copy_does_not_follow_the_agent():
         gym.spaces.Discrete(3, start=-1),
         gym.spaces.MultiDiscrete([[2, 3], [4, 1]], dtype=np.int32, start=[[0, -1], [5, 0]]),
         gym.spaces.MultiBinary((2, 3)),
-        gym.spaces.Dict({"z": gym.spaces.Discrete(2), "a": gym.spaces.Tuple([gym.spaces.Discrete(3)])}),
+        gym.spaces.Dict(
+            {"z": gym.spaces.Discrete(2), "a": gym.spaces.Tuple([gym.spaces.Discrete(3)])}
+        ),
     ],
     ids=str,
 )

@@ -116,7 +116,7 @@ def maml(env, normalized=False, **changes):
             # Means in the hundreds, as pixels up to 255 make them, have no sixth decimal.
             agent.params["weight.0"].div_(np.max([1.0, *_largest(env.observation_space)]))
     if normalized:
-        agent.normalizer.track(seen(env.observation_space, sampled(env.observation_space))[0][0])
+        agent.encoder.track(seen(env.observation_space, sampled(env.observation_space))[0][0])
     return agent
 
 
@@ -340,7 +340,7 @@ def test_learning_starts_from_the_agent_s_policy_and_changes_every_layer():
         agent.params["weight.0"].T, model.policy.mlp_extractor.policy_net[0].weight
     )
     moments = model.policy.features_extractor.normalizer
-    assert torch.equal(moments.mean, agent.normalizer.mean)  # PPO has no use for new ones
+    assert torch.equal(moments.mean, agent.encoder.normalizer.mean)  # PPO has no use for new ones
 
 
 def test_learning_improves_what_the_environment_pays():
