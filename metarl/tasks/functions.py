@@ -21,6 +21,7 @@ from metarl.stepping.slots import close_quietly
 from metarl.task import Env, Split, Task, draw_unit
 from metarl.tasks.distribution import TaskDistribution, TaskEnv, time_limit
 from metarl.tasks.ranges import Range, Scalar, Uniform, is_number
+from metarl.tasks.wrappers import NamedWrapper
 
 Wrapper: TypeAlias = Callable[[Any], Any]
 """A function from an environment to an environment, or a class such as ``gymnasium.Wrapper``."""
@@ -368,10 +369,12 @@ def build_error(
 
 
 def wrapper_text(wrapper: Wrapper) -> str:
-    """Return ``module:Name`` of a wrapper, or its name in angle brackets if it has no such name.
+    """Return the text of a wrapper, or its name in angle brackets if it has none.
 
     A lambda, an inner function or one of the main program cannot be imported by its name.
     """
+    if isinstance(wrapper, NamedWrapper):
+        return wrapper.text
     name = getattr(wrapper, "__qualname__", type(wrapper).__qualname__)
     module = getattr(wrapper, "__module__", "__main__")
     home = sys.modules.get(module)

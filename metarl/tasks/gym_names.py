@@ -7,8 +7,12 @@
   draws the logarithm uniformly, and ``each:`` draws a number for every entry of an array.
 - ``test.name=range`` is the held-out range of a parameter.
 - ``name=value`` fixes an argument of the constructor (``enable_wind=true``).
-- ``horizon=N``, ``episodes_per_trial=N``, ``max_slots=N``, ``info_keys=a+b``, ``success_key=a`` and
-  ``wrappers=module:Name+module:Other`` are arguments of :class:`metarl.GymTasks`.
+- ``seed=int:low..high`` varies the seed that every episode of a task is reset with, where the
+  constructor has no argument of this name: a generator's level, a goal that ``reset`` draws.
+- ``wrap=Name(arguments)+module:Other``, or ``wrappers=…``, puts wrappers around the environment
+  (:mod:`metarl.tasks.wrappers`), and ``hide=a+b`` takes parts out of Dict observations, after them.
+- ``horizon=N``, ``episodes_per_trial=N``, ``max_slots=N``, ``info_keys=a+b`` and ``success_key=a``
+  are arguments of :class:`metarl.GymTasks`.
 """
 
 from __future__ import annotations
@@ -17,11 +21,11 @@ from dataclasses import replace
 from typing import Any
 
 from metarl.errors import UserError
-from metarl.imports import load_object
 from metarl.tasks.constructors import Constructor
 from metarl.tasks.gymnasium import RESERVED, GymTasks
 from metarl.tasks.places import constructor_of, find_spec
 from metarl.tasks.ranges import Choice, Integers, Range, Uniform, parse_range
+from metarl.tasks.wrappers import Hide, parse_wrappers, split_outside
 
 
 def parse(id: str, text: str) -> GymTasks:
@@ -31,14 +35,21 @@ def parse(id: str, text: str) -> GymTasks:
         UserError: if ``text`` does not follow the module's grammar, or names nothing that varies.
     """
     given: dict[str, str] = {}
-    for item in filter(None, text.split(",")):
+    for item in filter(None, split_outside(text, ",")):
         key, equals, value = item.partition("=")
         if not equals or not value:
             raise UserError(f"--env: gym/{id}: got {item!r}; accepted: name=low..high")
         if key in given:
             raise UserError(f"--env: gym/{id}: {key}: got it twice; accepted: {key} once")
         given[key] = value
+    if "wrap" in given and "wrappers" in given:
+        raise UserError(f"--env: gym/{id}: wrap: got wrappers too; accepted: one of the two")
+    if "wrap" in given:
+        given["wrappers"] = given.pop("wrap")
     options = {word: _read_word(id, word, given.pop(word)) for word in RESERVED if word in given}
+    if "hide" in given:
+        hidden = Hide(tuple(given.pop("hide").split("+")), f"--env: gym/{id}: hide")
+        options["wrappers"] = [*options.get("wrappers", ()), hidden]
     params: dict[str, Range] = {}
     held_out: dict[str, Range] = {}
     for key, value in given.items():
@@ -65,7 +76,7 @@ def _read_word(id: str, word: str, value: str) -> Any:
     if word == "info_keys":
         return tuple(value.split("+"))
     if word == "wrappers":
-        return [load_object(path) for path in value.split("+")]
+        return parse_wrappers(value, f"--env: gym/{id}: wrap")
     if not value.isdigit() or int(value) < 1:
         raise UserError(f"--env: gym/{id}: {word}: got {value!r}; accepted: 1 or more")
     return int(value)

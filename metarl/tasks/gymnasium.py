@@ -41,6 +41,7 @@ from metarl.tasks.physics import (
     num_entries,
 )
 from metarl.tasks.places import (
+    SEED,
     Place,
     annotation_of,
     check_entries,
@@ -59,6 +60,7 @@ from metarl.tasks.ranges import (
     text_of,
     value_text,
 )
+from metarl.tasks.wrappers import Hide
 
 RESERVED = (
     "horizon",
@@ -164,6 +166,8 @@ class GymTasks(ParametricTasks):
                 f"known: {', '.join(every)}"
             )
         self._places = {key: place_of(env, id, key, constructor) for key in self.params}
+        self.sets_seed = self._places.get(SEED) == "reset"
+        """Whether every episode of a task begins with the task's own seed."""
         for key, kind in self.params.items():
             check_entries(env, id, key, self._places[key], kind)
             if self._places[key] == "constructor":
@@ -172,6 +176,8 @@ class GymTasks(ParametricTasks):
                 value = getattr(env.unwrapped, key)
                 types = types_of(annotation_of(env.unwrapped, key), value)
                 check_types(id, key, kind, types, value)
+            elif self._places[key] == "reset":
+                _check_seeds(id, kind)
             else:
                 check_types(id, key, kind, (int, float), 1.0)
         self.observation_space, self.action_space = env.observation_space, env.action_space
@@ -215,9 +221,13 @@ class GymTasks(ParametricTasks):
 
     def _canonical_name(self, horizon: int | None, is_argument: Callable[[str], bool]) -> str:
         """Return the name that makes these tasks again, as far as they can be named."""
+        hidden = [x for x in self.wrappers[-1:] if isinstance(x, Hide)]
         words: dict[str, Any] = {
             "horizon": horizon,
-            "wrappers": "+".join(map(wrapper_text, self.wrappers)),
+            "wrappers": "+".join(
+                map(wrapper_text, self.wrappers[: len(self.wrappers) - len(hidden)])
+            ),
+            "hide": "+".join(map(repr, hidden)),
             "info_keys": "+".join(self.info_keys),
             "success_key": self.success_key if self.success_key != "success" else None,
             "episodes_per_trial": self.episodes_per_trial,
@@ -350,7 +360,9 @@ class GymTasks(ParametricTasks):
         inner = made.unwrapped
         held: dict[str, Any] = {}
         for key, where in self._places.items():
-            if where == "model":
+            if where == "reset":
+                held[key] = None
+            elif where == "model":
                 held[key] = field_of(model_of(inner), key).copy()
             else:
                 value = getattr(inner, key, None)
@@ -362,6 +374,8 @@ class GymTasks(ParametricTasks):
     ) -> None:
         """Refuse a value that the environment rounded, or that reset() replaced."""
         name = f"--env: gym/{self.id}: {key}"
+        if where == "reset":
+            return
         if where == "model":
             if not np.array_equal(given, kept):
                 raise UserError(
@@ -399,6 +413,19 @@ class GymTasks(ParametricTasks):
                 )
 
 
+def _check_seeds(id: str, kind: Range) -> None:
+    """Refuse seeds that are no whole numbers from 0 on."""
+    values = (kind.low, *(kind.test or ())) if isinstance(kind, Integers) else ()
+    if isinstance(kind, Choice):
+        values = (*kind.options, *(kind.test or ()))
+    sound = values and all(type(value) is int and value >= 0 for value in values)
+    if not sound or kind.factor:
+        raise UserError(
+            f"--env: gym/{id}: seed: got {text_of('seed', kind).partition('=')[2]}; accepted: "
+            "whole numbers from 0 on, int:0..9999"
+        )
+
+
 _SAME = "tasks would not differ; accepted: another parameter"
 
 
@@ -421,6 +448,15 @@ class _GymTaskEnv(TaskEnv):
             self._arguments = arguments
             self._original = self._tasks.originals(self.env)
         self._tasks.apply(self.env, task, self._original)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode, by the task's own seed if tasks differ in it."""
+        if self._tasks.sets_seed:
+            task = (options or {}).get("task") or self.task
+            seed = None if task is None else task[SEED]
+        return super().reset(seed=seed, options=options)
 
     def asked(self, key: str, task: Task) -> Any:
         """Return the value that ``task`` asks for an attribute."""

@@ -20,8 +20,12 @@ from metarl.tasks.constructors import Constructor
 from metarl.tasks.physics import MODEL_FIELDS, check_field, is_field, model_of
 from metarl.tasks.ranges import ACCEPTED_RANGES, Integers, Range, Uniform, is_number, text_of
 
-Place: TypeAlias = Literal["model", "constructor", "attribute"]
-"""Place where a parameter is set: MuJoCo model, argument of the constructor, or attribute."""
+Place: TypeAlias = Literal["model", "constructor", "attribute", "reset"]
+"""Place where a parameter is set: MuJoCo model, argument of the constructor, attribute, or the
+argument of ``reset`` that is called ``seed``."""
+
+SEED = "seed"
+"""The parameter that is given to ``reset``, unless the constructor has one of this name."""
 
 
 DERIVED: dict[type, dict[str, Callable[[Any], Any]]] = {
@@ -88,6 +92,8 @@ def place_of(env: Env, id: str, key: str, constructor: Constructor) -> Place:
         return "constructor"
     if key in names["attribute"]:
         return "attribute"
+    if key == SEED:
+        return "reset"
     every = [name for known in names.values() for name in known]
     if key in derived(env):
         raise UserError(
@@ -127,6 +133,7 @@ def names_that_vary(env: Env, constructor: Constructor) -> dict[Place, list[str]
             and name not in constructor.parameters
             and name not in derived(env)
         ],
+        "reset": [] if SEED in constructor.parameters else [SEED],
     }
 
 
