@@ -133,7 +133,9 @@ def rank(module):
 
 
 def test_imports_point_from_the_top_folder_to_the_bottom_one():
-    beside = {"metarl.registry": 1 + FOLDERS.index("tasks"), "metarl": 9, "metarl.__main__": 9}
+    tasks = 1 + FOLDERS.index("tasks")
+    beside = {"metarl.registry": tasks, "metarl.registered": tasks}
+    beside |= {"metarl": 9, "metarl.__main__": 9}
     for name, imported in imported_modules().items():
         if inside(name, "metarl.envs", "metarl.agents", "metarl.presets"):
             continue

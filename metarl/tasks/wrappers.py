@@ -49,6 +49,14 @@ class NamedWrapper:
         """Return what the user typed."""
         return self.text
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether the user typed the same."""
+        return isinstance(other, NamedWrapper) and other.text == self.text
+
+    def __hash__(self) -> int:
+        """Return what equal wrappers have in common."""
+        return hash(self.text)
+
 
 class Hide:
     """Takes parts out of Dict observations, so that an agent does not see them.
@@ -83,6 +91,14 @@ class Hide:
             raise UserError(f"{self._wanted_by}: got all parts; accepted: some of {list(space)}")
         return gym.wrappers.FilterObservation(env, left)
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether the same parts are hidden."""
+        return isinstance(other, Hide) and other.keys == self.keys
+
+    def __hash__(self) -> int:
+        """Return what equal ones have in common."""
+        return hash(self.keys)
+
     def __repr__(self) -> str:
         """Return the parts as they are typed."""
         return "+".join(self.keys)
@@ -100,8 +116,8 @@ def parse_wrappers(text: str, wanted_by: str) -> list[NamedWrapper]:
 def split_outside(text: str, separator: str) -> list[str]:
     """Divide a text at a separator, except inside brackets and quotes.
 
-    >>> split_outside("a=1,wrap=Stack(4, zero=True),b='x,y'", ",")
-    ['a=1', 'wrap=Stack(4, zero=True)', "b='x,y'"]
+    >>> split_outside("a=1,wrap=Stack(4, pad='a,b')", ",")
+    ['a=1', "wrap=Stack(4, pad='a,b')"]
     """
     parts, depth, quote = [""], 0, ""
     for letter in text:
