@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +29,12 @@ from metarl.running.folders import claim_file
 from metarl.running.parsing import command_line, parse
 from metarl.running.presets import presets
 from metarl.seeding import Phase
-from metarl.task import SPLIT_NAMES, SPLITS
+from metarl.stepping.actions import ActionRows
+from metarl.stepping.slots import close_quietly
+from metarl.task import SPLIT_NAMES, SPLITS, Task
 from metarl.tasks.distribution import TaskDistribution
-from metarl.tasks.functions import ParametricTasks
+from metarl.tasks.effects import warn_of_tasks
+from metarl.tasks.functions import ParametricTasks, measured
 from metarl.tasks.parameters import (
     SAMPLED,
     Parameter,
@@ -36,12 +43,22 @@ from metarl.tasks.parameters import (
     short_task,
 )
 from metarl.tasks.ranges import text_of
+from metarl.tasks.varying import bare
 
 EXAMPLES = 3
 """How many tasks of each split are shown."""
 
 _LONG = re.compile(r"\d+\.\d{5,}")
 """Numbers with more digits than a reader needs."""
+
+SPEED_SECONDS = 0.5
+"""How long the speed of stepping is measured."""
+
+CHECK_SECONDS = 3.0
+"""How long parameters are tried for an effect."""
+
+_WIDTH = len("validation task")
+"""The width of the first column."""
 
 STEPS = 8
 """Random steps before a picture, unless another number is asked for."""
@@ -67,6 +84,9 @@ class Describe:
     with `--frames`."""
     seed: int = 0
     """Number from which the tasks that are shown are drawn."""
+    measure: bool = True
+    """Also step the tasks for a few seconds: how fast they are, how much memory an environment
+    takes, and whether they keep their contract."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used."""
@@ -82,7 +102,8 @@ class Describe:
 _HELP = """\
 Say what tasks there are: spaces, episodes, splits, parameters, and who can be trained on them.
 
-usage: metarl describe ENV [--frames] [--output FILE.png] [options]"""
+usage: metarl describe ENV [--frames] [--output FILE.png] [--no-measure] [options]
+       metarl describe gym/Id      what can vary in a Gymnasium environment"""
 
 
 def run_describe(arguments: Sequence[str]) -> None:
@@ -90,8 +111,16 @@ def run_describe(arguments: Sequence[str]) -> None:
     options = parse(Describe, _HELP, "describe", arguments)
     if options.frames:
         prepare_rendering("--frames")
+    base, text = registry.split_name(options.env)
+    if base.startswith("gym/") and not text:
+        if options.frames:
+            raise bad_option("--frames", True, f"tasks, {options.env}:name=low..high")
+        console.print("\n".join(bare_description(options.env)))
+        return
     tasks = registry.make(options.env)
     console.print("\n".join(description(tasks, options.seed)))
+    if options.measure:
+        console.print("\n".join(measurements(tasks)))
     if options.frames:
         steps = STEPS if options.steps is None else options.steps
         console.print(f"picture: {draw(tasks, options.output, steps, options.seed)}")
@@ -129,8 +158,78 @@ def description(tasks: TaskDistribution, seed: int = 0) -> list[str]:
     preset = names["presets"][:1]
     words = ["--preset", *preset] if preset else [*names["agents"][:1], "--env", tasks.name]
     rows += [("to train", command_line("train", *words))]
-    width = max(len(name) for name, _ in rows)
-    return [tasks.name, *(f"  {name:{width}}  {text}" for name, text in rows)]
+    return _lines(tasks.name, rows)
+
+
+def bare_description(name: str) -> list[str]:
+    """Return lines that say what can vary in a Gymnasium environment.
+
+    Args:
+        name: ``gym/Id`` or ``gym/module:Id``.
+    """
+    found = bare(name.removeprefix("gym/"))
+    rows = [
+        ("observations", space_text(found.env.observation_space)),
+        ("actions", space_text(found.env.action_space)),
+        ("episode", "no limit of its own" if found.horizon is None else f"{found.horizon} steps"),
+        *(("can vary", str(each)) for each in found.varying),
+    ]
+    examples = [each.example for each in found.varying if each.example]
+    numbers = [example for example in examples if ".." in example]
+    if examples:
+        horizon = "" if found.horizon else ",horizon=100"
+        words = "describe", f"{name}:{[*numbers, *examples][0]}{horizon}"
+        rows += [("for example", command_line(*words))]
+    return _lines(name, rows)
+
+
+def measurements(tasks: TaskDistribution) -> list[str]:
+    """Return lines that say how fast tasks are, what they take, and what is wrong with them.
+
+    Args:
+        tasks: the distribution; its environments are stepped for a few seconds.
+    """
+    rows = [("speed", f"{_speed(tasks):,.0f} steps/s in one process, random actions")]
+    if not tasks.array_functions:
+        env, size = measured(tasks.name, lambda: tasks.make(_one_task(tasks)))
+        close_quietly(env)
+        words = f"{size / 2**20:.1f}" if size >= 0.1 * 2**20 else "below 0.1"
+        rows += [("memory", f"{words} MiB for the first environment")]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_tasks(tasks, seconds=CHECK_SECONDS)
+    found = [str(each.message).removeprefix(f"{tasks.name}: ") for each in caught]
+    rows += [("check", line) for line in found or ["every parameter changes something"]]
+    return _lines(None, rows)
+
+
+def _speed(tasks: TaskDistribution) -> float:
+    """Return how many steps a second a process makes, of as many slots as are cheap to make."""
+    slots = 64 if tasks.array_functions else 1
+    space = copy.deepcopy(tasks.action_space)
+    space.seed(0)
+    rows = ActionRows(space)
+    actions = [np.stack([rows.row(space.sample()) for _ in range(slots)]) for _ in range(10)]
+    with closing(tasks.make_vec(slots, num_workers=0)) as envs:
+        batch = tasks.sample(np.random.default_rng(0), slots, "train")
+        envs.reset(seed=0, options={"tasks": batch})
+        count, started = 0, time.perf_counter()
+        while (taken := time.perf_counter() - started) < SPEED_SECONDS:
+            _, _, terminated, truncated, _ = envs.step(actions[count % 10])
+            count += 1
+            if (ended := terminated | truncated).any():
+                envs.reset(options={"reset_mask": ended})
+    return count * slots / taken
+
+
+def _one_task(tasks: TaskDistribution) -> Task:
+    return tasks.sample(np.random.default_rng(0), 1, "train")[0]
+
+
+def _lines(title: str | None, rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Return rows below a title; without one they go on below others."""
+    lines = [f"  {name:{_WIDTH}}  {text}" for name, text in rows]
+    return lines if title is None else [title, *lines]
 
 
 def space_text(space: gym.Space[Any]) -> str:

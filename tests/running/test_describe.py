@@ -10,6 +10,7 @@ import metarl
 from metarl.__main__ import run
 from metarl.running.describe import description
 from metarl.running.exits import exits
+from metarl.tasks.varying import bare
 
 OWN = """
 import gymnasium as gym
@@ -134,3 +135,61 @@ def test_a_family_without_pictures_says_so_and_leaves_no_file(call, monkeypatch,
     code, _, err = call("mdp/n3", "--frames")
     assert code == 2 and err.startswith("error: --frames: ArrayEnv has no pictures; accepted: ")
     assert not list(tmp_path.iterdir())
+
+
+# what can vary, how fast it is
+
+
+def test_what_can_vary_has_a_type_a_value_and_a_place(call):
+    code, said, _ = call("gym/Hopper-v5")
+    lines = [line.strip() for line in said.splitlines()]
+    assert code == 0 and lines[0] == "gym/Hopper-v5"
+    assert "can vary         gravity (float, 3 numbers; MuJoCo model)" in lines
+    assert "can vary         frame_skip (int, 4; constructor)" in lines
+    assert "can vary         terminate_when_unhealthy (bool, True; constructor)" in lines
+    assert "can vary         seed (int; seed of reset)" in lines
+    assert "episode          1000 steps" in lines
+    (example,) = [line.partition("metarl ")[2] for line in lines if line.startswith("for example")]
+    code, said, _ = call(*example.split()[1:])
+    assert code == 0 and "parameter        gravity: 0.5x..2x" in said
+
+
+def test_every_example_of_a_range_is_one(call):
+    tried = 0
+    for id in ("Pendulum-v1", "CartPole-v1", "FrozenLake-v1", "Hopper-v5"):
+        for each in bare(id).varying:
+            if each.example and not each.name.startswith(("exclude", "screen", "nrow", "ncol")):
+                tasks = metarl.make(f"gym/{id}:{each.example}")
+                assert list(tasks.params) == [each.name], each
+                tried += 1
+    assert tried > 15
+
+
+def test_speed_memory_and_check_are_measured(call):
+    code, said, _ = call("gym/Pendulum-v1:g=8..12")
+    assert code == 0 and " steps/s in one process" in said
+    assert "MiB for the first environment" in said
+    assert "check            every parameter changes something" in said
+    _, said, _ = call("bandit/n10-k5")
+    assert "MiB" not in said and "steps/s" in said
+    _, said, _ = call("bandit/n10-k5", "--no-measure")
+    assert "steps/s" not in said
+
+
+def test_a_parameter_without_effect_is_found(call, tmp_path):
+    (tmp_path / "nothing.py").write_text(OWN)
+    code, said, _ = call("nothing:carts")
+    assert code == 0 and "check            `width` changed nothing" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gym/Nope-v0"], "doesn't exist"),
+        (["gym/no_module:Id-v0"], "No module named 'no_module'"),
+        (["gym/Pendulum-v1", "--frames"], "--frames: got True; accepted: tasks"),
+    ],
+)
+def test_a_bare_environment_that_cannot_be_is_one_line(call, words, said):
+    code, _, error = call(*words)
+    assert code == 2 and said in error and len(error.strip().splitlines()) == 1
