@@ -7,8 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from averaging import Averager
+from mazes import mazes
 
 import metarl
 from metarl.evaluation.evaluate import evaluate_adaptation
@@ -98,3 +100,16 @@ def test_a_command_is_stopped_and_started_until_it_has_finished(tmp_path):
     assert first.startswith("start 1: stopped by SIGKILL, exit code -9 after ")
     assert second.startswith("start 2: stopped by SIGUSR1, exit code -10 after ")
     assert third.startswith("start 3: ended by itself, exit code 0 after ")
+
+
+def test_mazes_are_tasks_that_no_two_splits_share():
+    tasks = mazes()
+    metarl.check_task_distribution(tasks)
+    drawn = {
+        split: {task["layout"] % 5 for task in tasks.sample(np.random.default_rng(0), 500, split)}
+        for split in ("train", "validation", "test")
+    }
+    assert sum(map(len, drawn.values())) == len(set.union(*drawn.values())) == 5
+    (task, other) = tasks.sample(np.random.default_rng(1), 2, "train")
+    walls = [tasks.make(each).unwrapped.wall for each in (task, task, other)]
+    assert np.array_equal(walls[0], walls[1]) and not np.array_equal(walls[0], walls[2])
