@@ -21,6 +21,10 @@ DEFAULT_TASKS = 1000
 MANY_TASKS = 50
 """A finite task set with at least this many tasks is evaluated once per task."""
 
+MOST_WHOLE = 1000
+"""A finite task set with more tasks, such as 10 000 generated levels, is a population that tasks
+are drawn from, not a set that is gone through."""
+
 TASK_BLOCK = 1000
 """Tasks are drawn in blocks of this size, so that they do not depend on the number of slots."""
 
@@ -33,11 +37,17 @@ def default_tasks(tasks: TaskDistribution, split: Split) -> int:
 
     It is the size of a finite task set of at least ``MANY_TASKS``, and ``DEFAULT_TASKS`` otherwise.
     """
+    every = _whole_set(tasks, split)
+    return len(every) if every is not None and len(every) >= MANY_TASKS else DEFAULT_TASKS
+
+
+def _whole_set(tasks: TaskDistribution, split: Split) -> list[Task] | None:
+    """Return the tasks of a set that evaluations go through; None if tasks are drawn."""
     try:
-        count = len(tasks.tasks(split))
+        every = tasks.tasks(split)
     except NotImplementedError:
-        return DEFAULT_TASKS
-    return count if count >= MANY_TASKS else DEFAULT_TASKS
+        return None
+    return every if len(every) <= MOST_WHOLE else None
 
 
 def evaluation_tasks(
@@ -59,8 +69,8 @@ def draw_tasks(
     with contextlib.suppress(NotImplementedError):
         if tasks.drawn_set:
             return tasks.more_tasks(split, int(numbers[-1]) + 1)[int(numbers[0]) :]
-    with contextlib.suppress(NotImplementedError):
-        every = tasks.tasks(split)
+    every = _whole_set(tasks, split)
+    if every is not None:
         return [every[number % len(every)] for number in numbers]
     drawn: list[Task] = []
     first, last = int(numbers[0]), int(numbers[-1])
@@ -88,11 +98,10 @@ def strata_of(
     """
     if tasks.drawn_set:
         return np.array(kinds) if kinds else None
-    try:
-        count = len(tasks.tasks(split))
-    except NotImplementedError:
+    every = _whole_set(tasks, split)
+    if every is None or num_tasks < len(every):
         return None
-    return np.arange(num_tasks) % count if num_tasks >= count else None
+    return np.arange(num_tasks) % len(every)
 
 
 def partners_in_blocks(

@@ -12,7 +12,12 @@ import metarl
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import EnvError, UserError
 from metarl.evaluation.curve import AdaptationCurve, read_summary
-from metarl.evaluation.drawn_tasks import default_tasks, evaluation_tasks, partners_in_blocks
+from metarl.evaluation.drawn_tasks import (
+    default_tasks,
+    evaluation_tasks,
+    partners_in_blocks,
+    strata_of,
+)
 from metarl.evaluation.evaluate import evaluate_adaptation, evaluation_slots
 from metarl.evaluation.summaries import summarize, summarize_metrics, summarize_returns
 from metarl.experience.adaptation import adapt
@@ -674,3 +679,18 @@ def test_each_kind_of_task_has_its_own_means(tmp_path):
     assert groups["2"]["success"]["mean"] == [0, 1]
     with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
         assert arrays["group"].tolist() == ["0", "1", "2", "0", "1", "2", "0"]
+
+
+@pytest.mark.parametrize(("last", "whole"), [(499, True), (9999, False)])
+def test_thousands_of_generated_tasks_are_a_population_and_hundreds_are_a_set(last, whole):
+    """Of 500 numbers 100 are for tests, of 10 000 there are 2000."""
+    levels = {"level": metarl.Integers(0, last)}
+    tasks = metarl.FunctionTasks(lambda p: gym.make("CartPole-v1"), levels, horizon=3)
+    assert default_tasks(tasks, "test") == (100 if whole else 1000)
+    drawn = evaluation_tasks(tasks, num_tasks=100)
+    assert (strata_of(tasks, "test", 100, []) is not None) == whole
+    numbers = [task["level"] for task in drawn]
+    assert (numbers == sorted(numbers)) == whole
+    assert not {x % 5 for x in numbers} & {
+        task["level"] % 5 for task in tasks.sample(np.random.default_rng(0), 200, "train")
+    }
