@@ -16,6 +16,7 @@ from metarl.evaluation.curve import read_summary
 from metarl.experience.agent import Agent, TaskSpec
 from metarl.experience.rollout import torch_threads
 from metarl.experience.sampling import TaskSampler, make_sampler
+from metarl.experience.traits import large_numbers
 from metarl.files import remove_leftovers, write_json
 from metarl.imports import load_object
 from metarl.running import first_edition
@@ -128,6 +129,18 @@ def _train(settings: Settings, resume: Run | None, callback: Callback | None, ye
     return run
 
 
+def _warn_of_large_numbers(settings: Settings, tasks: TaskDistribution) -> None:
+    """Point to the normalisation of observations where they are large and it is off."""
+    largest = large_numbers(TaskSpec.of(tasks))
+    if getattr(settings.agent_config, "normalize_observations", True) or largest is None:
+        return
+    warnings.warn(
+        f"{tasks.name}: observations go up to {largest:g}, which an agent learns little from as "
+        "they are: --normalize-observations brings them to one size",
+        stacklevel=2,
+    )
+
+
 def _train_and_evaluate(
     run: Run,
     settings: Settings,
@@ -144,6 +157,7 @@ def _train_and_evaluate(
     with closing(SharedEnvs(config.workers, tasks)) as shared, ExitStack() as stack:
         if start is initial and config.check:
             warn_of_tasks(tasks, seconds=CHECK_SECONDS, envs=shared.sized(slots))
+            _warn_of_large_numbers(settings, tasks)
         if start is initial or config.iterations is None:
             envs = shared.sized(slots) if is_measured(config) else None
             config = announced(settings, tasks, agent, envs, yes=yes).train

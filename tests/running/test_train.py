@@ -1,15 +1,20 @@
 """One training: does it make its agent and its worker processes only once?"""
 
+import warnings
+
+import gymnasium as gym
 import numpy as np
 import pytest
 
 import metarl
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.envs.bandit import BernoulliBandit
+from metarl.experience.traits import large_numbers
 from metarl.options import with_options
 from metarl.running.settings import Settings, TrainConfig
-from metarl.running.train import train
+from metarl.running.train import _warn_of_large_numbers, train
 from metarl.stepping import pools
+from metarl.stepping.spaces import images_of, reported_space
 from metarl.stepping.vector import TaskVectorEnv
 
 AGENT = with_options(RL2Config(), tasks_per_update=4, hidden_size=4, num_minibatches=1)
@@ -87,3 +92,58 @@ def test_limits_of_workers_reach_the_environments(tmp_path, counted):
     limits = {"num_envs": 4, "num_workers": 0, "env_timeout": 7.0, "env_restarts": 2}
     train(settings(tmp_path / "run", env="half-cheetah/velocity:horizon=2", check=False, **limits))
     assert [options for _, options in made] == [{"num_workers": 0, "timeout": 7.0, "restarts": 2}]
+
+
+@pytest.mark.parametrize(
+    ("space", "largest"),
+    [
+        (gym.spaces.Box(-1, 1, (3,)), None),
+        (gym.spaces.Box(-np.inf, np.inf, (3,)), None),
+        (gym.spaces.Box(np.float32([0, -600]), np.float32([1, np.inf])), 600),
+        (gym.spaces.Box(0, 255, (8, 8), np.uint8), None),
+        (gym.spaces.Discrete(1000), None),
+        (
+            gym.spaces.Dict(
+                a=gym.spaces.Box(0, 255, (8, 8), np.uint8), b=gym.spaces.Box(0, 70, (1,))
+            ),
+            70,
+        ),
+        (
+            gym.spaces.Dict(
+                a=gym.spaces.Box(0, 255, (8, 8), np.uint8), b=gym.spaces.Box(0, 7, (1,))
+            ),
+            None,
+        ),
+    ],
+)
+def test_large_observations_that_are_not_normalised_are_pointed_out(space, largest):
+    spec = metarl.TaskSpec(
+        reported_space(space), gym.spaces.Discrete(2), 5, images=images_of(space)
+    )
+    assert large_numbers(spec) == largest
+
+
+def test_a_training_on_large_observations_warns_unless_they_are_normalised():
+    class Far(metarl.ArrayTaskDistribution):
+        name, horizon, episodes_per_trial = "far", 2, 2
+        observation_space = gym.spaces.Box(0, 900, (1,), np.float32)
+        action_space = gym.spaces.Discrete(2)
+
+        def sample(self, rng, n, split):
+            return [metarl.Task.of("far", x=x) for x in rng.random(n).tolist()]
+
+        def initial(self, params, noise):
+            raise NotImplementedError
+
+        def transition(self, state, action, noise):
+            raise NotImplementedError
+
+    for normalize in (False, True):
+        config = with_options(metarl.RL2Config(), normalize_observations=normalize)
+        made = Settings("rl2", config, TrainConfig())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            _warn_of_large_numbers(made, Far())
+        said = [str(each.message) for each in caught]
+        assert len(said) == (not normalize)
+        assert all("go up to 900" in line and "--normalize-observations" in line for line in said)
