@@ -40,10 +40,10 @@ metaworld: install  ## compare every Meta-World class with the official one: min
 
 # An environment of its own: these packages are nobody's dependency here.
 THIRDPARTY := ale-py dm-control flappy-bird-gymnasium "gymnasium[box2d]" gymnasium-robotics \
-	gym-pusht highway-env minigrid panda-gym shimmy
+	gym-pusht highway-env minigrid opencv-python-headless panda-gym pettingzoo pygame shimmy
 OWN := .venv-thirdparty/bin/python
 
-thirdparty:  ## check environments of nine packages that nobody here wrote: minutes, not in CI
+thirdparty:  ## check environments of ten packages that nobody here wrote: minutes, not in CI
 	test -x $(OWN) || $(PYTHON) -m venv .venv-thirdparty
 	$(OWN) -m pip install -q --disable-pip-version-check -c requirements.lock "$$(grep '^torch==' requirements.lock)"
 	$(OWN) -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[dev]' $(THIRDPARTY)

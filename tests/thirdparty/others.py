@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import shimmy
+from gymnasium.envs.toy_text.frozen_lake import generate_random_map
 
 import metarl
 
@@ -23,25 +24,50 @@ def cartpole():
     return metarl.FunctionTasks(lambda p: Gravity(**p), params, horizon=40)
 
 
-class Layout(gym.Wrapper):
-    """A MiniGrid whose layout is the task's: its resets ignore the episode's seed."""
-
-    def __init__(self, env, layout):
-        super().__init__(env)
-        self.layout = layout
-
-    def reset(self, *, seed=None, options=None):
-        return self.env.reset(seed=self.layout, options=options)
-
-
-def four_rooms():
-    """Images as observations; layouts of the splits are disjoint."""
-    from minigrid.wrappers import ImgObsWrapper
+def lakes():
+    """Maps that a generator draws from a number; every one has a way across."""
 
     def make(params):
-        return ImgObsWrapper(Layout(gym.make("MiniGrid-FourRooms-v0"), params["layout"]))
+        desc = generate_random_map(size=6, seed=params["map"])
+        return gym.make("FrozenLake-v1", desc=desc, is_slippery=False)
 
-    return metarl.FunctionTasks(make, {"layout": metarl.Integers(0, 999)}, horizon=30)
+    return metarl.FunctionTasks(make, {"map": metarl.Integers(0, 9999)}, horizon=40)
+
+
+class RockPaperScissors(gym.Env):
+    """PettingZoo's game of ten rounds, as the first player sees it.
+
+    The second player draws its moves: rock, paper and scissors in proportion to the fourth powers
+    of the numbers given, so that one of them mostly stands out.
+    """
+
+    observation_space = gym.spaces.Discrete(4)
+    action_space = gym.spaces.Discrete(3)
+
+    def __init__(self, rock, paper, scissors):
+        from pettingzoo.classic import rps_v2
+
+        self.game = rps_v2.parallel_env(num_actions=3, max_cycles=10)
+        weights = np.array([rock, paper, scissors]) ** 4
+        self.chances = weights / weights.sum()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return int(self.game.reset(seed=seed)[0]["player_0"]), {}
+
+    def step(self, action):
+        other = int(self.np_random.choice(3, p=self.chances))
+        seen, reward, ended, cut, _ = self.game.step({"player_0": action, "player_1": other})
+        one = "player_0"
+        return int(seen[one]), float(reward[one]), bool(ended[one]), bool(cut[one]), {}
+
+
+def rock_paper_scissors():
+    """Find out what the opponent prefers, and beat it."""
+    chances = {name: metarl.Uniform(0.0, 1.0) for name in ("rock", "paper", "scissors")}
+    return metarl.FunctionTasks(
+        lambda p: RockPaperScissors(**p), chances, horizon=10, episodes_per_trial=2
+    )
 
 
 def highway():

@@ -1,4 +1,4 @@
-"""Environments of nine packages that nobody here wrote keep the contract, in workers too.
+"""Environments of ten packages that nobody here wrote keep the contract, in workers too.
 
 `make thirdparty` installs them into an environment of their own.
 """
@@ -23,9 +23,40 @@ NAMED = [
         "gym/flappy_bird_gymnasium:FlappyBird-v0:use_lidar=false,pipe_gap=90..140,horizon=80",
     ),
     ("ale-py", "gym/ale_py:ALE/Pong-v5:obs_type=ram,repeat_action_probability=0..0.5,horizon=40"),
+    (
+        "ale-py",
+        "gym/ale_py:ALE/Pong-v5:repeat_action_probability=0..0.5,horizon=30,"
+        "wrap=AtariPreprocessing(frame_skip=1)+FrameStackObservation(4)",
+    ),
     ("panda-gym", "gym/panda_gym:PandaReach-v3:reward_type=sparse/dense,horizon=10"),
-    ("minigrid", "others:four_rooms"),
+    (
+        "gymnasium-robotics",
+        "gym/gymnasium_robotics:FetchReach-v4:seed=int:0..9999,hide=desired_goal,horizon=20,"
+        "success_key=is_success",
+    ),
+    (
+        "gymnasium-robotics",
+        "gym/gymnasium_robotics:PointMaze_UMaze-v3:seed=int:0..9999,hide=desired_goal,horizon=40,"
+        "success_key=success",
+    ),
+    (
+        "minigrid",
+        "gym/minigrid:MiniGrid-FourRooms-v0:seed=int:0..999,horizon=30,"
+        "wrap=minigrid.wrappers.ImgObsWrapper",
+    ),
+    (
+        "minigrid",
+        "gym/minigrid:MiniGrid-Fetch-5x5-N2-v0:seed=int:0..999,hide=mission,horizon=30",
+    ),
+    (
+        "shimmy, dm-control",
+        "gym/shimmy:dm_control/reacher-easy-v0:seed=int:0..9999,hide=to_target,horizon=40",
+    ),
+    ("gymnasium", "gym/BipedalWalker-v3:seed=int:0..9999,horizon=60"),
+    ("gymnasium", "gym/Taxi-v4:is_rainy=true/false,horizon=40"),
+    ("gymnasium", "others:lakes"),
     ("shimmy, dm-control", "others:cartpole"),
+    ("pettingzoo", "others:rock_paper_scissors"),
     ("highway-env", "others:highway"),
     ("gym-pusht", "others:pusht"),
 ]
@@ -43,11 +74,17 @@ def test_package_keeps_the_contract(package, name):
     metarl.check_task_distribution(metarl.make(name))
 
 
-@pytest.mark.parametrize("name", [name for _, name in NAMED[:1]] + ["others:cartpole"])
-def test_a_training_on_it_runs_in_worker_processes(name):
-    small = "--tasks-per-update 4 --num-minibatches 2 --hidden-size 8 --iterations 2"
-    few = "--evaluation-tasks 4 --validation-tasks 4 --episodes-per-trial 2 --num-workers 2"
-    run_train(["rl2", "--env", name, *small.split(), *few.split(), "--run-dir", "run"])
+SMALL = {
+    "rl2": "--tasks-per-update 4 --num-minibatches 2 --hidden-size 8 --episodes-per-trial 2",
+    "maml-ppo": "--tasks-per-update 4 --episodes-per-adaptation 2 --num-adaptations 1",
+}
+
+
+@pytest.mark.parametrize("agent", SMALL)
+@pytest.mark.parametrize(("package", "name"), NAMED)
+def test_a_training_on_it_runs_in_worker_processes(package, name, agent):
+    few = "--iterations 2 --evaluation-tasks 4 --validation-tasks 4 --num-workers 2"
+    run_train([agent, "--env", name, *SMALL[agent].split(), *few.split(), "--run-dir", "run"])
     assert Path("run/evaluation/test.json").is_file()
 
 
