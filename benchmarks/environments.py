@@ -106,7 +106,7 @@ def table(rows):
         "Every line is one command, `metarl train rl2 --env NAME` or `metarl train maml-ppo`.",
         "Names with `others:` are of [a short module](../tests/thirdparty/others.py). Each was",
         "trained for two small updates with both agents (`python benchmarks/environments.py` after",
-        "`make thirdparty`). Steps per second are those of eight slots in one process, and of eight",
+        "`make thirdparty`). Steps per second are those of eight slots in a process, and of eight",
         "bare environments in a loop, in turns, medians of five.",
         "",
         "| package | name | steps/s | bare | ratio |",
