@@ -27,7 +27,10 @@ def test_every_family_is_registered():
             assert any(_match(pattern, family) is not None for family in REGISTERED.values())
 
 
-@pytest.mark.parametrize("name", LIGHT)
+HEAVY = [pytest.param(x, marks=pytest.mark.metaworld) for x in REGISTERED if x not in LIGHT]
+
+
+@pytest.mark.parametrize("name", [*LIGHT, *HEAVY])
 def test_gymnasiums_checks_pass(name):
     env = gym.make(f"metarl/{name}", **options(name))
     with warnings.catch_warnings():
