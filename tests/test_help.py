@@ -98,8 +98,8 @@ def help_of(run, *words):
 @pytest.mark.parametrize(
     ("run", "words", "headings"),
     [
-        (run_train, ["rl2"], "training evaluation run workers agent core head ppo"),
-        (run_train, ["maml-ppo"], "training evaluation run workers agent"),
+        (run_train, ["rl2"], "training evaluation run workers agent encoder core head ppo"),
+        (run_train, ["maml-ppo"], "training evaluation run workers agent encoder"),
         (run_tune, ["maml-ppo"], ""),
         (run_evaluate, ["runs/x"], "evaluation disturbances workers"),
         (run_plot, ["runs/x"], ""),
