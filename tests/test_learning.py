@@ -253,15 +253,18 @@ def test_agents_learn_from_images(name, seed, tmp_path):
     tasks = Sides()
     spec = metarl.TaskSpec.of(tasks)
     if name == "rl2":
+        # With more features than the GRU has units one of the three seeds learned nothing.
         config = with_options(
             RL2Config(),
-            tasks_per_update=100,
+            tasks_per_update=50,
+            encoder_features=32,
             hidden_size=32,
+            num_minibatches=4,
             discount=0.9,
             gae_lambda=0.3,
             target_kl=None,
         )
-        agent, iterations = RL2(config, spec, seed=seed), 120
+        agent, iterations = RL2(config, spec, seed=seed), 200
     else:
         config = MAMLPPOConfig(20, 20, 1, (0.5,), hidden_sizes=(32,), learning_rate=3e-3)
         agent, iterations = MAMLPPO(config, spec, seed=seed), 25
