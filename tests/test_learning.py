@@ -247,29 +247,13 @@ class Sides(ArrayTaskDistribution):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["rl2", "maml-ppo"])
-def test_agents_learn_from_images(name, seed, tmp_path):
+def test_maml_ppo_learns_from_images(seed, tmp_path):
     """Who presses at random, or the same way in both tasks, earns 2.5 of 5."""
     tasks = Sides()
-    spec = metarl.TaskSpec.of(tasks)
-    if name == "rl2":
-        # With more features than the GRU has units one of the three seeds learned nothing.
-        config = with_options(
-            RL2Config(),
-            tasks_per_update=50,
-            encoder_features=32,
-            hidden_size=32,
-            num_minibatches=4,
-            discount=0.9,
-            gae_lambda=0.3,
-            target_kl=None,
-        )
-        agent, iterations = RL2(config, spec, seed=seed), 200
-    else:
-        config = MAMLPPOConfig(20, 20, 1, (0.5,), hidden_sizes=(32,), learning_rate=3e-3)
-        agent, iterations = MAMLPPO(config, spec, seed=seed), 25
-    train = with_options(TrainConfig(), iterations=iterations, validation_tasks=2, seed=seed)
+    config = MAMLPPOConfig(20, 20, 1, (0.5,), hidden_sizes=(32,), learning_rate=3e-3)
+    agent = MAMLPPO(config, metarl.TaskSpec.of(tasks), seed=seed)
+    train = with_options(TrainConfig(), iterations=25, validation_tasks=2, seed=seed)
     meta_train(agent, tasks, train, tmp_path)
-    returns = evaluate_adaptation(agent, tasks, num_tasks=200).returns.mean(1)
-    assert returns[-1] > 4.5
-    assert returns[0] < returns[-1] - 0.3  # what the first press has not told yet
+    before, after, *_ = evaluate_adaptation(agent, tasks, num_tasks=200).returns.mean(1)
+    assert before < 3.2
+    assert after > 4.5
