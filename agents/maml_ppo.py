@@ -186,7 +186,7 @@ class MAMLPPO:
         metrics = descend(step, self.optimizer, config.num_epochs, config.max_gradient_norm)
         # Last, because the recorded log-probabilities were computed with the old moments.
         for episodes in trial.rounds:
-            self.encoder.track(episodes.observation[episodes.valid])
+            self.encoder.track(episodes.observation, episodes.valid)
         target = returns.discounted_returns(query.reward, query.valid, config.discount)
         explained = returns.explained_variance(value, target, query.valid)
         if "log_std" in self.params:

@@ -172,7 +172,7 @@ class RL2:
         learner = self.policy, self.optimizer
         metrics = optimize(*learner, batch, config.ppo, trial.tasks, generator, progress)
         # Last, because the recorded log-probabilities were computed with the old moments.
-        self.encoder.track(stream.observation[valid])
+        self.encoder.track(stream.observation, valid)
         return metrics | {"explained_variance": float(explained_variance(value, target, valid))}
 
     def inputs(self, seen: Timestep | Stream) -> tuple[Tensor, Float[Tensor, "row time input"]]:

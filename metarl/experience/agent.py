@@ -29,13 +29,8 @@ from torch import Tensor
 from metarl.errors import UserError, bad_option
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
 from metarl.seeding import LaneGenerator
-from metarl.stepping.spaces import (
-    Image,
-    images_of,
-    reported_space,
-    space_from_json,
-    space_to_json,
-)
+from metarl.stepping.space_json import space_from_json, space_to_json
+from metarl.stepping.spaces import Image, images_of, reported_space
 from metarl.task import Task, numbers_of
 from metarl.tasks.distribution import TaskDistribution
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol, cast, runtime_
 import gymnasium as gym
 import torch
 import tyro
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from metarl.constraints import AtLeast, validate
@@ -220,10 +220,13 @@ class Encoder(nn.Module):
             return self.normalizer.scaled(observation)
         return observation[..., self.outside].float()
 
-    def track(self, observation: Shaped[Tensor, "step observation"]) -> None:
-        """Take these observations into account from now on, if numbers are normalised."""
+    def track(
+        self, observation: Shaped[Tensor, "*step observation"], valid: Bool[Tensor, "*step"]
+    ) -> None:
+        """Take the valid observations into account from now on, if numbers are normalised."""
         if self.normalizes:
-            self.normalizer.track(self.plain(observation) if self.convolves else observation)
+            seen = observation[valid]
+            self.normalizer.track(self.plain(seen) if self.convolves else seen)
 
     def saved(self) -> dict[str, nn.Module]:
         """Return what there is to save, by the names under which agents save it."""

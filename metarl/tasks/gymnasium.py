@@ -45,6 +45,7 @@ from metarl.tasks.places import (
     Place,
     annotation_of,
     check_entries,
+    check_seeds,
     check_types,
     constructor_of,
     derived,
@@ -177,7 +178,7 @@ class GymTasks(ParametricTasks):
                 types = types_of(annotation_of(env.unwrapped, key), value)
                 check_types(id, key, kind, types, value)
             elif self._places[key] == "reset":
-                _check_seeds(id, kind)
+                check_seeds(id, kind)
             else:
                 check_types(id, key, kind, (int, float), 1.0)
         self.observation_space, self.action_space = env.observation_space, env.action_space
@@ -411,19 +412,6 @@ class GymTasks(ParametricTasks):
                     f"--env: gym/{self.id}: with {given} the {kind.replace('_', ' ')} is {other}, "
                     f"otherwise {ours}; accepted: values that leave the spaces the same"
                 )
-
-
-def _check_seeds(id: str, kind: Range) -> None:
-    """Refuse seeds that are no whole numbers from 0 on."""
-    values = (kind.low, *(kind.test or ())) if isinstance(kind, Integers) else ()
-    if isinstance(kind, Choice):
-        values = (*kind.options, *(kind.test or ()))
-    sound = values and all(type(value) is int and value >= 0 for value in values)
-    if not sound or kind.factor:
-        raise UserError(
-            f"--env: gym/{id}: seed: got {text_of('seed', kind).partition('=')[2]}; accepted: "
-            "whole numbers from 0 on, int:0..9999"
-        )
 
 
 _SAME = "tasks would not differ; accepted: another parameter"

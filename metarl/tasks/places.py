@@ -18,7 +18,15 @@ from metarl.imports import import_module
 from metarl.task import Env
 from metarl.tasks.constructors import Constructor
 from metarl.tasks.physics import MODEL_FIELDS, check_field, is_field, model_of
-from metarl.tasks.ranges import ACCEPTED_RANGES, Integers, Range, Uniform, is_number, text_of
+from metarl.tasks.ranges import (
+    ACCEPTED_RANGES,
+    Choice,
+    Integers,
+    Range,
+    Uniform,
+    is_number,
+    text_of,
+)
 
 Place: TypeAlias = Literal["model", "constructor", "attribute", "reset"]
 """Place where a parameter is set: MuJoCo model, argument of the constructor, attribute, or the
@@ -207,3 +215,16 @@ def check_types(
             value = value * default
         if type(value) not in accepted:
             raise UserError(f"{name}: got {value!r}; accepted: {_described_types(accepted)}")
+
+
+def check_seeds(id: str, kind: Range) -> None:
+    """Refuse seeds that are no whole numbers from 0 on."""
+    values = (kind.low, *(kind.test or ())) if isinstance(kind, Integers) else ()
+    if isinstance(kind, Choice):
+        values = (*kind.options, *(kind.test or ()))
+    sound = values and all(type(value) is int and value >= 0 for value in values)
+    if not sound or kind.factor:
+        raise UserError(
+            f"--env: gym/{id}: seed: got {text_of('seed', kind).partition('=')[2]}; accepted: "
+            "whole numbers from 0 on, int:0..9999"
+        )

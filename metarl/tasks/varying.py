@@ -53,7 +53,7 @@ class Bare(NamedTuple):
 
 
 def bare(id: str) -> Bare:
-    """Make an environment, and find out what can vary in it; the caller closes it.
+    """Make an environment, find out what can vary in it, and close it.
 
     Args:
         id: the id, or ``module:Id``.

@@ -122,7 +122,7 @@ def test_numbers_beside_an_image_are_normalised_and_images_are_not():
     observation = flat(MIXED, 50)
     assert own.plain(observation).shape == (50, 5)  # 2 numbers, and 3 of an index
     assert torch.equal(own.plain(observation)[:, :2], observation[:, :2])
-    own.track(observation)
+    own.track(observation, torch.ones(50, dtype=torch.bool))
     features, before = own(own.stored(observation)), plain(plain.stored(observation))
     assert torch.equal(features[:, 5:], before[:, 5:])
     assert torch.allclose(features[:, :2].mean(0), torch.zeros(2), atol=1e-5)

@@ -17,7 +17,7 @@ from metarl.experience.agent import TaskSpec
 from metarl.files import write_synced
 from metarl.options import with_options
 from metarl.running.checkpoints import Checkpoint, CheckpointStore
-from metarl.stepping.spaces import space_from_json, space_to_json
+from metarl.stepping.space_json import space_from_json, space_to_json
 
 
 def checkpoint(iteration=1, value=0.5, score=None):

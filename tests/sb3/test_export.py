@@ -116,7 +116,8 @@ def maml(env, normalized=False, **changes):
             # Means in the hundreds, as pixels up to 255 make them, have no sixth decimal.
             agent.params["weight.0"].div_(np.max([1.0, *_largest(env.observation_space)]))
     if normalized:
-        agent.encoder.track(seen(env.observation_space, sampled(env.observation_space))[0][0])
+        observation = seen(env.observation_space, sampled(env.observation_space))[0]
+        agent.encoder.track(observation, torch.ones(observation.shape[:2], dtype=torch.bool))
     return agent
 
 
