@@ -28,6 +28,8 @@ class PPOFinetune(PPOPerTask):
         seed: the seed of the order of minibatches.
         device: where the tensors live.
         run: directory of the run whose policy it starts from.
+        episodes_per_round: the number of episodes between two updates; 0 stands for that of the
+            agent it is compared with, and for one where that agent learns while it acts.
         learning_rate: Adam's learning rate.
         num_epochs: the number of passes over a round.
         batch_size: the number of steps in a minibatch.
@@ -43,6 +45,7 @@ class PPOFinetune(PPOPerTask):
         seed: int = 0,
         device: str = "cpu",
         run: str = "",
+        episodes_per_round: int = 0,
         learning_rate: float = 3e-4,
         num_epochs: int = 10,
         batch_size: int = 64,
@@ -84,5 +87,5 @@ class PPOFinetune(PPOPerTask):
                 accepted = "a positive number, for continuous actions, or 0"
                 raise bad_option("--baselines: ppo-finetune: initial_std", initial_std, accepted)
             model.policy.log_std.data.fill_(math.log(initial_std))
-        super().__init__(tasks, rounds_of(shape), model, seed, device)
+        super().__init__(tasks, rounds_of(shape, episodes_per_round), model, seed, device)
         self.num_steps: int = trained.num_steps

@@ -29,6 +29,8 @@ class PPOScratch(PPOPerTask):
         num_layers: the number of hidden layers.
         activation: the activation function, ``relu`` or ``tanh``.
         initial_std: the initial standard deviation of continuous actions.
+        episodes_per_round: the number of episodes between two updates; 0 stands for that of the
+            agent it is compared with, and for one where that agent learns while it acts.
         learning_rate: Adam's learning rate.
         num_epochs: the number of passes over a round.
         batch_size: the number of steps in a minibatch.
@@ -50,6 +52,7 @@ class PPOScratch(PPOPerTask):
         num_layers: int = 2,
         activation: str = "tanh",
         initial_std: float = 1.0,
+        episodes_per_round: int = 0,
         learning_rate: float = 3e-4,
         num_epochs: int = 10,
         batch_size: int = 64,
@@ -77,7 +80,7 @@ class PPOScratch(PPOPerTask):
             gamma=discount,
             gae_lambda=gae_lambda,
         )
-        rounds = rounds_of(shape)
+        rounds = rounds_of(shape, episodes_per_round)
         rounds = replace(rounds, num_adaptations=experience * rounds.num_rounds - 1)
         super().__init__(
             *(tasks, rounds, model, seed, device), normalize_observations=normalize_observations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from stable_baselines3 import PPO
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from metarl.errors import bad_option
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Context, Episodes, Record, Timestep
 from metarl.learning.distributions import action_distribution, choose
@@ -186,11 +186,19 @@ class _Logits(nn.Module):
         return output
 
 
-def rounds_of(shape: TrialShape) -> TrialShape:
+def rounds_of(shape: TrialShape, episodes_per_round: int = 0) -> TrialShape:
     """Return the same number of episodes in rounds between which PPO can run.
 
-    An agent that learns while it acts has one long round, which becomes one of each episode.
+    Args:
+        shape: the trials of the agent that it is compared with.
+        episodes_per_round: the episodes of a round; 0 keeps those of ``shape``, of which an agent
+            that learns while it acts has one long round: it becomes one of each episode.
+
+    Raises:
+        UserError: if the trial cannot be divided into such rounds.
     """
-    if shape.learns_while_acting:
-        return TrialShape(1, shape.num_episodes - 1, sequential=False)
-    return replace(shape, sequential=False)
+    each, total = episodes_per_round or shape.stride, shape.num_episodes
+    if each < 0 or total % each:
+        accepted = f"a divisor of the {total} episodes of a trial, or 0 for {shape.stride}"
+        raise bad_option("--baselines: episodes_per_round", each, accepted)
+    return TrialShape(each, total // each - 1, sequential=False)

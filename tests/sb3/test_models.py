@@ -350,6 +350,15 @@ def test_scratch_gets_ten_times_the_experience_of_the_others():
         assert made.num_episodes == 10 * shape.num_episodes and not made.sequential
 
 
+def test_rounds_may_have_more_episodes_than_those_of_the_agent_it_is_compared_with():
+    for shape, each, rounds in ((SHAPE, 9, 20), (metarl.TrialShape(6), 3, 20), (SHAPE, 18, 10)):
+        made = PPOScratch(TASKS, shape, episodes_per_round=each).shape
+        assert made == metarl.TrialShape(each, rounds - 1, sequential=False)
+    for each in (-1, 4, 36):
+        with pytest.raises(UserError, match=f"episodes_per_round: got {each}; .* the 18 "):
+            PPOScratch(TASKS, SHAPE, episodes_per_round=each)
+
+
 @pytest.mark.parametrize(("option", "value"), [("experience", 0), ("activation", "sine")])
 def test_scratch_refuses_options_in_one_line(option, value):
     with pytest.raises(UserError, match=f"ppo-scratch: {option}: got {value!r}"):
