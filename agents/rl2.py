@@ -79,12 +79,14 @@ class RL2Config:
 
         Episodes of one step have the defaults, which are for bandits. Small states, in which a unit
         is not a usual size, are scaled; chunks are the longest through which gradients are stable.
+        What a CNN sees takes a layer to turn into actions: without one some seeds learn nothing.
         """
         episodes = spec.episodes_per_trial or (10 if spec.horizon == 1 else 2)
         given = None if spec.episodes_per_trial else episodes
         if kind_of(spec) == "one-step":
             return cls(episodes_per_trial=given)
         steps, continuous = episodes * spec.horizon, has_continuous_actions(spec)
+        sizes = (64,) if kind_of(spec) == "images" else ()
         return cls(
             tasks_per_update=number_for(16_000, steps, low=10, high=200),
             episodes_per_trial=given,
@@ -93,7 +95,7 @@ class RL2Config:
             gae_lambda=0.95,
             chunk_length=100 if steps > 200 else None,
             core=CoreConfig(hidden_size=128),
-            head=HeadConfig(initial_std=0.5) if continuous else HeadConfig(),
+            head=HeadConfig(sizes, initial_std=0.5 if continuous else 1.0),
             ppo=PPOConfig(
                 learning_rate=1e-3,
                 num_minibatches=4,

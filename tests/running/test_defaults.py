@@ -168,6 +168,8 @@ def test_settings_for_a_kind_of_tasks_make_an_agent_of_a_moderate_update(agent, 
     steps = made.tasks_per_update * made.shape.num_episodes * spec.horizon
     assert 4000 <= steps <= 200_000
     assert config.normalize_observations == (kind_of(spec) == "vectors")
+    if agent == "rl2":
+        assert bool(config.head.head_sizes) == (kind_of(spec) == "images")
     if agent == "rl2" and spec.episodes_per_trial:
         assert made.shape.num_episodes == spec.episodes_per_trial
 
