@@ -17,9 +17,9 @@ from metarl.evaluation.evaluate import (
     curve_of,
     evaluation_shape,
     evaluation_slots,
-    points_of,
     tasks_together,
 )
+from metarl.evaluation.points import points_of
 from metarl.experience.agent import Adapter, require_spaces
 from metarl.experience.changes import partners_of
 from metarl.experience.controls import Batch, Control, run_controlled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ from metarl.evaluation.drawn_tasks import (
     partners_in_blocks,
     strata_of,
 )
+from metarl.evaluation.points import Points, Unfinished, adaptation_points, measured
 from metarl.experience.agent import Adapter, TaskSpec, TrialShape, require_spaces, tell_tasks
 from metarl.experience.changes import FLAG, require_change
-from metarl.experience.data import Change, Context, Metrics, Timestep, Trial
+from metarl.experience.data import Change, Context, Metrics, Timestep
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import adapted, collect, run_trial
 from metarl.seeding import Component, Phase
@@ -54,6 +55,7 @@ def evaluate_adaptation(
     phase: Phase = Phase.EVALUATE,
     iteration: int = 0,
     advance: Callable[[int], None] | None = None,
+    unfinished: Unfinished | None = None,
 ) -> AdaptationCurve:
     """Let an agent adapt to tasks it has not seen, and measure how its return changes.
 
@@ -83,6 +85,8 @@ def evaluate_adaptation(
         phase: the phase whose random numbers are used.
         iteration: the training iteration that the evaluation belongs to; each draws other tasks.
         advance: a function that is called with the number of tasks just finished.
+        unfinished: where the points of finished tasks are kept. What an evaluation that was cut off
+            has left there is not evaluated again.
 
     Returns:
         The curve, with the values of every task.
@@ -113,11 +117,13 @@ def evaluate_adaptation(
     if envs is None:
         own = evaluation_slots(agent, tasks, num_tasks, workers, num_episodes=num_episodes)
         envs = workers.make_vec(tasks, own)
-    parts: list[Points] = []
-    kinds: list[str] = []
+    parts = unfinished.read() if unfinished is not None else []
+    first = sum(map(len, parts))
+    before = draw_tasks(tasks, split, np.arange(first), seed, phase, iteration) if first else []
+    kinds = list(kinds_of(tasks, before))
     stepped = disturbed(envs, disturbances)
     try:
-        for start in range(0, num_tasks, together):
+        for start in range(first, num_tasks, together):
             numbers = np.arange(start, min(start + together, num_tasks))
             batch = draw_tasks(tasks, split, numbers, seed, phase, iteration)
             kinds += kinds_of(tasks, batch)
@@ -132,6 +138,8 @@ def evaluate_adaptation(
                 )
                 points = adaptation_points(shape, trial)
             parts.append(points)
+            if unfinished is not None:
+                unfinished.write(parts)
             if advance is not None:
                 advance(len(numbers))
     finally:
@@ -166,41 +174,6 @@ def _later_tasks(tasks: list[Task], seed: int, phase: Phase, iteration: int) -> 
     """Return the tasks after a change: every trial gets that of another one."""
     rng = seeding.numpy_generator(seed, phase, Component.PARTNERS, iteration)
     return [tasks[i] for i in partners_in_blocks(tasks, rng, FLAG)]
-
-
-@dataclass(frozen=True)
-class Points:
-    """The points of some tasks' curves."""
-
-    episodes: tuple[int, ...]
-    """The number of episodes of experience at each point."""
-    metrics: dict[str, Tensor]
-    """``return`` and what the environment reports: ``[task, point]`` each."""
-    total: Tensor | None
-    """The sum of all returns, ``[task]``; None if probes are measured."""
-
-
-def adaptation_points(shape: TrialShape, trial: Trial) -> Points:
-    """Return the points of a trial.
-
-    A point is the mean of a round, or one episode if the agent learns while it acts.
-    """
-    return points_of(shape, [episodes.metrics for episodes in trial.rounds])
-
-
-def points_of(shape: TrialShape, metrics: Sequence[Mapping[str, Tensor]]) -> Points:
-    """Return the points of a trial from the metrics of its rounds, ``[task, episode]`` each."""
-    rounds = [_measured(each) for each in metrics]
-    total = torch.stack([r["return"].sum(1) for r in rounds]).sum(0)
-    if shape.learns_while_acting:
-        return Points(shape.points, rounds[0], total)
-    means = {name: torch.stack([r[name].mean(1) for r in rounds], 1) for name in rounds[0]}
-    return Points(shape.points, means, total)
-
-
-def _measured(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the metrics that curves show, ``[task, episode]`` each."""
-    return {name: x for name, x in metrics.items() if name != "length"}
 
 
 def curve_of(
@@ -302,7 +275,7 @@ def _probe(
             keys=keys.at(1),
             greedy=True,
         )
-        probes.append(_measured(probe.metrics))
+        probes.append(measured(probe.metrics))
     metrics = {name: torch.stack([p[name][:, 0] for p in probes], 1) for name in probes[0]}
     return Points(shape.points, metrics, None)
 

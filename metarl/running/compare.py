@@ -14,6 +14,7 @@ from metarl.errors import UserError, bad_option
 from metarl.evaluation.comparison import Comparison, Participant
 from metarl.evaluation.curve import AdaptationCurve, read_summary
 from metarl.evaluation.plotting import Line, plot_adaptation
+from metarl.evaluation.points import Unfinished
 from metarl.experience.rollout import torch_threads
 from metarl.running.evaluate import (
     EvaluateConfig,
@@ -194,6 +195,7 @@ def _evaluated(
     else:
         if plan.state is not None:
             plan.state.load_into(agent_of(plan))
+        unfinished = Unfinished(plan.folder / f"{plan.name}.unfinished", expected)
         curve = measure(
             plan.adapter,
             tasks,
@@ -202,12 +204,14 @@ def _evaluated(
             title=f"{place} {plan.label}",
             num_tasks=plan.num_tasks,
             num_episodes=plan.shape.num_episodes,
+            unfinished=unfinished,
         )
         said = {key: expected[key] for key in ("agent", "iteration", "env_steps", "checkpoint")}
         curve = dataclasses.replace(curve, **said)
         summary = {}
         with writings[plan.folder]:
             summary = curve.save(plan.folder, plan.name)
+            unfinished.remove()
         summary = summary or curve.summary()
     episodes = plan.shape.num_episodes
     return Participant(plan.label, plan.kind, curve, summary, episodes, file)

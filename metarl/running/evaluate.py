@@ -27,6 +27,7 @@ from metarl.evaluation.metaworld import (
     official_steps,
 )
 from metarl.evaluation.plotting import Line, plot_adaptation
+from metarl.evaluation.points import Unfinished
 from metarl.evaluation.report import print_adaptation
 from metarl.evaluation.tables import conditions_text
 from metarl.evaluation.video import check_can_record, record_adaptation
@@ -284,6 +285,7 @@ def measure(
     title: str,
     num_tasks: int,
     num_episodes: int | None,
+    unfinished: Unfinished | None = None,
 ) -> AdaptationCurve:
     """Measure the adaptation curve of an agent in its present state, and show the progress.
 
@@ -295,9 +297,11 @@ def measure(
         title: the words before the progress.
         num_tasks: the number of tasks.
         num_episodes: the number of episodes of a trial (default: see :func:`evaluation_shape`).
+        unfinished: where the points of finished tasks are kept; they are not measured again.
     """
     slots = evaluation_slots(adapter, tasks, num_tasks, config.workers, num_episodes=num_episodes)
-    with ticker(title, num_tasks, unit="tasks") as progress:
+    done = 0 if unfinished is None else sum(map(len, unfinished.read()))
+    with ticker(title, num_tasks, unit="tasks", done=done) as progress:
         return evaluate_adaptation(
             adapter,
             tasks,
@@ -312,6 +316,7 @@ def measure(
             disturbances=config.disturbances,
             change_task_after=config.change_task_after or 0,
             advance=progress.advance,
+            unfinished=unfinished,
         )
 
 

@@ -19,11 +19,8 @@ import psutil
 from metarl import seeding
 from metarl.console import console, ticker
 from metarl.errors import DivergenceError, SaveError, Stopped
-from metarl.evaluation.evaluate import (
-    adaptation_points,
-    evaluate_adaptation,
-    point_metrics,
-)
+from metarl.evaluation.evaluate import evaluate_adaptation, point_metrics
+from metarl.evaluation.points import adaptation_points
 from metarl.experience.agent import Agent, require_spaces
 from metarl.experience.changes import change_drawn
 from metarl.experience.data import Metrics, Trial

@@ -5,10 +5,12 @@ import dataclasses
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import stand_ins
 
 import metarl
 from metarl import registry
@@ -17,6 +19,7 @@ from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
 from metarl.evaluation.curve import AdaptationCurve
 from metarl.evaluation.drawn_tasks import evaluation_tasks
+from metarl.evaluation.points import Unfinished
 from metarl.options import with_options
 from metarl.registry import Entry
 from metarl.running import compare as comparing
@@ -252,6 +255,30 @@ def test_a_comparison_cut_off_goes_on_where_it_stopped(runs, call, measured, mon
     measured.clear()
     assert call(*words)[0] == 0
     assert measured == [] and contents("rl2/comparison") == whole
+
+
+def test_a_baseline_cut_off_keeps_the_tasks_it_has_finished(runs, call, monkeypatch):
+    words = ["rl2", "--evaluation-tasks", "5", "--output", "there", "--baselines", "longer"]
+    assert call(*words[:3], "--output", "whole", *words[5:])[0] == 0
+    monkeypatch.setattr(comparing, "Unfinished", partial(Unfinished, seconds=0.0))
+    begun, begin = [], stand_ins.Longer.begin
+
+    def stopped(self, num_tasks):
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        begun.append(num_tasks)
+        return begin(self, num_tasks)
+
+    monkeypatch.setattr(stand_ins.Longer, "begin", stopped)
+    assert call(*words)[0] == 130
+    assert len(list(Path("there").glob("*longer*.unfinished"))) == 1
+    begun[:] = [0, 0, 0, 0]
+    code, out, _ = call(*words)
+    assert code == 0 and "longer 5/5 tasks" in out
+    assert begun == [0, 0, 0, 0, 1, 1]
+    assert not list(Path("there").glob("*.unfinished"))
+    (whole,), (there,) = (list(Path(x).glob("*longer*.npz")) for x in ("whole", "there"))
+    assert whole.read_bytes() == there.read_bytes()
 
 
 @pytest.mark.parametrize(
