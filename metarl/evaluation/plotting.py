@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -285,10 +286,37 @@ def save_figure(figure: Figure, path: Path, dpi: int) -> None:
     """Write a picture to its file, completely or not at all, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        _break_titles(figure)
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=dpi, format=path.suffix[1:])
     finally:
         plt.close(figure)
+
+
+def _break_titles(figure: Figure) -> None:
+    """Break titles that are wider than the figure: names of environments have no end."""
+    texts = [*figure.texts, *(axes.title for axes in figure.axes)]
+    texts = [text for text in texts if len(text.get_text()) > 40]
+    if texts:
+        figure.draw_without_rendering()  # Only now it is known where they are.
+    for text in texts:
+        box = text.get_window_extent()
+        middle = (box.x0 + box.x1) / 2
+        room = 2 * min(middle, figure.bbox.width - middle)
+        if box.width > room:
+            lines = text.get_text().split("\n")
+            limit = int(max(map(len, lines)) * room / box.width)
+            text.set_text("\n".join(part for line in lines for part in _broken(line, limit)))
+
+
+def _broken(line: str, limit: int) -> list[str]:
+    """Return a line in parts of at most ``limit`` characters that end after a comma or a space."""
+    parts = [""]
+    for word in re.split(r"(?<=[, +])", line):
+        if parts[-1] and len(parts[-1]) + len(word.rstrip()) > limit:
+            parts.append("")
+        parts[-1] += word
+    return parts
 
 
 def _tasks(summary: dict[str, Any]) -> str:

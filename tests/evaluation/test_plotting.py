@@ -156,6 +156,25 @@ def test_title_says_which_tasks(tmp_path, axes, split, kind, shared):
     assert ("the same tasks as in training" in title) == shared
 
 
+@pytest.mark.parametrize("label", ["rl2", "an agent whose name takes room beside the picture"])
+def test_long_titles_are_broken_where_they_fit(tmp_path, axes, label):
+    name = "gym/package:Environment-v3:" + ",".join(f"parameter_{i}=0.125..12.5" for i in range(9))
+    plot_adaptation([Line(label, {**summary(), "env": name})], tmp_path / "plot.png")
+    title, figure = axes[0].title, axes[0].figure
+    figure.draw_without_rendering()
+    box = title.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    first, *_, last = title.get_text().split("\n")
+    assert first.startswith("gym/package") and first.endswith(",")
+    assert last.endswith("mean and 95% interval")
+    assert title.get_text().replace("\n", "").startswith(name)
+
+
+def test_short_titles_are_left_as_they_are(tmp_path, axes):
+    plot_adaptation([Line("rl2", summary())], tmp_path / "plot.png")
+    assert axes[0].get_title().count("\n") == 1
+
+
 def test_much_more_experience_of_a_baseline_leaves_room_for_the_agents(tmp_path, axes):
     long = summary(episodes=[0, 100, 400])
     lines = [Line("rl2", summary()), Line("scratch", long, baseline=True)]
