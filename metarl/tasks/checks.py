@@ -176,7 +176,10 @@ def _check_two_copies(tasks: TaskDistribution, task: Task, other: Task) -> None:
     assert _equal(a, b), "two environments with one task, seed and actions differ"
     _play(tasks, second, _actions(tasks, 2), seed=6, options={"task": other})
     c = _play(tasks, second, actions, seed=_SEED, options={"task": task})
-    assert _equal(a, c), "an environment that was used differs from a fresh one after reset"
+    assert _equal(a, c), (
+        "an environment that was used differs from a fresh one after reset; fresh=True of GymTasks "
+        "and FunctionTasks, fresh=true in a name, makes a new one for every episode"
+    )
     for env in (first, second):
         env.close()
 

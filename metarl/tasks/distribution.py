@@ -133,11 +133,14 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
     changes the reward.
     """
 
+    fresh = False
+    """Whether every episode begins with a new environment, which :meth:`apply_task` makes."""
+
     def __init__(self, env: Env, horizon: int, task: Task | None = None) -> None:
         super().__init__(env)
         self.horizon = horizon
         self.task: Task | None = None
-        self._elapsed = 0
+        self._elapsed, self._used = 0, False
         if task is not None:
             self._take(task)
 
@@ -146,8 +149,13 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
         """None: a task's environment is made by its distribution, not by ``gymnasium.make``."""
         return None
 
+    @property
+    def stale(self) -> bool:
+        """Whether the environment has been used and must not be used again."""
+        return self.fresh and self._used
+
     def apply_task(self, task: Task) -> None:
-        """Change the environment into that of ``task``."""
+        """Change the environment into that of ``task``; make a new one if it is ``stale``."""
         raise NotImplementedError
 
     def _take(self, task: Task) -> None:
@@ -160,10 +168,13 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode, with a new task if ``options`` holds one."""
-        if options and options.get("task") is not None:
-            self._take(options["task"])
+        task = (options or {}).get("task")
+        if task is None and self.stale:
+            task = self.task
+        if task is not None:
+            self._take(task)
         require_task(self.task)
-        self._elapsed = 0
+        self._elapsed, self._used = 0, True
         rest = {key: value for key, value in (options or {}).items() if key != "task"}
         return self.env.reset(seed=seed, options=rest or None)
 

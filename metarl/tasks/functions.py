@@ -45,6 +45,8 @@ class ParametricTasks(TaskDistribution):
         episodes_per_trial: episodes an agent gets with one task, if the benchmark prescribes it.
         max_slots: environments stepped at once; by default 400, or as many as fit into half of
             the free memory if that is fewer.
+        fresh: whether every episode begins with a new environment, for those whose ``reset`` leaves
+            something of the episode before, as a world of Box2D may.
 
     Raises:
         UserError: if a value has the wrong type, or if ``info_keys`` lack ``success_key``.
@@ -59,6 +61,7 @@ class ParametricTasks(TaskDistribution):
         success_key: str | None = None,
         episodes_per_trial: int | None = None,
         max_slots: int | None = None,
+        fresh: bool = False,
     ) -> None:
         self.params = dict(params)
         for key, kind in self.params.items():
@@ -84,6 +87,7 @@ class ParametricTasks(TaskDistribution):
         self._given_slots = one_or_more("max_slots", max_slots)
         if self._given_slots is not None:
             self.max_slots = self._given_slots
+        self.fresh = fresh
 
     def num_entries(self, key: str) -> int:
         """Return how many numbers a parameter with ``each`` has."""
@@ -257,6 +261,8 @@ class FunctionTasks(ParametricTasks):
             their only entry.
         episodes_per_trial: episodes an agent gets with one task, if the benchmark prescribes it.
         max_slots: environments stepped at once, by default as many as memory allows, up to 400.
+        fresh: whether every episode begins with a new environment, for those whose ``reset`` leaves
+            something of the episode before, as a world of Box2D may.
         name: name that :func:`metarl.make` makes these tasks of; by default ``module:function``.
 
     Raises:
@@ -274,6 +280,7 @@ class FunctionTasks(ParametricTasks):
         success_key: str | None = None,
         episodes_per_trial: int | None = None,
         max_slots: int | None = None,
+        fresh: bool = False,
         name: str = "",
     ) -> None:
         super().__init__(
@@ -283,6 +290,7 @@ class FunctionTasks(ParametricTasks):
             success_key=success_key,
             episodes_per_trial=episodes_per_trial,
             max_slots=max_slots,
+            fresh=fresh,
         )
         for key, kind in self.params.items():
             if kind.each or kind.factor:
@@ -317,12 +325,12 @@ class _FunctionEnv(TaskEnv):
     """Builds its environment again when a task changes the parameters."""
 
     def __init__(self, tasks: FunctionTasks, task: Task | None) -> None:
-        self._tasks = tasks
+        self._tasks, self.fresh = tasks, tasks.fresh
         self._built = task or tasks.sample(np.random.default_rng(0), 1, "train")[0]
         super().__init__(tasks.build(self._built), tasks.horizon, task)
 
     def apply_task(self, task: Task) -> None:
-        if task.params != self._built.params:
+        if task.params != self._built.params or self.stale:
             close_quietly(self.env)
             self.env = self._tasks.build(task)
             self._built = task

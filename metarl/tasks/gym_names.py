@@ -11,8 +11,8 @@
   constructor has no argument of this name: a generator's level, a goal that ``reset`` draws.
 - ``wrap=Name(arguments)+module:Other``, or ``wrappers=…``, puts wrappers around the environment
   (:mod:`metarl.tasks.wrappers`), and ``hide=a+b`` takes parts out of Dict observations, after them.
-- ``horizon=N``, ``episodes_per_trial=N``, ``max_slots=N``, ``info_keys=a+b`` and ``success_key=a``
-  are arguments of :class:`metarl.GymTasks`.
+- ``horizon=N``, ``episodes_per_trial=N``, ``max_slots=N``, ``info_keys=a+b``, ``success_key=a`` and
+  ``fresh=true`` are arguments of :class:`metarl.GymTasks`.
 """
 
 from __future__ import annotations
@@ -77,6 +77,10 @@ def _read_word(id: str, word: str, value: str) -> Any:
         return tuple(value.split("+"))
     if word == "wrappers":
         return parse_wrappers(value, f"--env: gym/{id}: wrap")
+    if word == "fresh":
+        if value not in ("true", "false"):
+            raise UserError(f"--env: gym/{id}: {word}: got {value!r}; accepted: true or false")
+        return value == "true"
     if not value.isdigit() or int(value) < 1:
         raise UserError(f"--env: gym/{id}: {word}: got {value!r}; accepted: 1 or more")
     return int(value)

@@ -70,6 +70,7 @@ RESERVED = (
     "success_key",
     "episodes_per_trial",
     "max_slots",
+    "fresh",
 )
 """Words of a name that are arguments of :class:`GymTasks`, not of the environment."""
 
@@ -92,6 +93,8 @@ class GymTasks(ParametricTasks):
             their only entry.
         episodes_per_trial: episodes an agent gets with one task, if the benchmark prescribes it.
         max_slots: environments stepped at once, by default as many as memory allows, up to 400.
+        fresh: whether every episode begins with a new environment, for those whose ``reset`` leaves
+            something of the episode before, as a world of Box2D may.
         name: name that :func:`metarl.make` makes these tasks of; by default it is made of the
             other arguments.
         kwargs: fixed arguments of the constructor.
@@ -112,6 +115,7 @@ class GymTasks(ParametricTasks):
         success_key: str | None = None,
         episodes_per_trial: int | None = None,
         max_slots: int | None = None,
+        fresh: bool = False,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -122,6 +126,7 @@ class GymTasks(ParametricTasks):
             success_key=success_key,
             episodes_per_trial=episodes_per_trial,
             max_slots=max_slots,
+            fresh=fresh,
         )
         self.id, self.kwargs = id, kwargs
         self._defaults: dict[str, Any] = {}
@@ -233,6 +238,7 @@ class GymTasks(ParametricTasks):
             "success_key": self.success_key if self.success_key != "success" else None,
             "episodes_per_trial": self.episodes_per_trial,
             "max_slots": self._given_slots,
+            "fresh": "true" if self.fresh else None,
         }
         ambiguous = any("+" in key or "," in key or "=" in key for key in self.info_keys)
         if ambiguous:
@@ -423,14 +429,14 @@ class _GymTaskEnv(TaskEnv):
     def __init__(
         self, tasks: GymTasks, env: Env, arguments: Mapping[str, Any], task: Task | None
     ) -> None:
-        self._tasks = tasks
+        self._tasks, self.fresh = tasks, tasks.fresh
         self._arguments = dict(arguments)
         self._original = tasks.originals(env)
         super().__init__(env, tasks.horizon, task)
 
     def apply_task(self, task: Task) -> None:
         arguments = self._tasks.constructor_values(task)
-        if arguments != self._arguments:
+        if arguments != self._arguments or self.stale:
             close_quietly(self.env)
             self.env = self._tasks._build(arguments)
             self._arguments = arguments

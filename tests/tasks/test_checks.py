@@ -121,7 +121,7 @@ class TwoWays(CounterTasks):
 
 
 class WearsOut(CounterTasks):
-    """was used differs from a fresh one"""
+    """was used differs from a fresh one after reset; fresh=True"""
 
     class env_class(CounterEnv):  # noqa: N801
         taken = 0

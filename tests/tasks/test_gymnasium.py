@@ -203,6 +203,8 @@ def test_python_and_name_agree():
         ("gym/Pendulum-v1:g=1..2,test.g=2x..3x", "test.g: accepted: the same kind"),
         ("gym/Pendulum-v1:g=1/2,test.g=2/3", "test.g: held-out choice: got 2"),
         ("gym/Pendulum-v1:g=1..2,g=3..4", "g: got it twice"),
+        ("gym/Pendulum-v1:g=1..2,fresh=yes", "fresh: got 'yes'; accepted: true or false"),
+        ("gym/Pendulum-v1:g=1..2,max_slots=0", "max_slots: got '0'; accepted: 1 or more"),
         ("gym/Pendulum-v1:g=9.8", "accepted: one parameter to vary or more.*known: dt, g"),
         ("gym/Pendulum-v1:g=true/false", "got True; accepted: low..high"),
         ("gym/Hopper-v5:gravity.x=1..2", "got gravity.x; accepted: one number"),
@@ -575,7 +577,7 @@ def test_absolute_friction_of_each_geom_is_one_number_a_geom():
         "gym/Lander-v0:wind_power=0.0/20.0,enable_wind=true",
         "gym/Lander-v0:wind_power=0..20,enable_wind=true,gravity=-5.0,horizon=7",
         "gym/lander:Lander-v0:wind_power=0..20,wrappers=lander:Counted,info_keys=landed+x,"
-        "success_key=landed,episodes_per_trial=2,max_slots=3",
+        "success_key=landed,episodes_per_trial=2,max_slots=3,fresh=true",
         "gym/five/Lander-v0:wind_power=0..20,test.wind_power=20..30",
         "gym/Physics-v0:mass=int:1..9,test.mass=int:10..11,world=round",
         "gym/FrozenLake-v1:is_slippery=true/false,map_name=8x8",
@@ -586,7 +588,7 @@ def test_a_name_holds_all_that_made_the_tasks(name):
     assert tasks.name == name
     again = metarl.make(tasks.name)
     keys = "params", "kwargs", "wrappers", "info_keys", "success_key", "episodes_per_trial"
-    for key in (*keys, "max_slots", "horizon", "id"):
+    for key in (*keys, "max_slots", "fresh", "horizon", "id"):
         assert getattr(again, key) == getattr(tasks, key)
     assert [*map(type, again.kwargs.values())] == [*map(type, tasks.kwargs.values())]
 
@@ -820,6 +822,38 @@ def test_the_spaces_are_those_of_the_wrapped_environment(make):
     assert make(horizon=3, wrappers=[flat]).observation_space.shape == (1,)
 
 
+class Worn(gym.Wrapper):
+    """Every step of its life makes the next one worth less, whatever ``reset`` says."""
+
+    made = age = 0
+
+    def __init__(self, env):
+        super().__init__(env)
+        Worn.made += 1
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        self.age += 1
+        return observation, reward - self.age, *rest
+
+
+@BOTH
+def test_every_episode_may_begin_with_a_new_environment(make, monkeypatch):
+    with pytest.raises(AssertionError, match="not equivalent for the same seed"):
+        metarl.check_task_distribution(make(horizon=3, wrappers=[Worn]))
+    tasks = make(horizon=3, wrappers=[Worn], fresh=True)
+    metarl.check_task_distribution(tasks)
+    monkeypatch.setattr(Worn, "made", 0)
+    env = tasks.make(value_of(tasks))
+    env.reset(seed=0)
+    assert Worn.made == 1  # which has not been used
+    for options in (None, {"task": None}, {"task": env.task}):
+        env.step(0)
+        env.reset(seed=0, options=options)
+    env.reset(seed=0)
+    assert Worn.made == 5
+
+
 @BOTH
 def test_both_take_the_same_options(make):
     tasks = make(
@@ -829,6 +863,7 @@ def test_both_take_the_same_options(make):
     assert (tasks.episodes_per_trial, tasks.max_slots, tasks.horizon) == (4, 7, 3)
     assert make(horizon=3, success_key="landed").info_keys == ("landed",)
     assert make(horizon=3, name="mine").name == "mine"
+    assert not make(horizon=3).fresh and not make(horizon=3, fresh=False).fresh
 
 
 @BOTH
