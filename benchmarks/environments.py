@@ -5,7 +5,8 @@
 
 Each environment is trained by both agents for two small updates, as typed on the command line. Its
 steps per second are those of eight slots of ours in one process, beside those of eight bare
-environments that a loop steps in the same process, in turns; the ratio is the median of five.
+environments that a loop steps in the same process, in turns; the ratio is the median of five. All
+are reset with a seed, as episodes that can be repeated are: some environments take long for it.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def bare(tasks, batch, actions):
             _, _, terminated, truncated, _ = env.step(actions[count % len(actions)][i])
             age[i] += 1
             if terminated or truncated or age[i] == tasks.horizon:
-                env.reset()
+                env.reset(seed=count)
                 age[i] = 0
         count += 1
     for env in made:
@@ -107,7 +108,7 @@ def table(rows):
         "Names with `others:` are of [a short module](../tests/thirdparty/others.py). Each was",
         "trained for two small updates with both agents (`python benchmarks/environments.py` after",
         "`make thirdparty`). Steps per second are those of eight slots in a process, and of eight",
-        "bare environments in a loop, in turns, medians of five.",
+        "bare environments in a loop, in turns, medians of five; all are reset with a seed.",
         "",
         "| package | name | steps/s | bare | ratio |",
         "| --- | --- | --: | --: | --: |",
