@@ -5,7 +5,7 @@
 
 Each environment is trained by both agents for two small updates, as typed on the command line. Its
 steps per second are those of eight slots of ours in one process, beside those of eight bare
-environments that a loop steps in the same process, in turns; the ratio is the median of five. All
+environments that a loop steps in the same process, in turns; the ratio is the median of 21. All
 are reset with a seed, as episodes that can be repeated are: some environments take long for it.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import statistics
 import sys
@@ -29,7 +30,7 @@ from metarl.stepping.actions import ActionRows
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "thirdparty"))
-SLOTS, REPEATS, SECONDS = 8, 5, 0.6
+SLOTS, REPEATS, SECONDS = 8, 21, 0.2
 SMALL = {
     "rl2": "--tasks-per-update 4 --num-minibatches 2 --hidden-size 16 --episodes-per-trial 2",
     "maml-ppo": "--tasks-per-update 4 --episodes-per-adaptation 2 --num-adaptations 1",
@@ -47,38 +48,43 @@ def trained(agent, name):
 
 
 def ours(tasks, batch, actions):
-    """Return the steps per second of slots."""
+    """Step slots for ever; yield the steps per second of one stretch after another."""
+    rows = ActionRows(tasks.action_space)
+    steps = [np.stack([rows.row(a) for a in some]) for some in actions]
     with contextlib.closing(tasks.make_vec(SLOTS, num_workers=0)) as envs:
         envs.reset(seed=0, options={"tasks": batch})
-        rows = ActionRows(tasks.action_space)
-        steps = [np.stack([rows.row(a) for a in some]) for some in actions]
-        count, began = 0, time.perf_counter()
-        while (taken := time.perf_counter() - began) < SECONDS:
-            _, _, terminated, truncated, _ = envs.step(steps[count % len(steps)])
-            count += 1
-            if (ended := terminated | truncated).any():
-                envs.reset(options={"reset_mask": ended})
-    return SLOTS * count / taken
+        while True:
+            count, began = 0, time.perf_counter()
+            while (taken := time.perf_counter() - began) < SECONDS:
+                _, _, terminated, truncated, _ = envs.step(steps[count % len(steps)])
+                count += 1
+                if (ended := terminated | truncated).any():
+                    envs.reset(options={"reset_mask": ended})
+            yield SLOTS * count / taken
 
 
 def bare(tasks, batch, actions):
-    """Return the steps per second of the environments inside, stepped by a loop."""
+    """Step the environments inside in a loop for ever; yield the same."""
     made = [tasks.make(task) for task in batch]
     envs = [env.env for env in made]
-    for env in made:
-        env.reset(seed=0)
-    age, count, began = [0] * SLOTS, 0, time.perf_counter()
-    while (taken := time.perf_counter() - began) < SECONDS:
-        for i, env in enumerate(envs):
-            _, _, terminated, truncated, _ = env.step(actions[count % len(actions)][i])
-            age[i] += 1
-            if terminated or truncated or age[i] == tasks.horizon:
-                env.reset(seed=count)
-                age[i] = 0
-        count += 1
-    for env in made:
-        env.close()
-    return SLOTS * count / taken
+    age, seed = [0] * SLOTS, 0
+    try:
+        for env in made:
+            env.reset(seed=0)
+        while True:
+            count, began = 0, time.perf_counter()
+            while (taken := time.perf_counter() - began) < SECONDS:
+                for i, env in enumerate(envs):
+                    _, _, terminated, truncated, _ = env.step(actions[count % len(actions)][i])
+                    age[i] += 1
+                    if terminated or truncated or age[i] == tasks.horizon:
+                        env.reset(seed=(seed := seed + 1))
+                        age[i] = 0
+                count += 1
+            yield SLOTS * count / taken
+    finally:
+        for env in made:
+            env.close()
 
 
 def measured(package, name):
@@ -87,7 +93,9 @@ def measured(package, name):
     tasks.action_space.seed(0)
     batch = tasks.sample(np.random.default_rng(0), SLOTS, "train")
     actions = [[tasks.action_space.sample() for _ in range(SLOTS)] for _ in range(20)]
-    pairs = [(ours(tasks, batch, actions), bare(tasks, batch, actions)) for _ in range(REPEATS)]
+    inside = contextlib.closing(bare(tasks, batch, actions))
+    with contextlib.closing(ours(tasks, batch, actions)) as own, inside as other:
+        pairs = list(itertools.islice(zip(own, other, strict=True), REPEATS))
     own, other = (statistics.median(x) for x in zip(*pairs, strict=True))
     return {
         "package": package,
@@ -108,7 +116,7 @@ def table(rows):
         "Names with `others:` are of [a short module](../tests/thirdparty/others.py). Each was",
         "trained for two small updates with both agents (`python benchmarks/environments.py` after",
         "`make thirdparty`). Steps per second are those of eight slots in a process, and of eight",
-        "bare environments in a loop, in turns, medians of five; all are reset with a seed.",
+        "bare environments in a loop, in turns, medians of 21; all are reset with a seed.",
         "",
         "| package | name | steps/s | bare | ratio |",
         "| --- | --- | --: | --: | --: |",

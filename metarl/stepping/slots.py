@@ -21,6 +21,9 @@ from metarl.stepping.actions import ActionRows
 from metarl.stepping.spaces import Flattener, fit, indices_inside, reported_space
 from metarl.task import Env, Task
 
+_NUMBERS = (float, int, np.floating, np.integer, np.bool_)
+_FLAGS = (bool, np.bool_)
+
 
 def one_number(value: Any, name: str) -> float:
     """Return a number that a step returned as a float; an array of one number is accepted.
@@ -32,7 +35,7 @@ def one_number(value: Any, name: str) -> float:
     Raises:
         ValueError: if ``value`` is not exactly one number.
     """
-    if isinstance(value, float | int):
+    if isinstance(value, _NUMBERS):
         return float(value)
     array = np.asarray(value)
     if array.dtype.kind in "biuf" and array.size == 1:
@@ -51,6 +54,8 @@ def one_flag(value: Any, name: str) -> bool:
     Raises:
         ValueError: if ``value`` is neither true nor false.
     """
+    if isinstance(value, _FLAGS):
+        return bool(value)
     array = np.asarray(value)
     if array.dtype.kind in "biuf" and array.size == 1 and array.item() in (0, 1):
         return bool(array.item())
@@ -219,8 +224,9 @@ class Slots:
             key: views[f"info.{reported}"]
             for key, reported in zip(tasks.info_keys, reported_keys(tasks), strict=True)
         }
-        self._progress = views["progress"][worker]
-        self._mine = np.array(mine, np.int64)
+        self._progress = memoryview(views["progress"][worker])  # Faster to write than the array.
+        self._slots = list(mine)
+        self._mine = _index(self._slots)
         self._shape = self._observation.shape[1:]
         self._calls = 0
         self._dtype = self._observation.dtype
@@ -263,9 +269,13 @@ class Slots:
 
     def step(self) -> None:
         """Step the live slots by the actions in the shared arrays."""
-        stepped = self._mine[self._live[self._mine]].tolist()
-        for slot in stepped:
-            self._step(slot, self._action[slot].copy())
+        # Environments may keep their actions: they get rows of a copy.
+        actions, live = self._action[self._mine].copy(), self._live[self._mine].tolist()
+        stepped = []
+        for slot, action, is_live in zip(self._slots, actions, live, strict=True):
+            if is_live:
+                stepped.append(slot)
+                self._step(slot, action)
         self._check_numbers(stepped)
         self._note_call(NO_SLOT)
 
@@ -301,8 +311,9 @@ class Slots:
                 truncated = one_flag(truncated, "truncated")
             self._terminated[slot], self._truncated[slot] = terminated, truncated
             for key, values in self._info.items():
-                value = info.get(key)
-                if type(value) is not float or not math.isfinite(value):
+                value: Any = info.get(key)
+                kind = type(value)
+                if kind is not bool and (kind is not float or not math.isfinite(value)):
                     value = _info_number(info, key)
                 values[slot] = value
         except (Exception, SystemExit) as error:
@@ -310,7 +321,8 @@ class Slots:
 
     def _observe(self, slot: int, observation: Any) -> None:
         if self._needs_flattening:
-            observation = self._flattener(observation)
+            self._flattener.write(observation, self._observation[slot])
+            return
         array = np.asarray(observation)
         dtype = array.dtype
         # Skip fit() for floats, which may be rounded to the declared type: it would cost time.
@@ -327,7 +339,8 @@ class Slots:
         if not slots:
             return
         # A sum is finite only if all numbers are; a large sum may overflow, so then look at each.
-        if self._floating and not math.isfinite(self._observation[slots].sum()):
+        total = np.add.reduce(self._observation[self._mine], axis=None) if self._floating else 0.0
+        if not math.isfinite(total):
             for slot in slots:
                 if not np.isfinite(self._observation[slot]).all():
                     cause = f"ValueError: an observation has NaN or inf: {self._observation[slot]}"
@@ -357,6 +370,14 @@ class Slots:
         """
         self._calls += 1
         self._progress[CALLS], self._progress[SLOT] = self._calls, slot
+
+
+def _index(slots: Sequence[int]) -> slice | npt.NDArray[np.int64]:
+    """Return an index of slots: a slice, which reads rows without a copy, where they allow it."""
+    steps = set(np.diff(slots).tolist())
+    if len(slots) and len(steps) <= 1 and min(steps, default=1) > 0:
+        return slice(slots[0], slots[-1] + 1, min(steps, default=1))
+    return np.array(slots, np.int64)
 
 
 def _info_number(info: Mapping[str, Any], key: str) -> float:

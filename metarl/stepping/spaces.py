@@ -214,10 +214,16 @@ class Flattener:
         """Return ``observation`` flattened; see :func:`flatten_observation`."""
         if self._read:
             return self._read(observation)
-        flat = np.zeros(self.space.shape or (), self.space.dtype)
-        if self._write:
-            self._write(observation, flat)
+        flat = np.empty(self.space.shape or (), self.space.dtype)
+        self.write(observation, flat)
         return flat
+
+    def write(self, observation: Any, flat: npt.NDArray[Any]) -> None:
+        """Write ``observation`` flattened into ``flat``, an array of :func:`reported_space`."""
+        if self._read:
+            flat[...] = self._read(observation)
+        elif self._write:
+            self._write(observation, flat)
 
 
 _Write: TypeAlias = Callable[[Any, npt.NDArray[Any]], None]
@@ -257,12 +263,13 @@ def _writer(space: gym.Space[Any], part: str, first: int) -> tuple[_Write, int]:
     if isinstance(space, gym.spaces.Tuple):
         return _writer_of_parts(dict(enumerate(space.spaces)), False, part, first)
     stop = first + flatdim(space)
+    span = slice(first, stop)
     if not isinstance(space, _ARRAYS):
 
         def write_other(value: Any, flat: npt.NDArray[Any]) -> None:
             if not space.contains(value):
                 raise ValueError(f"an observation{part} is {value!r}, outside {space}")
-            flat[first:stop] = flatten(space, value)
+            flat[span] = flatten(space, value)
 
         return write_other, stop
     read = _Reader(space, part)
@@ -271,12 +278,21 @@ def _writer(space: gym.Space[Any], part: str, first: int) -> tuple[_Write, int]:
         zeros = first + np.cumsum(widths, dtype=np.int64) - widths - np.ravel(space.start)
 
         def write_one_hot(value: Any, flat: npt.NDArray[Any]) -> None:
+            flat[span] = 0
             flat[zeros + np.asarray(read(value), np.int64).reshape(-1)] = 1
 
         return write_one_hot, stop
 
+    dtype, shape, plain = space.dtype, space.shape, isinstance(space, gym.spaces.Box)
+    is_vector = len(shape or ()) == 1
+
     def write(value: Any, flat: npt.NDArray[Any]) -> None:
-        flat[first:stop] = read(value).reshape(-1)
+        # What the space declares needs no inspection, which would cost every step time.
+        if not (
+            plain and type(value) is np.ndarray and value.dtype is dtype and value.shape == shape
+        ):
+            value = read(value)
+        flat[span] = value if is_vector else value.reshape(-1)
 
     return write, stop
 
@@ -292,7 +308,9 @@ def _writer_of_parts(
     keys = parts.keys()
 
     def write_parts(value: Any, flat: npt.NDArray[Any]) -> None:
-        if named and (not isinstance(value, Mapping) or value.keys() != keys):
+        if named and (
+            not (type(value) is dict or isinstance(value, Mapping)) or value.keys() != keys
+        ):
             got = f"the keys {list(value)}" if isinstance(value, Mapping) else "no keys"
             raise ValueError(
                 f"an observation{part} has {got}, observation_space{part} has {list(keys)}"

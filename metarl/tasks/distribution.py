@@ -187,7 +187,9 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
             truncated = one_flag(truncated, "truncated")
         if self._elapsed >= self.horizon and not terminated:
             truncated = True
-        return observation, one_number(reward, "reward"), terminated, truncated, info
+        if type(reward) is not float:
+            reward = one_number(reward, "reward")
+        return observation, reward, terminated, truncated, info
 
 
 def time_limit(env: Env) -> int | None:

@@ -187,10 +187,13 @@ def test_a_slow_adapter_takes_its_tasks_a_few_at_a_time(num_envs):
     assert finished == ([2] * 6 if num_envs == 2 else [5, 5, 2])
 
 
-def test_rows_of_arrays_are_as_many_as_episodes_side_by_side():
+def test_slots_are_as_many_as_episodes_side_by_side_up_to_forty_or_the_tasks():
     agent = Counter(per_round=3)
     assert evaluation_slots(agent, Echo(), 4, Workers()) == 12
-    assert evaluation_slots(agent, metarl.make("half-cheetah/velocity"), 4, Workers()) == 4
+    cheetahs = metarl.make("half-cheetah/velocity")
+    assert evaluation_slots(agent, cheetahs, 4, Workers()) == 12
+    assert evaluation_slots(agent, cheetahs, 30, Workers()) == 40
+    assert evaluation_slots(agent, cheetahs, 50, Workers()) == 50
     agent.tasks_at_once = 2
     assert evaluation_slots(agent, Echo(), 4, Workers()) == 6
 
