@@ -6,6 +6,7 @@ import pytest
 
 from metarl.errors import UserError
 from metarl.stepping.spaces import (
+    Flattener,
     blank_observations,
     fit,
     flatten_observation,
@@ -65,6 +66,17 @@ def test_composed_observations_are_flattened_gymnasiums_way(space):
         assert isinstance(reported, gym.spaces.Box) and flat in reported
         assert np.array_equal(flat, gym.spaces.flatten(space, observation))
     assert observation_size(space) == reported.shape[0]
+
+
+@pytest.mark.parametrize("space", COMPOSED, ids=lambda s: type(s).__name__)
+def test_an_observation_is_written_over_another_one(space):
+    space.seed(0)
+    flattener = Flattener(space)
+    flat = np.ones(flattener.space.shape, flattener.space.dtype)
+    for _ in range(20):
+        observation = space.sample()
+        flattener.write(observation, flat)
+        assert np.array_equal(flat, gym.spaces.flatten(space, observation))
 
 
 FITS = [
