@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
+import table
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -70,7 +71,15 @@ class Options(_Generated):
         return "\n".join(lines)
 
 
-DIRECTIVES: dict[str, type[_Generated]] = {"options": Options}
+class Results(_Generated):
+    """Measured results, made by benchmarks/table.py: ``{results} rl2``, ``{results} readme``."""
+
+    def text(self) -> str:
+        """Return the table."""
+        return table.table(self.arguments[0])
+
+
+DIRECTIVES: dict[str, type[_Generated]] = {"options": Options, "results": Results}
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
