@@ -267,9 +267,7 @@ def comparisons_table() -> str:
         "|---|--:|---|--:|--:|--:|",
     ]
     for name, content in _files("comparisons"):
-        begins = (
-            f"[`{content['env']}`](../benchmarks/comparisons/{name}.md) | {content['num_tasks']}"
-        )
+        begins = f"`{content['env']}` ({name}) | {content['num_tasks']}"
         for row in content["rows"]:
             if row["kind"] == "untrained":
                 continue
