@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 # One thread: small networks are slower with more.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo demo-short install test learning metaworld thirdparty check lint types lock clean
+.PHONY: demo demo-short install test learning metaworld thirdparty docs docs-test release check lint types lock clean
 
 demo: install  ## meta-train two agents, evaluate them on held-out tasks
 	$(BIN)/python scripts/train.py
@@ -49,6 +49,15 @@ thirdparty:  ## check environments of ten packages that nobody here wrote: minut
 	$(OWN) -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[dev]' $(THIRDPARTY)
 	$(OWN) -m pytest -m thirdparty tests/thirdparty
 
+docs: install  ## the pages as HTML, in docs/_build/html; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+
+docs-test: install  ## run every command, Python block and example of the pages, cut to two iterations
+	$(BIN)/python -m pytest -m docs -n auto --dist worksteal
+
+release: install  ## run all of them as they stand: hours
+	METARL_FULL=1 $(BIN)/python -m pytest -m docs --timeout 0 --durations=0
+
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -62,4 +71,4 @@ lock: install  ## write requirements.lock from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache

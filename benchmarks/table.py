@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from metarl.running.trained import trained_agents
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -308,6 +310,21 @@ def coverage_table() -> str:
     return "\n".join(lines)
 
 
+def trained_table() -> str:
+    """Return the agents that come with the toolkit."""
+    lines = [
+        "| name | tasks | first | last | after | tasks evaluated |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for name, each in trained_agents().items():
+        summary = each.summary
+        first, last = (summary["return"]["mean"][i] for i in (0, -1))
+        values = f"{number(first, _digits(last))} | {number(last, _digits(last))}"
+        after = f"{summary['episodes'][-1]} episodes | {summary['num_tasks']}"
+        lines.append(f"| `{name}` | `{summary['env']}` | {values} | {after} |")
+    return "\n".join(lines)
+
+
 def _share(value: float | None) -> str:
     return "none" if value is None else f"{value:.1%}"
 
@@ -318,6 +335,7 @@ TABLES = {
     "comparisons": comparisons_table,
     "baselines": baselines_table,
     "coverage": coverage_table,
+    "trained": trained_table,
 }
 
 

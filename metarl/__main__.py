@@ -20,6 +20,7 @@ COMMANDS = {
     "plot": ("running.commands:run_plot", "draw several runs into one picture"),
     "play": ("running.play:run_play", "film how a run's agent adapts to a task"),
     "describe": ("running.describe:run_describe", "say what tasks there are, and show nine"),
+    "list": ("running.catalogue:run_list", "list environments, agents, presets, baselines by name"),
     "benchmark": ("running.commands:run_benchmark", "record runs, or time agents and simulators"),
 }
 """Command -> its function, and its line in ``metarl --help``."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metarl import registry
-from metarl.console import console, print_names
+from metarl.console import console
 from metarl.errors import UserError, bad_option, require_seed
 from metarl.options import option_values, with_options
+from metarl.running.catalogue import print_kinds
 from metarl.running.defaults import starting_settings
 from metarl.running.parsing import parse
-from metarl.running.presets import presets
 from metarl.running.run import Run, named_class, trusted_tasks
 from metarl.running.seeds import group_content, resume_seeds, settings_of_group, train_seeds
 from metarl.running.settings import (
@@ -154,7 +154,7 @@ def parse_train(arguments: Sequence[str]) -> Request:
     """Parse the command line of ``metarl train``; the name of an agent, if any, comes first."""
     early, rest = early_options(arguments)
     if early.list:
-        _print_names()
+        print_kinds(("environments", "agents", "presets"))
         sys.exit(0)
     named = rest.pop(0) if rest and not rest[0].startswith("-") else None
     typed = {word.split("=")[0].replace("_", "-") for word in rest}
@@ -289,17 +289,3 @@ def _refuse_changes(before: Settings, after: Settings) -> None:
                     f"{value!r} with --resume, where only "
                     f"{', '.join('--' + n.replace('_', '-') for n in CHANGEABLE)} may change",
                 )
-
-
-def _print_names() -> None:
-    own = "package.module:Name"
-    gym = {"gym/<Id>:<parameter>=<low>..<high>": "any Gymnasium environment, parameters drawn"}
-    tasks = {name: entry.description for name, entry in registry.task_distributions().items()}
-    agents = {name: entry.description for name, entry in registry.agents().items()}
-    sources = {name: chosen.source for name, chosen in presets().items()}
-    for title, entries in (
-        ("environments", {**tasks, **gym, own: "a distribution of yours, or a function for one"}),
-        ("agents", {**agents, own: "an agent of yours"}),
-        ("presets", sources),
-    ):
-        print_names(title, entries)

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, subcommand
 
 from metarl import registry
-from metarl.console import print_names
 from metarl.errors import UserError, bad_option
 from metarl.evaluation.plotting import Axis
+from metarl.running.catalogue import print_kinds
 from metarl.running.compare import compare, name_agents, open_runs
 from metarl.running.controls import evaluate_controls
 from metarl.running.evaluate import EvaluateConfig, evaluate
@@ -111,9 +111,7 @@ picture of contexts are in the folder `controls` of the first run.
 def run_evaluate(arguments: Sequence[str]) -> None:
     """Evaluate the agent of a run, or compare those of several and baselines."""
     if "--list" in arguments:
-        own = {"package.module:Name": "a baseline of yours"}
-        entries = registry.baselines().items()
-        print_names("baselines", {**{name: entry.description for name, entry in entries}, **own})
+        print_kinds(("baselines",))
         return
     options = parse(Evaluate, _EVALUATE_HELP, "evaluate", arguments)
     if not options.runs:

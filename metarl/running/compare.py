@@ -70,7 +70,7 @@ def compare(
     for run in runs:
         run.require_spaces(tasks)
     plans = plan_evaluations(runs, config, baselines, tasks)
-    folder = config.output or runs[0].directory / "comparison"
+    folder = config.output or runs[0].results / "comparison"
     writings = {path: Writing(path) for path in (folder, *(plan.folder for plan in plans))}
     with closing(SharedEnvs(config.workers, tasks)) as envs:
         comparison = Comparison(tuple(evaluate_plans(plans, tasks, config, envs, writings)))

@@ -85,7 +85,7 @@ def evaluate_controls(
         run.require_spaces(tasks)
     plans = plan_evaluations(runs, config, baselines, tasks)
     plans = [plan for plan in plans if plan.kind != "untrained"]
-    number, folder = plans[0].num_tasks, config.output or runs[0].directory / "controls"
+    number, folder = plans[0].num_tasks, config.output or runs[0].results / "controls"
     if number < 2:
         raise bad_option("--evaluation-tasks", number, "at least 2 with --controls")
     control_partners(tasks, split=config.split, num_tasks=number, seed=config.seed)

@@ -193,7 +193,7 @@ def evaluate_subject(
     config = as_trained(config, [run])
     split, seed = config.split, config.seed
     label, num_tasks = name_evaluation(run, agent, tasks, config)
-    folder = config.output or run.directory / "evaluation"
+    folder = config.output or run.results / "evaluation"
     writing = Writing(folder)
 
     def measured(name: str, title: str, state: Checkpoint, count: int) -> AdaptationCurve:

@@ -95,7 +95,7 @@ def plan_evaluations(
             run.agent_name,
             evaluation_shape(agent, tasks, config.episodes_per_trial),
             num_tasks,
-            run.directory / "evaluation",
+            run.results / "evaluation",
             name,
             saved,
             saved.env_steps,
@@ -112,7 +112,7 @@ def plan_evaluations(
         )
         plans += [plan, untrained]
     shape = max((plan.shape for plan in plans), key=lambda shape: shape.num_episodes)
-    folder = config.output or runs[0].directory / "comparison"
+    folder = config.output or runs[0].results / "comparison"
     for text, label in zip(baselines, _baseline_labels(baselines, plans), strict=True):
         baseline = registry.make_baseline(
             text, tasks, shape, seed=config.seed, device=config.device

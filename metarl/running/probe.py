@@ -66,7 +66,7 @@ def probe(
         initial.load_into(agent)
         untrained = _probed(agent, tasks, config, envs, "untrained agent")
     _print(run, tasks, trained, untrained)
-    folder = config.output or run.directory / "evaluation"
+    folder = config.output or run.results / "evaluation"
     writing = Writing(folder)
     with writing:
         content = {

@@ -93,7 +93,7 @@ def evaluate_robustness(
         made = plan_evaluations(runs, each, baselines, tasks)
         plans.append([plan for plan in made if plan.kind != "untrained"])
     folder = config.output or runs[0].directory / "robustness"
-    base = config.output or runs[0].directory / "comparison"  # for the curves of baselines
+    base = config.output or runs[0].results / "comparison"  # for the curves of baselines
     writings = {path: Writing(path) for path in (folder, base, *(p.folder for p in plans[0]))}
     found = []
     with closing(SharedEnvs(config.workers, tasks)) as envs:

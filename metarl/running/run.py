@@ -19,7 +19,7 @@ from metarl.experience.agent import Agent, TaskSpec, require_spaces
 from metarl.files import create_json, remove_leftovers, write_json
 from metarl.learning.state import renamed
 from metarl.options import with_options
-from metarl.running import first_edition
+from metarl.running import first_edition, trained
 from metarl.running.checkpoints import Checkpoint, CheckpointStore, Which
 from metarl.running.folders import NewFolder, default_directory, used
 from metarl.running.machine import commit, device_name
@@ -42,6 +42,11 @@ class Run:
     """The agent's ``package.module:Name``, if the user and not only the file has named it."""
     folder: NewFolder | None = None
     """The folders that this process has created, if it has begun the run."""
+
+    @property
+    def results(self) -> Path:
+        """The folder that evaluations are written to."""
+        return trained.results_of(self.directory)
 
     @staticmethod
     def create(settings: Settings, tasks: TaskDistribution) -> Run:
@@ -94,12 +99,14 @@ class Run:
         """Read a run directory.
 
         Args:
-            directory: the folder.
+            directory: the folder, or the name of an agent that comes with the toolkit.
             agent: the agent's ``package.module:Name``, if it is a module of the user's.
 
         Raises:
             UserError: if ``directory`` is not a run directory.
         """
+        if not directory.exists():
+            directory = trained.find(directory) or directory
         path = directory / "config.json"
         if not path.is_file():
             raise UserError(f"{directory}: not a run directory (it has no config.json)")
@@ -295,7 +302,7 @@ def load(
     Loading reads tensors and JSON; it never runs code from them.
 
     Args:
-        directory: the run directory.
+        directory: the run directory, or the name of an agent that comes with the toolkit.
         which: ``final`` for the last checkpoint, ``best`` for the best on validation tasks.
         device: device of the agent's tensors.
         agent: the agent's ``package.module:Name``, if it is a module of yours.

@@ -1,0 +1,40 @@
+"""README and the pages of docs: does every command and every block of Python do what it says?"""
+
+import shutil
+import sys
+
+import pages
+import pytest
+
+pytestmark = [pytest.mark.docs, pytest.mark.timeout(0 if pages.FULL else 300)]
+
+PAGES = [
+    pages.ROOT / "README.md",
+    *sorted(path for path in (pages.ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
+]
+RUN = [
+    path for path in PAGES if {b.kind for b in pages.blocks(path.read_text())} & {"bash", "python"}
+]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """The runs that pages may use without making them."""
+    folder = tmp_path_factory.mktemp("made")
+    pages.make_runs(folder)
+    return folder
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.relative_to(pages.ROOT).as_posix())
+def test_a_page_runs_from_top_to_bottom(path, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(sys, "argv", ["metarl"])
+    if path.name != "README.md":  # It makes its own.
+        shutil.copytree(made / "runs", tmp_path / "runs")
+    commands, python = pages.run_page(path, tmp_path)
+    assert commands + python > 0
+
+
+def test_pages_are_found():
+    assert len(RUN) > 10
