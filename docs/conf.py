@@ -13,7 +13,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
-    "attributes",
+    "docstrings",
     "generated",
 ]
 exclude_patterns = ["_build", "pictures/README.md"]

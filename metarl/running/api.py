@@ -333,7 +333,7 @@ def evaluate_robustness(
     ...     "runs/first", "reward_noise", [0, 2], evaluation_tasks=100
     ... )
     >>> table.levels, table.rows[0]["label"], sorted(table.rows[0]["difference"])
-    ((0.0, 2.0), 'rl2', ['high', 'iqm', 'low', 'mean', 'median'])
+    ((0.0, 2.0), 'rl2', ['high', 'low', 'mean'])
     """
     _refuse_unknown("metarl.evaluate_robustness", options, option_paths(EvaluateConfig).keys())
     given = [runs] if isinstance(runs, Run | str | Path) else runs
