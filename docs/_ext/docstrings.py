@@ -70,14 +70,18 @@ def plain_signature(
     """Leave annotations out of a signature, and the one that all protocols have in common."""
     if getattr(obj, "_is_protocol", False):
         return "", returns
-    return signature and plain(signature).replace("<factory>", "..."), returns
+    if signature:  # What is no Python would be shown as it stands, in one long line.
+        signature = plain(signature).replace("<factory>", "...")
+        signature = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", signature)
+    return signature, returns
 
 
 def plain_types(app: Sphinx, tree: nodes.document) -> None:
     """Leave annotations out of the types of attributes."""
     for node in list(tree.findall(addnodes.desc_annotation)):
-        if "Annotated[" in node.astext():
-            text = plain(_text(node))
+        text = _text(node)
+        if "Annotated[" in text:
+            text = re.sub(r"~(?:\w+\.)*", "", plain(text))
             node.children = []
             node += nodes.Text(text)
 
@@ -88,12 +92,14 @@ def _text(node: nodes.Node) -> str:
         return str(node)
     if isinstance(node, addnodes.pending_xref_condition) and node["condition"] != "resolved":
         return ""
+    if isinstance(node, addnodes.pending_xref) and "Annotated[" in node["reftarget"]:
+        return str(node["reftarget"])  # It could not be read as Python.
     return "".join(map(_text, node.children))
 
 
 def plain(text: str) -> str:
     """Return a type's text with ``Annotated[X, …]`` replaced by ``X``."""
-    while found := re.search(r"~?(?:typing\.)?Annotated\[", text):
+    while found := re.search(r"~?(?:\w+\.)?Annotated\[", text):
         depth, comma, end = 0, 0, found.end()
         while depth or text[end] != "]":
             depth += (text[end] in "[(") - (text[end] in "])")
