@@ -41,7 +41,11 @@ Rounds: TypeAlias = Sequence[PolicyBatch]
 
 @dataclass(frozen=True)
 class MAMLPPOConfig:
-    """Hyper-parameters of MAML-PPO; the defaults are for 2-D navigation."""
+    """Hyper-parameters of MAML-PPO; the defaults are for 2-D navigation.
+
+    >>> metarl.MAMLPPOConfig.for_tasks(metarl.TaskSpec.of(metarl.make("mdp/n10"))).hidden_sizes
+    (64, 64)
+    """
 
     tasks_per_update: Annotated[int, AtLeast(1)] = 20
     """Number of tasks in a meta-batch (20 in the MAML paper)."""
@@ -194,10 +198,7 @@ class MAMLPPO:
         return metrics | {"explained_variance": float(explained)}
 
     def batch(self, episodes: Episodes, value: Tensor | None = None) -> tuple[PolicyBatch, Tensor]:
-        """Return a round as the losses take it, and the values of a baseline fitted to it.
-
-        If ``value`` holds these values already, they are not computed again.
-        """
+        """Return a round for the losses, and ``value`` or the values of a baseline fitted to it."""
         config, reward, valid = self.config, episodes.reward, episodes.valid
         if value is None:
             plain = self.encoder.plain(episodes.observation)

@@ -35,7 +35,12 @@ from metarl.stepping.actions import ActionCodec
 
 @dataclass(frozen=True)
 class RL2Config:
-    """Hyper-parameters of RL²; the defaults are for Bernoulli bandits."""
+    """Hyper-parameters of RL²; the defaults are for Bernoulli bandits.
+
+    >>> config = metarl.RL2Config(tasks_per_update=100, core=CoreConfig(hidden_size=128))
+    >>> config.core.hidden_size, config.ppo.num_epochs
+    (128, 4)
+    """
 
     tasks_per_update: Annotated[int, AtLeast(1)] = 1000
     """Number of tasks in a meta-batch; each is met in one trial."""

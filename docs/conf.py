@@ -13,11 +13,13 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "docstrings",
     "generated",
 ]
 exclude_patterns = ["_build", "pictures/README.md"]
 nitpicky = False
 smartquotes = False
+default_role = "literal"  # `word` in the help of options
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -15,7 +15,14 @@ def described(error: BaseException) -> str:
 
 
 class UserError(Exception):
-    """Bad input. Scripts print ``error: <message>`` and exit with code 2."""
+    """Bad input. Scripts print ``error: <message>`` and exit with code 2.
+
+    >>> try:
+    ...     metarl.Uniform(3, 1)
+    ... except metarl.UserError as error:
+    ...     print(error)
+    range: got '3..1'; accepted: finite low < high
+    """
 
 
 def bad_option(name: str, got: object, accepted: str) -> UserError:
@@ -46,7 +53,15 @@ def require_seed(name: str, seed: int) -> None:
 class EnvError(Exception):
     """An environment raised, hung, ended its process, or returned what its spaces do not hold.
 
-    Scripts save the trained agent, print the message and exit with code 1.
+    Scripts save the trained agent, print the message and exit with code 1. ``worker``, ``slot``,
+    ``task``, ``cause`` and the environment's traceback, ``trace``, are attributes.
+
+    >>> task = metarl.Task.of("rooms", wanted=20)
+    >>> error = metarl.EnvError(1, 3, task, "ValueError: no heat")
+    >>> print(error)
+    environment failed in worker 1, slot 3, task rooms(wanted=20): ValueError: no heat
+    >>> error.task["wanted"]
+    20
     """
 
     def __init__(

@@ -30,6 +30,12 @@ class Tuned:
 
     Raises:
         ValueError: if the bounds do not ascend, or a logarithmic range is not above 0.
+
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     learning_rate: Annotated[float, metarl.Tuned(1e-4, 1e-2, log=True)] = 1e-3
+    >>> str(metarl.Tuned(1e-4, 1e-2, log=True))  # as --search of metarl tune takes it
+    'log:0.0001..0.01'
     """
 
     low: Number
@@ -60,6 +66,12 @@ class TunedAmong:
 
     Raises:
         ValueError: if there are fewer than two.
+
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     core: Annotated[str, metarl.TunedAmong("gru", "fast-weights")] = "gru"
+    >>> str(metarl.TunedAmong("gru", "fast-weights"))  # as --search of metarl tune takes it
+    'gru,fast-weights'
     """
 
     values: tuple[Any, ...]

@@ -14,7 +14,13 @@ from metarl.errors import UserError
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 """Purpose of a set of tasks: ``train`` is for meta-training, ``validation`` for choosing
-checkpoints and settings, and ``test`` is held out for one evaluation at the end."""
+checkpoints and settings, and ``test`` is held out for one evaluation at the end.
+
+>>> tasks, splits = metarl.make("navigation"), ("train", "validation", "test")
+>>> drawn = [tasks.sample(np.random.default_rng(0), 1, split)[0] for split in splits]
+>>> len(set(drawn))  # no two splits share a task
+3
+"""
 
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

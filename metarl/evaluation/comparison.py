@@ -74,6 +74,14 @@ class Comparison:
     Tables have one row for each. Baselines are shown at the agents' points, so that a baseline
     with a point at every episode is measured by the same yardstick as an agent that adapts every
     20 episodes. Differences are to the first agent, and paired by task.
+
+    >>> comparison = metarl.compare(["runs/first"], ["thompson"], evaluation_tasks=100)
+    >>> [participant.label for participant in comparison.participants]
+    ['rl2', 'untrained', 'thompson']
+    >>> comparison.curves["thompson"].returns.shape  # [point, task]
+    (10, 100)
+    >>> comparison.rows[1]["difference"]["mean"] < 0  # the untrained agent's return minus rl2's
+    True
     """
 
     participants: Sequence[Participant] = field(repr=False)

@@ -44,7 +44,16 @@ _FIRST_EDITION_SCORES: dict[str, Score] = {
 
 @dataclass(frozen=True)
 class AdaptationCurve:
-    """How an agent's return on a set of tasks depends on the episodes of experience it has had."""
+    """How an agent's return on a set of tasks depends on the episodes of experience it has had.
+
+    >>> agent, tasks = metarl.load("runs/first"), metarl.make("bandit/n10-k5")
+    >>> curve = metarl.evaluate_adaptation(agent, tasks, num_tasks=200)
+    >>> curve.episodes, curve.returns.shape  # [point, task]
+    ((0, 1, 2, 3, 4, 5, 6, 7, 8, 9), (10, 200))
+    >>> gain = curve.summary()["gain"]  # last point minus first, paired by task
+    >>> gain["low"] < gain["mean"] < gain["high"]
+    True
+    """
 
     env: str
     """The name of the task distribution."""

@@ -95,6 +95,14 @@ def evaluate_adaptation(
         UserError: if an argument is out of range, or the tasks do not have the agent's spaces.
         EnvError: if an environment fails.
         DivergenceError: if an observation, a reward, an action or the context is not finite.
+
+    >>> agent, tasks = metarl.load("runs/first"), metarl.make("bandit/n10-k5")
+    >>> curve = metarl.evaluate_adaptation(agent, tasks, num_tasks=200)
+    >>> curve.returns.shape  # [point, task]
+    (10, 200)
+    >>> before, *_, after = curve.returns.mean(1)
+    >>> bool(before + 0.1 < after)
+    True
     """
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     shape = evaluation_shape(agent, tasks, num_episodes)

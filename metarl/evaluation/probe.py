@@ -65,7 +65,15 @@ Known = dict[int, tuple[Rows, Features]]
 
 @dataclass(frozen=True)
 class ProbeCurve:
-    """How much of the variance of tasks' parameters a linear probe of the context explains."""
+    """How much of the variance of tasks' parameters a linear probe of the context explains.
+
+    >>> agent, tasks = metarl.load("runs/first"), metarl.make("bandit/n10-k5")
+    >>> curve = metarl.probe_context(agent, tasks, num_tasks=50)
+    >>> curve.unit, curve.experience
+    ('steps', (0, 1, 2, 3, 4, 5, 6, 7, 8, 9))
+    >>> curve.parameters, curve.r2.shape
+    (('p[0]', 'p[1]', 'p[2]', 'p[3]', 'p[4]'), (10, 5))
+    """
 
     unit: str
     """What experience is counted in: ``steps`` for agents that learn while they act, or
@@ -138,6 +146,11 @@ def probe_context(
     Raises:
         UserError: if there are too few tasks, if these do not differ, or if the agent's context
             holds no numbers.
+
+    >>> agent, tasks = metarl.load("runs/first"), metarl.make("bandit/n10-k5")
+    >>> curve = metarl.probe_context(agent, tasks, num_tasks=200)
+    >>> bool(curve.mean[0] < 0.01), bool(curve.mean[-1] > 0.1)  # before and after nine pulls
+    (True, True)
     """
     require_spaces(agent, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
     if not FEWEST_TASKS <= num_tasks <= MOST_TASKS:

@@ -44,6 +44,18 @@ class AdaptedPolicy:
 
     :meth:`act` serves one environment and remembers what it has seen there, rewards included.
     :meth:`predict` has the interface of Stable-Baselines3; it does not change the knowledge.
+
+    >>> tasks = metarl.make("navigation")
+    >>> [task] = tasks.sample(np.random.default_rng(0), 1, "test")
+    >>> env = tasks.make(task)
+    >>> policy = metarl.adapt(metarl.load("runs/goals"), env, episodes=20)
+    >>> (observation, _), total, ended = env.reset(seed=0), 0.0, False
+    >>> while not ended:
+    ...     action, _ = policy.predict(observation, deterministic=True)
+    ...     observation, reward, terminated, truncated, _ = env.step(action)
+    ...     total, ended = total + reward, terminated or truncated
+    >>> total > -25  # about -37 before the 20 episodes
+    True
     """
 
     def __init__(
@@ -292,6 +304,13 @@ def adapt(
 
     Raises:
         UserError: if the environment does not fit, or if nothing would end its episodes.
+
+    >>> task = metarl.Task.of("bandit/n10-k5", p=(0.1, 0.1, 1.0, 0.1, 0.1))
+    >>> env = metarl.make("bandit/n10-k5").make(task)
+    >>> policy = metarl.adapt(metarl.load("runs/first"), env, episodes=9)
+    >>> observation, _ = env.reset()
+    >>> int(policy.act(observation, greedy=True))  # it has found the arm that always pays
+    2
     """
     if not isinstance(env, gym.Env):
         raise bad_option("env", type(env).__name__, "a gymnasium.Env (one, not a vector of them)")

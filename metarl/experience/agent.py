@@ -37,7 +37,12 @@ from metarl.tasks.distribution import TaskDistribution
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What the tasks of a distribution have in common: what an agent is made for."""
+    """What the tasks of a distribution have in common: what an agent is made for.
+
+    >>> spec = metarl.TaskSpec.of(metarl.make("bandit/n10-k5"))
+    >>> spec.action_space, spec.horizon, spec.episodes_per_trial
+    (Discrete(5), 1, 10)
+    """
 
     observation_space: gym.Space[Any]
     """The observation space of every task; Dict and Tuple spaces are flattened."""
@@ -191,6 +196,19 @@ class Adapter(Protocol):
     between. ``num_steps`` is the number of environment steps that a baseline has been trained on.
     ``exact_rewards`` is true for an adapter that makes nothing of noisy rewards: evaluations with
     ``--reward-noise`` refuse it before any work.
+
+    >>> class Still:  # a policy that never moves, in environments with two-dimensional actions
+    ...     shape = metarl.TrialShape(episodes_per_round=1)
+    ...     def begin(self, num_tasks):
+    ...         return torch.zeros(num_tasks, 0)
+    ...     def act(self, context, timestep, generator, greedy=False):
+    ...         return torch.zeros(*timestep.active.shape, 2), {}, context
+    ...     def adapt(self, context, episodes, generator):
+    ...         return context
+    >>> tasks = metarl.make("navigation")
+    >>> metarl.check_adapter(Still(), tasks)
+    >>> metarl.evaluate_adaptation(Still(), tasks, num_tasks=50).returns.shape  # [point, task]
+    (1, 50)
     """
 
     shape: TrialShape
@@ -251,6 +269,15 @@ class Agent(Adapter, Protocol):
     members, ``remembers`` and ``recall``: see :class:`RememberingAgent`.
 
     :func:`metarl.check_agent` tells whether a class keeps this contract.
+
+    >>> from metarl.registry import agent_class
+    >>> RL2 = agent_class("rl2")
+    >>> spec = metarl.TaskSpec.of(metarl.make("bandit/n10-k5"))
+    >>> agent = RL2(RL2.Config(tasks_per_update=100), spec, seed=0, device="cpu")
+    >>> isinstance(agent, metarl.Agent), agent.tasks_per_update, agent.shape.num_episodes
+    (True, 100, 10)
+    >>> tensors, extra = agent.state()
+    >>> agent.load_state(tensors, extra)
     """
 
     tasks_per_update: int

@@ -63,6 +63,10 @@ def check_adapter(adapter: object, tasks: TaskDistribution) -> None:
 
     Raises:
         AssertionError: if the contract is broken; the message says what to correct.
+
+    >>> from metarl.registry import make_baseline
+    >>> tasks = metarl.make("bandit/n10-k5")
+    >>> metarl.check_adapter(make_baseline("thompson", tasks, metarl.TrialShape(10)), tasks)
     """
     assert isinstance(adapter, Adapter), _lacks(adapter, Adapter)
     assert isinstance(adapter.shape, TrialShape), (
@@ -90,6 +94,11 @@ def check_agent(agent: object, tasks: TaskDistribution, *, learns: bool = True) 
 
     Raises:
         AssertionError: if the contract is broken; the message says what to correct.
+
+    >>> from metarl.registry import agent_class
+    >>> RL2, tasks = agent_class("rl2"), metarl.make("bandit/n10-k5")
+    >>> agent = RL2(RL2.Config(tasks_per_update=10), metarl.TaskSpec.of(tasks), seed=0)
+    >>> metarl.check_agent(agent, tasks)
     """
     assert isinstance(agent, Agent), _lacks(agent, Agent)
     try:

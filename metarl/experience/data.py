@@ -35,7 +35,24 @@ Metrics: TypeAlias = dict[str, float]
 
 
 class Timestep(NamedTuple):
-    """What an agent sees when it acts."""
+    """What an agent sees when it acts.
+
+    >>> from metarl.seeding import LaneGenerator
+    >>> here = torch.ones(3, 1, dtype=torch.bool)  # three tasks, one lane each
+    >>> timestep = metarl.Timestep(
+    ...     observation=torch.zeros(3, 1, 1),
+    ...     previous_action=torch.zeros(3, 1, dtype=torch.int64),
+    ...     previous_reward=torch.zeros(3, 1),
+    ...     boundary=here,
+    ...     trial_start=here,
+    ...     active=here,
+    ... )
+    >>> agent = metarl.load("runs/first")
+    >>> generator = LaneGenerator(np.arange(3, dtype=np.uint64).reshape(3, 1))
+    >>> action, record, context = agent.act(agent.begin(3), timestep, generator)
+    >>> action.shape
+    torch.Size([3, 1])
+    """
 
     observation: Shaped[Tensor, "task lane observation"]
     """The environment's observation, flattened: float32, or bytes (uint8) where the environment's
@@ -54,7 +71,18 @@ class Timestep(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """One round of experience."""
+    """One round of experience.
+
+    >>> def look(iteration, trial, metrics):  # called after every update
+    ...     for episodes in trial.rounds:
+    ...         print(list(episodes.reward.shape), sorted(episodes.metrics))
+    ...     return False  # ends the training
+    >>> sizes = {"tasks_per_update": 2, "validation_tasks": 2, "evaluation_tasks": 2}
+    >>> run = metarl.train("maml-ppo", env="navigation", callback=look, check=False, **sizes)
+    [2, 20, 100] ['length', 'return']
+    [2, 20, 100] ['length', 'return']
+    [2, 20, 100] ['length', 'return']
+    """
 
     observation: Shaped[Tensor, "task episode time observation"]
     """What the agent saw before each action, flattened: float32, or bytes."""
@@ -89,19 +117,31 @@ class Stream(NamedTuple):
     """A trial as one sequence per task: valid steps packed to the left, episodes joined."""
 
     observation: Shaped[Tensor, "task time observation"]
+    """What the agent saw before each action."""
     action: Shaped[Tensor, "task time *action"]
+    """Actions as they were sampled."""
     previous_action: Shaped[Tensor, "task time *action"]
+    """The action before, as the environment took it; zero at the first step of the trial."""
     previous_reward: Float[Tensor, "task time"]
+    """The reward of the action before; zero at the first step of the trial."""
     reward: Float[Tensor, "task time"]
+    """The environment's rewards."""
     next_observation: Shaped[Tensor, "task time observation"]
     """The observation after the step, of the same episode also at its end."""
     boundary: Bool[Tensor, "task time"]
+    """True at the first step of an episode."""
     trial_start: Bool[Tensor, "task time"]
+    """True at the first step of the trial."""
     terminated: Bool[Tensor, "task time"]
+    """True at a step after which nothing follows, whatever the time limit."""
     truncated: Bool[Tensor, "task time"]
+    """True at a step after which the time limit cut the episode off."""
     valid: Bool[Tensor, "task time"]
+    """True where a step happened, False for padding."""
     record: Record
+    """What the agent's ``act`` returned as its record, by name."""
     info: dict[str, Shaped[Tensor, "task time ..."]] = {}  # noqa: RUF012  # never written into
+    """The numbers that ``info_keys`` names, of every step."""
 
     def chunks(self, length: int | None) -> Chunks:
         """Return how the stream is cut into rows of ``length`` steps, or into whole trials."""
@@ -144,7 +184,20 @@ class Change(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """Everything an agent lived through with some tasks."""
+    """Everything an agent lived through with some tasks.
+
+    >>> from metarl.experience.lanes import TrialKeys
+    >>> from metarl.experience.rollout import run_trial
+    >>> from metarl.seeding import Phase
+    >>> agent, tasks = metarl.load("runs/first"), metarl.make("bandit/n10-k5")
+    >>> drawn = tasks.sample(np.random.default_rng(0), 4, "test")
+    >>> keys = TrialKeys(seed=0, phase=Phase.USE, iteration=0, tasks=4)
+    >>> trial = run_trial(agent, tasks.make_vec(4), drawn, shape=agent.shape, keys=keys)
+    >>> trial.env_steps, len(trial.rounds), trial.rounds[0].reward.shape  # [task, episode, time]
+    (40, 1, torch.Size([4, 10, 1]))
+    >>> trial.stream().reward.shape  # [task, time], episodes joined
+    torch.Size([4, 10])
+    """
 
     tasks: list[Task]
     """The tasks, one for each row of everything else; those of the beginning if they change."""

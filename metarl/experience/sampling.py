@@ -19,7 +19,23 @@ class TaskSampler(Protocol):
     """Chooses the training tasks of every iteration, and may learn from the trials.
 
     A sampler is made as ``Class(tasks)``. All its random numbers come from the generator that
-    ``sample`` gets, so that a training can be repeated exactly.
+    ``sample`` gets, so that a training can be repeated exactly. ``task_sampler`` of
+    :func:`metarl.train` takes the name of such a class, ``package.module:Name``.
+
+    >>> class Few:  # trains on the same hundred tasks again and again
+    ...     def __init__(self, tasks):
+    ...         self.tasks = tasks.sample(np.random.default_rng(0), 100, "train")
+    ...     def sample(self, rng, n):
+    ...         return [self.tasks[i] for i in rng.integers(100, size=n)]
+    ...     def update(self, tasks, trial):
+    ...         pass
+    ...     def state(self):
+    ...         return {}
+    ...     def load_state(self, state):
+    ...         pass
+    >>> sampler = Few(metarl.make("navigation"))
+    >>> isinstance(sampler, metarl.TaskSampler), len(sampler.sample(np.random.default_rng(0), 20))
+    (True, 20)
     """
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:

@@ -37,8 +37,11 @@ class Layer(NamedTuple):
     channels: int
     """The number of its output's channels."""
     kernel: int
+    """The rows and columns of its kernel."""
     stride: int
+    """The pixels from one place of the kernel to the next."""
     padding: int = 0
+    """The pixels of zeros that are added at every edge."""
 
 
 NATURE = (Layer(32, 8, 4), Layer(64, 4, 2), Layer(64, 3, 1))

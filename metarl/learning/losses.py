@@ -25,6 +25,7 @@ class PolicyBatch(NamedTuple):
     """Experience of every task as losses of a policy take it."""
 
     observation: Shaped[Tensor, "task step observation"]
+    """What the policy saw before each action."""
     action: Shaped[Tensor, "task step *action"]
     """The actions as they were sampled."""
     log_prob: Float[Tensor, "task step"]

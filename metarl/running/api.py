@@ -58,6 +58,13 @@ def train(
 
     Raises:
         UserError: for an unknown option or anything that cannot work, before any work is done.
+
+    >>> sizes = {"tasks_per_update": 20, "evaluation_tasks": 20, "validation_tasks": 10}
+    >>> run = metarl.train("rl2", env="bandit/n10-k5", iterations=2, run_dir="runs/two", **sizes)
+    >>> run.checkpoint().iteration
+    2
+    >>> sorted(path.name for path in run.directory.iterdir())
+    ['checkpoints', 'config.json', 'evaluation', 'metrics.jsonl', 'tensorboard']
     """
     settings, origin = _settings("metarl.train", agent, preset, options)
     if origin:
@@ -97,6 +104,12 @@ def tune(
     Raises:
         UserError: for an unknown option or anything that cannot work, before any work is done.
         TuningError: if no trial was completed.
+
+    >>> sizes = {"tasks_per_update": 20, "validation_tasks": 10, "iterations": 1}
+    >>> search = ["learning_rate=log:1e-4..1e-2"]
+    >>> best = metarl.tune("rl2", env="bandit/n10-k5", trials=1, search=search, **sizes)
+    >>> 1e-4 <= best.settings.agent_config.ppo.learning_rate <= 1e-2
+    True
     """
     settings, _ = _settings("metarl.tune", agent, preset, options)
     return tuning.tune(settings, TuneConfig(trials, jobs, tuple(search), prune), options.keys())
@@ -148,6 +161,10 @@ def evaluate(
 
     Raises:
         UserError: for an unknown option or anything that cannot work, before any work is done.
+
+    >>> curve = metarl.evaluate("runs/first", evaluation_tasks=100)
+    >>> curve.returns.shape  # [point, task]
+    (10, 100)
     """
     _refuse_unknown("metarl.evaluate", options, option_paths(EvaluateConfig).keys())
     opened = run if isinstance(run, Run) else Run.open(Path(run), agent)
@@ -182,6 +199,10 @@ def compare(
 
     Raises:
         UserError: for an unknown option or anything that cannot work, before any work is done.
+
+    >>> comparison = metarl.compare(["runs/first"], ["thompson"], evaluation_tasks=100)
+    >>> {row["label"]: round(row["trial_return"]["mean"]) for row in comparison.rows}
+    {'rl2': 7, 'untrained': 5, 'thompson': 6}
     """
     _refuse_unknown("metarl.compare", options, option_paths(EvaluateConfig).keys())
     opened = comparing.name_agents(_opened(runs), agents)
@@ -221,6 +242,10 @@ def evaluate_controls(
 
     Raises:
         UserError: for an unknown option or anything that cannot work, before any work is done.
+
+    >>> controls = metarl.evaluate_controls("runs/first", evaluation_tasks=100)
+    >>> controls.verdicts[0].endswith("it adapts to its task.")
+    True
     """
     _refuse_unknown("metarl.evaluate_controls", options, option_paths(EvaluateConfig).keys())
     given = [runs] if isinstance(runs, Run | str | Path) else runs
@@ -262,6 +287,10 @@ def evaluate_probe(
 
     Raises:
         UserError: for an unknown option or anything that cannot work, before any work is done.
+
+    >>> trained, untrained = metarl.evaluate_probe("runs/first", evaluation_tasks=100)
+    >>> bool(trained.mean[-1] > untrained.mean[-1])
+    True
     """
     _refuse_unknown("metarl.evaluate_probe", options, option_paths(EvaluateConfig).keys())
     opened = run if isinstance(run, Run) else Run.open(Path(run), agent)
@@ -299,6 +328,12 @@ def evaluate_robustness(
 
     Raises:
         UserError: for an unknown option or anything that cannot work, before any work is done.
+
+    >>> table = metarl.evaluate_robustness(
+    ...     "runs/first", "reward_noise", [0, 2], evaluation_tasks=100
+    ... )
+    >>> table.levels, table.rows[0]["label"], sorted(table.rows[0]["difference"])
+    ((0.0, 2.0), 'rl2', ['high', 'low', 'mean'])
     """
     _refuse_unknown("metarl.evaluate_robustness", options, option_paths(EvaluateConfig).keys())
     given = [runs] if isinstance(runs, Run | str | Path) else runs

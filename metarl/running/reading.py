@@ -84,6 +84,16 @@ def read_run(path: str | Path, agent: str | None = None) -> RunRecord:
 
     Raises:
         UserError: if the path is no run directory, or its settings or metrics are damaged.
+
+    >>> sizes = {"tasks_per_update": 20, "evaluation_tasks": 20, "validation_tasks": 10}
+    >>> run = metarl.train("rl2", env="bandit/n10-k5", iterations=2, run_dir="runs/two", **sizes)
+    >>> record = metarl.read_run("runs/two")
+    >>> record.metrics["env_steps"].tolist()
+    [200.0, 400.0]
+    >>> record.evaluations["test"].returns.shape  # [point, task]
+    (10, 20)
+    >>> record.over_training("validation/return_after").env_steps in (200, 400)
+    True
     """
     run = Run.open(Path(path), agent)
     file, folder = run.directory / "metrics.jsonl", run.directory / "evaluation"

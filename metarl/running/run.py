@@ -309,5 +309,9 @@ def load(
 
     Raises:
         UserError: if there is no such run or checkpoint.
+
+    >>> agent = metarl.load("runs/first")
+    >>> type(agent).__name__, agent.shape.num_episodes
+    ('RL2', 10)
     """
     return Run.open(Path(directory), agent).load_agent(which, device)[0]

@@ -157,7 +157,12 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What an agent is trained on, and for how long."""
+    """What an agent is trained on, and for how long.
+
+    >>> config = metarl.TrainConfig(env="navigation", iterations=100)
+    >>> config.seed, config.evaluation.best_by, config.workers.env_timeout
+    (0, 'return_after', 60.0)
+    """
 
     env: str = "bandit/n10-k5"
     """Name of the task distribution; `--list` shows all names."""

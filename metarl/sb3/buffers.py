@@ -24,6 +24,14 @@ class LinearBaselineBuffer(RolloutBuffer):
     class as ``rollout_buffer_class``, PPO does the same, and ``vf_coef=0`` leaves the critic
     alone. Every episode counts as over at the end of the rollout and where it was truncated, so
     that a rollout should consist of whole episodes (``n_steps`` a multiple of their length).
+
+    >>> tasks = metarl.make("navigation")
+    >>> [task] = tasks.sample(np.random.default_rng(0), 1, "test")
+    >>> own = {"rollout_buffer_class": metarl.sb3.LinearBaselineBuffer, "vf_coef": 0.0}
+    >>> steps = {"n_steps": 200, "batch_size": 200}
+    >>> model = metarl.sb3.export("runs/goals", tasks.make(task), **steps, **own)
+    >>> model.learn(200).num_timesteps  # two episodes of 100 steps
+    200
     """
 
     def __init__(

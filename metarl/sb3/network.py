@@ -33,6 +33,11 @@ class FlatObservations(BaseFeaturesExtractor):
         observation_space: the space after Stable-Baselines3's wrappers.
         images: the keys of a Dict's images, or None for a single image, of which
             Stable-Baselines3 has moved the channels to the front; here they are moved back.
+
+    >>> parts = {"place": gym.spaces.Box(-1, 1, (2,)), "speed": gym.spaces.Box(0, 9)}
+    >>> layer = metarl.sb3.FlatObservations(gym.spaces.Dict(parts))
+    >>> layer({"place": torch.zeros(5, 2), "speed": torch.ones(5, 1)}).shape
+    torch.Size([5, 3])
     """
 
     def __init__(
@@ -74,6 +79,12 @@ class NetworkPolicy(ActorCriticPolicy):
         args: the spaces and the schedule of the learning rate, as for any policy.
         min_std: lower bound on the standard deviation, in policy units; it holds in learning too.
         options: options of Stable-Baselines3's ``ActorCriticPolicy``.
+
+    >>> model = metarl.sb3.export("runs/goals", metarl.make("navigation").make())
+    >>> isinstance(model.policy, metarl.sb3.NetworkPolicy), model.policy.min_std
+    (True, 0.01)
+    >>> model.policy.scale  # navigation's actions are bounded by ±0.1
+    tensor([0.1000, 0.1000])
     """
 
     def __init__(self, *args: Any, min_std: float, **options: Any) -> None:

@@ -15,7 +15,15 @@ from metarl.experience.agent import Adapter
 
 
 class RewardedEnv(VecEnvWrapper):
-    """Environments that keep the last rewards, which a policy of Stable-Baselines3 is not given."""
+    """Environments that keep the last rewards, which a policy of Stable-Baselines3 is not given.
+
+    >>> envs = metarl.sb3.vec_env(metarl.make("bandit/n10-k5"), 3)
+    >>> wrapped = metarl.sb3.RewardedEnv(envs)
+    >>> observations = wrapped.reset()
+    >>> observations, rewards, dones, infos = wrapped.step(np.zeros(3, np.int64))
+    >>> bool((wrapped.rewards == rewards).all())
+    True
+    """
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
@@ -35,7 +43,18 @@ class RewardedEnv(VecEnvWrapper):
 
 
 class TrialState(NamedTuple):
-    """What :meth:`TrialPolicy.predict` hands on from one step of a trial to the next."""
+    """What :meth:`TrialPolicy.predict` hands on from one step of a trial to the next.
+
+    >>> envs = metarl.sb3.vec_env(metarl.make("bandit/n10-k5"), 3, episodes_per_task=10)
+    >>> policy = metarl.sb3.export("runs/first", envs)
+    >>> actions, state = policy.predict(policy.env.reset())  # None: a new trial begins
+    >>> isinstance(state, metarl.sb3.TrialState), state.num_steps
+    (True, 0)
+    >>> observations, *_ = policy.env.step(actions)
+    >>> actions, state = policy.predict(observations, state, episode_start=True)
+    >>> state.num_steps
+    1
+    """
 
     known: PolicyState
     """What the agent knows about every environment's task, and where it is."""
@@ -51,8 +70,14 @@ class TrialPolicy:
     not clear the state. Such an agent learns from rewards, which Stable-Baselines3 does not pass
     to policies: they are read from :attr:`env`, or given as ``reward``.
 
-        policy = metarl.sb3.export("runs/bandit", env)
-        evaluate_policy(policy, policy.env, n_eval_episodes=10)
+    >>> from stable_baselines3.common.evaluation import evaluate_policy
+    >>> task = metarl.Task.of("bandit/n10-k5", p=(0.1, 0.1, 1.0, 0.1, 0.1))
+    >>> policy = metarl.sb3.export("runs/first", metarl.make("bandit/n10-k5").make(task))
+    >>> rewards, lengths = evaluate_policy(  # one trial of ten pulls
+    ...     policy, policy.env, n_eval_episodes=10, return_episode_rewards=True
+    ... )
+    >>> len(rewards), rewards[-1]
+    (10, 1.0)
     """
 
     env: RewardedEnv

@@ -34,11 +34,7 @@ def vec_env(
     """Return a task distribution as a vector environment of Stable-Baselines3.
 
     Every environment meets a task of its own and gets another one after ``episodes_per_task``
-    episodes, so that any algorithm of Stable-Baselines3 or sb3-contrib trains on the distribution:
-
-        envs = metarl.sb3.vec_env(metarl.make("half-cheetah/velocity"), 40)
-        PPO("MlpPolicy", envs).learn(1_000_000)
-
+    episodes, so that any algorithm of Stable-Baselines3 or sb3-contrib trains on the distribution.
     Array families are stepped by NumPy, all others in worker processes.
 
     Args:
@@ -55,6 +51,12 @@ def vec_env(
     Raises:
         UserError: if an argument is out of range, or if tasks that are to be observed have
             parameters that are no numbers.
+
+    >>> from stable_baselines3 import PPO
+    >>> envs = metarl.sb3.vec_env(metarl.make("navigation"), 10)
+    >>> model = PPO("MlpPolicy", envs, n_steps=20, batch_size=200, device="cpu")
+    >>> model.learn(200).num_timesteps
+    200
     """
     if num_envs < 1:
         raise bad_option("num_envs", num_envs, "at least 1")
@@ -71,6 +73,14 @@ class TaskVecEnv(VecEnv):
     ``TimeLimit.truncated`` and the ``task`` that the episode was of; the numbers that the
     distribution reports (``info_keys``) are there at every step, success as ``is_success``.
     ``get_attr("task")`` returns the tasks that the environments have at present.
+
+    >>> envs = metarl.sb3.vec_env(metarl.make("bandit/n10-k5"), 2, "test")
+    >>> observations = envs.reset()
+    >>> tasks = envs.get_attr("task")
+    >>> observations, rewards, dones, infos = envs.step(np.zeros(2, np.int64))
+    >>> dones.tolist(), [info["task"] for info in infos] == tasks
+    ([True, True], True)
+    >>> envs.close()
     """
 
     def __init__(

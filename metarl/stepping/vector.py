@@ -188,6 +188,15 @@ class TaskVectorEnv(SlotVectorEnv):
         timeout: seconds that one call of an environment may take in a worker.
         restarts: how many killed or hung workers may be replaced in all. The unfinished
             episodes of a lost worker are replayed from their seeds and recorded actions.
+
+    >>> tasks = metarl.GymTasks("CartPole-v1", {"length": metarl.Uniform(0.3, 1.0)})
+    >>> envs = metarl.TaskVectorEnv(tasks, 4, num_workers=0)  # tasks.make_vec makes one, too
+    >>> drawn = tasks.sample(np.random.default_rng(0), 4, "train")
+    >>> observations, _ = envs.reset(seed=0, options={"tasks": drawn})
+    >>> observations, rewards, terminated, truncated, _ = envs.step(np.zeros(4, np.int64))
+    >>> observations.shape, rewards.tolist()
+    ((4, 4), [1.0, 1.0, 1.0, 1.0])
+    >>> envs.close()
     """
 
     def __init__(

@@ -30,7 +30,9 @@ class NoiseSpec(NamedTuple):
     """Number of random numbers that a slot needs at one reset or step."""
 
     uniform: int = 0
+    """How many uniform numbers of (0, 1)."""
     normal: int = 0
+    """How many standard normal numbers."""
 
 
 class Noise(NamedTuple):
@@ -50,9 +52,13 @@ class Transition(NamedTuple):
     """Results of one step of an array family; the first axis of every array is the slot."""
 
     state: State
+    """The state after the step."""
     observation: Array
+    """The observation after the step."""
     reward: Array
+    """The reward of the step."""
     terminated: Array
+    """Whether the episode ends with the step; the time limit is counted elsewhere."""
     info: dict[str, Array]
     """Arrays ``[slot]`` by the names of ``info_keys``."""
 
@@ -63,10 +69,33 @@ class ArrayTaskDistribution(TaskDistribution):
     :meth:`initial` and :meth:`transition` use ``array_api_compat.array_namespace``, draw no random
     numbers of their own, and never write into their arguments.
 
+    >>> from metarl.task import draw_unit  # numbers that no other split draws
+    >>> class Line(metarl.ArrayTaskDistribution):  # find a hidden place on a line
+    ...     name, horizon = "line", 20
+    ...     observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    ...     action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    ...     def sample(self, rng, n, split):
+    ...         goals = 10 * draw_unit(rng, (n,), split)
+    ...         return [metarl.Task.of(self.name, goal=goal) for goal in goals]
+    ...     def initial(self, params, noise):
+    ...         place = np.zeros_like(params["goal"])
+    ...         return {"goal": params["goal"], "place": place}, place[:, None]
+    ...     def transition(self, state, action, noise):
+    ...         place = state["place"] + action[:, 0]
+    ...         reward = -abs(state["goal"] - place)
+    ...         return Transition(state | {"place": place}, place[:, None], reward, False, {})
+    >>> tasks = Line()
+    >>> envs = tasks.make_vec(1000)
+    >>> drawn = tasks.sample(np.random.default_rng(0), 1000, "train")
+    >>> observations, _ = envs.reset(seed=0, options={"tasks": drawn})
+    >>> observations, rewards, *_ = envs.step(np.ones((1000, 1), np.float32))
+    >>> observations.shape, rewards.shape
+    ((1000, 1), (1000,))
+
     A family that also writes :meth:`draw` can be watched: its single environments then have the
     render mode ``rgb_array``, so that ``metarl play`` and ``metarl describe --frames`` show it. A
     picture is a function of the scene alone. :class:`metarl.tasks.canvas.Canvas` draws one in a few
-    milliseconds:
+    milliseconds::
 
         def draw(self, scene):
             canvas = Canvas(320, 320)
@@ -79,7 +108,9 @@ class ArrayTaskDistribution(TaskDistribution):
     render_fps: int = 10
     """Number of steps that a film shows in a second, if the family can be drawn."""
     initial_noise: NoiseSpec = NoiseSpec()
+    """The random numbers that :meth:`initial` gets."""
     transition_noise: NoiseSpec = NoiseSpec()
+    """The random numbers that :meth:`transition` gets."""
 
     @abstractmethod
     def initial(self, params: Mapping[str, Array], noise: Noise) -> tuple[State, Array]:
@@ -136,6 +167,14 @@ class ArrayVectorEnv(SlotVectorEnv):
     """Slots of a family written as array functions, all stepped by a few NumPy calls.
 
     A slot's random numbers at a step depend only on the slot's seed and the step's number.
+
+    >>> tasks = metarl.make("bandit/n10-k5")
+    >>> envs = metarl.ArrayVectorEnv(tasks, 1000)  # tasks.make_vec makes one, too
+    >>> drawn = tasks.sample(np.random.default_rng(0), 1000, "train")
+    >>> observations, _ = envs.reset(seed=0, options={"tasks": drawn})
+    >>> _, rewards, *_ = envs.step(np.zeros(1000, np.int64))  # the first arm of every bandit
+    >>> round(float(rewards.mean()), 1)
+    0.5
     """
 
     distribution: ArrayTaskDistribution

@@ -54,6 +54,8 @@ def check_task_distribution(
 
     Raises:
         AssertionError: if the contract is broken; the message says what to correct.
+
+    >>> metarl.check_task_distribution(metarl.make("navigation"))
     """
     _check_sampling(tasks)
     task, other = tasks.sample(np.random.default_rng(0), 2, "train")

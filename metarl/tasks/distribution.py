@@ -20,6 +20,26 @@ class TaskDistribution(ABC):
 
     A subclass sets the attributes below and writes :meth:`sample` and :meth:`make`.
     :func:`metarl.check_task_distribution` checks that it keeps the contract.
+
+    >>> from metarl.task import draw_unit  # numbers that no other split draws
+    >>> class PoleEnv(metarl.TaskEnv):
+    ...     def apply_task(self, task):
+    ...         self.unwrapped.length = task["length"]
+    >>> class Poles(metarl.TaskDistribution):
+    ...     name, horizon = "poles", 200
+    ...     def __init__(self):
+    ...         env = gym.make("CartPole-v1")
+    ...         self.observation_space = env.observation_space
+    ...         self.action_space = env.action_space
+    ...     def sample(self, rng, n, split):
+    ...         lengths = 0.5 + draw_unit(rng, (n,), split)
+    ...         return [metarl.Task.of(self.name, length=length) for length in lengths]
+    ...     def make(self, task=None):
+    ...         return PoleEnv(gym.make("CartPole-v1").unwrapped, self.horizon, task)
+    >>> tasks = Poles()
+    >>> [task] = tasks.sample(np.random.default_rng(0), 1, "train")
+    >>> tasks.make(task).unwrapped.length == task["length"]
+    True
     """
 
     name: str
@@ -131,6 +151,15 @@ class TaskEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     A family subclasses it, writes :meth:`apply_task`, and overrides :meth:`step` if a task
     changes the reward.
+
+    >>> class PoleEnv(metarl.TaskEnv):
+    ...     def apply_task(self, task):
+    ...         self.unwrapped.length = task["length"]
+    >>> env = PoleEnv(gym.make("CartPole-v1").unwrapped, horizon=200)
+    >>> task = metarl.Task.of("poles", length=0.7)
+    >>> observation, info = env.reset(seed=0, options={"task": task})
+    >>> env.task["length"], env.unwrapped.length
+    (0.7, 0.7)
     """
 
     fresh = False

@@ -247,8 +247,6 @@ def one_or_more(name: str, value: int | None) -> int | None:
 class FunctionTasks(ParametricTasks):
     """Tasks whose environments are made by a function of their parameters.
 
-        FunctionTasks(lambda params: Room(**params), {"wanted": Uniform(15, 25)}, horizon=50)
-
     Args:
         function: takes a dict with a value for each parameter and returns an environment. It is
             called again when the parameters change, and travels to workers by cloudpickle.
@@ -267,6 +265,15 @@ class FunctionTasks(ParametricTasks):
 
     Raises:
         UserError: if the function fails or returns no environment, or if no horizon is known.
+
+    >>> def pendulum(params):
+    ...     return gym.make("Pendulum-v1", g=params["g"])
+    >>> tasks = metarl.FunctionTasks(pendulum, {"g": metarl.Uniform(8, 12)}, episodes_per_trial=3)
+    >>> tasks.horizon, tasks.episodes_per_trial
+    (200, 3)
+    >>> [task] = tasks.sample(np.random.default_rng(0), 1, "test")
+    >>> tasks.make(task).unwrapped.g == task["g"]
+    True
     """
 
     def __init__(

@@ -102,6 +102,14 @@ class GymTasks(ParametricTasks):
     Raises:
         UserError: if the environment cannot be made, has no parameter of a given name, does not
             take a value, changes it, or replaces it on reset.
+
+    >>> tasks = metarl.GymTasks("Pendulum-v1", {"g": metarl.Uniform(8, 12)}, horizon=100)
+    >>> tasks.name
+    'gym/Pendulum-v1:g=8..12,horizon=100'
+    >>> [task] = tasks.sample(np.random.default_rng(0), 1, "test")
+    >>> env = tasks.make(task)  # an ordinary Gymnasium environment
+    >>> env.unwrapped.g == task["g"]
+    True
     """
 
     def __init__(

@@ -47,10 +47,21 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 @dataclass(frozen=True)
 class Uniform:
-    """A float drawn uniformly from ``low`` to ``high``."""
+    """A float drawn uniformly from ``low`` to ``high``.
+
+    >>> length = metarl.Uniform(0.3, 1.0, test=(1.0, 1.5))
+    >>> tasks = metarl.GymTasks("CartPole-v1", {"length": length})
+    >>> tasks.name
+    'gym/CartPole-v1:length=0.3..1,test.length=1..1.5'
+    >>> [task] = tasks.sample(np.random.default_rng(0), 1, "test")
+    >>> 1.0 <= task["length"] < 1.5
+    True
+    """
 
     low: Number
+    """The lower end."""
     high: Number
+    """The upper end."""
     factor: bool = False
     """True if the number multiplies the environment's own value."""
     each: bool = False
@@ -97,7 +108,11 @@ class Uniform:
 
 
 def LogUniform(low: Number, high: Number, **options: Any) -> Uniform:  # noqa: N802  # used like a class
-    """Return a :class:`Uniform` that draws the number's logarithm uniformly."""
+    """Return a :class:`Uniform` that draws the number's logarithm uniformly.
+
+    >>> metarl.GymTasks("Pendulum-v1", {"m": metarl.LogUniform(0.1, 10)}).name
+    'gym/Pendulum-v1:m=log:0.1..10'
+    """
     return Uniform(low, high, logarithmic=True, **options)
 
 
@@ -108,10 +123,19 @@ class Integers:
     Each split has its own values. Of every five consecutive values, the third belongs to
     validation and the fifth to test. Of three or four values in all, the last belongs to test and
     the one before it to validation. One or two values are shared by all splits.
+
+    >>> levels = metarl.Integers(0, 9)
+    >>> for split in ("train", "validation", "test"):
+    ...     print(split, [levels.value(i, split) for i in range(levels.count(split))])
+    train [0, 1, 3, 5, 6, 8]
+    validation [2, 7]
+    test [4, 9]
     """
 
     low: int
+    """The lowest value."""
     high: int
+    """The highest value."""
     test: tuple[int, int] | None = None
     """First and last value of the test split, outside ``low`` to ``high``, whose values then
     belong to training and validation."""
@@ -186,11 +210,21 @@ class Integers:
 
 @dataclass(frozen=True, init=False)
 class Choice:
-    """One of a few values, with equal probability: numbers, booleans or strings."""
+    """One of a few values, with equal probability: numbers, booleans or strings.
+
+    >>> slippery = metarl.Choice(True, False)
+    >>> metarl.GymTasks("FrozenLake-v1", {"is_slippery": slippery}).name
+    'gym/FrozenLake-v1:is_slippery=true/false'
+    >>> metarl.Choice(-10, 10, test=[-20, 20]).of("test")
+    (-20, 20)
+    """
 
     options: tuple[Scalar, ...]
+    """The values."""
     factor: bool
+    """True if the number multiplies the environment's own value."""
     each: bool
+    """True if every entry (body, joint, …) gets its own value instead of one for all."""
     test: tuple[Scalar, ...] | None
     """Values of the test split; by default all splits share the same few. Validation always
     draws from the training values."""
