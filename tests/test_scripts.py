@@ -1,32 +1,27 @@
-"""The scripts and the README: does every command do what it says?"""
+"""The scripts, and the environment of the pages: does each do what it says?"""
 
 import json
-import re
 import runpy
-import shlex
-import shutil
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 from measure import measure_classes, measure_speed
 
 import metarl
 from metarl import registry
-from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import UserError
-from metarl.options import option_values, with_options
-from metarl.running import commandline
+from metarl.options import with_options
 from metarl.running.settings import Settings, TrainConfig
 from metarl.running.train import train
 from metarl.tasks.checks import check_task_distribution
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-BLOCKS = [(kind, text) for kind, text in FENCE.findall((ROOT / "README.md").read_text())]
-ROOMS = next(text for kind, text in BLOCKS if kind == "python" and "class Room" in text)
+PAGE = (ROOT / "docs" / "environments.md").read_text()
+ROOMS = next(block.text for block in pages.blocks(PAGE) if block.module == "rooms.py")
 TINY = {"iterations": 1, "env_steps": None, "evaluation_tasks": 2, "validation_tasks": 2}
 SMALL = {
     "tasks_per_update": 2,
@@ -34,43 +29,6 @@ SMALL = {
     "hidden_size": 4,
     "episodes_per_trial": 2,
 }
-
-
-def readme_commands():
-    """Return the words after ``python scripts/`` of every command in a bash block."""
-    lines = [
-        line
-        for kind, text in BLOCKS
-        for line in text.replace("\\\n", " ").splitlines()
-        if kind == "bash"
-    ]
-    found = (re.search(r"\bpython scripts/(.*)", line) for line in lines)
-    return [tuple(shlex.split(match[1], comments=True)) for match in found if match]
-
-
-COMMANDS = readme_commands()
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run of the default environment."""
-    config = with_options(
-        TrainConfig(), **TINY, run_dir=tmp_path_factory.mktemp("runs") / "trained"
-    )
-    return train(Settings("rl2", with_options(RL2Config(), **SMALL), config)).directory
-
-
-@pytest.fixture(scope="module")
-def on_navigation(tmp_path_factory):
-    """A run on tasks with a goal in the plane."""
-    config = with_options(
-        TrainConfig(),
-        **TINY,
-        env="navigation:horizon=10",
-        run_dir=tmp_path_factory.mktemp("runs") / "goals",
-    )
-    small = MAMLPPOConfig(tasks_per_update=2, episodes_per_adaptation=2)
-    return train(Settings("maml-ppo", small, config)).directory
 
 
 @pytest.fixture
@@ -212,77 +170,15 @@ def test_wrong_setting_of_a_speed_measurement_is_refused(config, message, tmp_pa
     assert not output.exists()
 
 
-# README
+# The environment of the pages
 
 
-def test_readme_shows_commands_and_python():
-    assert {"train.py", "evaluate.py", "plot.py"} <= {words[0] for words in COMMANDS}
-    assert "python" in {kind for kind, _ in BLOCKS}
-
-
-@pytest.mark.parametrize(
-    "words", [w for w in COMMANDS if w[0] == "train.py"], ids=lambda words: " ".join(words)
-)
-def test_readme_s_training_runs(words, trained, rooms, tmp_path):
-    """With what was asked for, but few tasks; runs it goes on with are replaced by a tiny one."""
-    arguments = list(words[1:])
-    if "--list" in arguments:
-        with pytest.raises(SystemExit) as stop:
-            commandline.parse_train(arguments)
-        assert not stop.value.code
-        return
-    for option in {"--resume", "--config"} & set(arguments):
-        shutil.copytree(trained, tmp_path / "copy")
-        arguments[arguments.index(option) + 1] = str(tmp_path / "copy")
-    request = commandline.parse_train(arguments)
-    if request.resume:
-        assert request.settings.train.iterations >= 1
-        return
-    config = with_options(request.settings.train, **TINY, device="cpu", run_dir=tmp_path / "run")
-    known = option_values(request.settings.agent_config)
-    wanted = SMALL | {"episodes_per_adaptation": 2}
-    small = {name: value for name, value in wanted.items() if name in known}
-    agent_config = with_options(request.settings.agent_config, **small)
-    if config.env == "navigation":  # 100 steps show no more than 10
-        config = with_options(config, env="navigation:horizon=10")
-    tasks = registry.make(config.env)
-    kind = registry.agent_class(request.settings.agent)
-    agent = kind(agent_config, metarl.TaskSpec.of(tasks))
-    assert config.resolve(agent, tasks).iterations == 1
-    if request.seeds:  # what one of them does, another command shows
-        return
-    if tasks.array_functions or config.env == rooms:  # simulators take seconds
-        assert (
-            train(Settings(request.settings.agent, agent_config, config))
-            .checkpoints.load()
-            .iteration
-            == 1
-        )
-
-
-@pytest.mark.parametrize(
-    "words", [w for w in COMMANDS if w[0] != "train.py"], ids=lambda words: " ".join(words)
-)
-def test_readme_s_other_commands_run(words, trained, on_navigation, call, tmp_path):
-    name = words[0].removesuffix(".py")
-    run = str(on_navigation if "runs/goals" in words else trained)
-    runs = [run if word.startswith("runs/") else word for word in words[1:]]
-    if name == "compare":  # no run beside itself
-        shutil.copytree(trained, tmp_path / "other")
-        runs[runs.index("--") + 1] = str(tmp_path / "other")
-    number = "20" if "--probe" in words else "2"
-    few = ["--evaluation-tasks", number] if name == "evaluate" else []
-    if "--change-task-after" in words:  # The tiny run has shorter trials.
-        few += ["--episodes-per-trial", "10"]
-    assert call(name, *runs, *few)[0] == 0
-
-
-def test_readme_s_environment_is_short_and_keeps_the_contract(rooms):
+def test_the_pages_environment_is_short_and_keeps_the_contract(rooms):
     assert len(ROOMS.splitlines()) < 30
     check_task_distribution(registry.make(rooms))
 
 
-def test_readme_s_environment_is_adapted_to_in_episodes_as_long_as_in_training(rooms, tmp_path):
+def test_the_pages_environment_is_adapted_to_in_episodes_as_long_as_in_training(rooms, tmp_path):
     config = with_options(TrainConfig(), **TINY, env=rooms, num_workers=0, run_dir=tmp_path / "run")
     train(Settings("rl2", with_options(RL2Config(), **SMALL), config))
     lengths = []
@@ -300,17 +196,3 @@ def test_readme_s_environment_is_adapted_to_in_episodes_as_long_as_in_training(r
     policy = metarl.adapt(metarl.load(tmp_path / "run"), env, episodes=3)
     assert lengths == [20, 20, 20]
     assert env.action_space.contains(policy.act(env.reset(seed=0)[0]))
-
-
-def test_readme_s_python_runs(trained, on_navigation, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    for kind, text in BLOCKS:
-        if kind == "python":
-            text = re.sub(r"([\"'])runs/goals\1", repr(str(on_navigation)), text)
-            text = re.sub(r"([\"'])runs/[^\"']*\1", repr(str(trained)), text)
-            text = re.sub(r"num_tasks=[\d_]+", "num_tasks=2", text)
-            text = text.replace("half-cheetah/velocity", "navigation").replace("=200", "=5")
-            text = text.replace("1_000_000", "1")
-            exec(compile(text, "README.md", "exec"), names)
-    assert names["metarl"].__name__ == "metarl"
