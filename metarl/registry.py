@@ -242,9 +242,8 @@ def _make_object(name: str, options: dict[str, Any]) -> TaskDistribution:
         made = found(**options)
     made = _require_distribution(name, made)
     own = getattr(made, "name", "")
-    made.name = (
-        name if not own or "<" in own else own
-    )  # A name like "<lambda>" cannot make it again.
+    if not own or "<" in own or _OBJECT.match(own):  # What made it inside cannot make it again.
+        made.name = name
     return made
 
 

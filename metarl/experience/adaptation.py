@@ -315,6 +315,9 @@ def adapt(
     if not isinstance(env, gym.Env):
         raise bad_option("env", type(env).__name__, "a gymnasium.Env (one, not a vector of them)")
     require_spaces(agent, env.observation_space, env.action_space, "env")
+    if hasattr(agent, "reveal"):
+        got = f"{type(agent).__name__}, which is told its task"
+        raise bad_option("agent", got, "an agent that is not: env says nothing of its task")
     each = agent.shape.stride
     if episodes < 0 or episodes % each:
         raise bad_option("episodes", episodes, f"a multiple of {each}, 0 or more")

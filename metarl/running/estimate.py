@@ -328,7 +328,8 @@ def announce(estimate: Estimate, iterations: int, config: object, *, yes: bool) 
     if yes or not (long or large):
         console.print(line)
         return
-    wrong = "takes over ten minutes" if long else f"needs more than the {size(free)} free"
+    faults = ["takes over ten minutes"] * long + [f"needs more than the {size(free)} free"] * large
+    wrong = " and ".join(faults)
     known = option_paths(type(config))
     names = ("tasks_per_update", "episodes_per_trial", "episodes_per_adaptation")
     smaller = [f"--{name.replace('_', '-')}" for name in names if name in known]

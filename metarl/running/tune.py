@@ -191,7 +191,7 @@ def _study_class() -> type[Study]:
     try:
         from metarl.running.tune_study import Study  # Only tuning needs Optuna.
     except ImportError as error:
-        message = f"metarl tune: needs its package: pip install optuna ({error})"
+        message = f"metarl tune: needs its package: pip install 'metarl-toolkit[tune]' ({error})"
         raise UserError(message) from error
     return Study
 

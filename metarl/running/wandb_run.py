@@ -133,5 +133,5 @@ def import_wandb() -> Any:
         return importlib.import_module("wandb")
     except ImportError as error:
         raise UserError(
-            f"--wandb-project: needs its package: pip install wandb ({error})"
+            f"--wandb-project: needs its package: pip install 'metarl-toolkit[wandb]' ({error})"
         ) from error

@@ -1,4 +1,4 @@
-"""Examples and the notebook: does each run, cut to two iterations, and as it stands in a release?"""
+"""Examples and the notebook: does each run, cut short, and in a release as it stands?"""
 
 import importlib
 import inspect
