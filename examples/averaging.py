@@ -42,7 +42,6 @@ class Averager:
 
     @torch.no_grad()
     def act(self, context, timestep, generator, greedy=False):
-        timestep = timestep.to(self.device)
         hot = one_hot(timestep.previous_action[:, 0].long(), self.n)
         hot = hot * (timestep.active & ~timestep.trial_start)
         context = context + torch.stack([hot * timestep.previous_reward, hot], 1)
@@ -54,7 +53,7 @@ class Averager:
         return context
 
     def update(self, trial, generator, progress):
-        s = trial.stream().to(self.device)
+        s = trial.stream()
         to_go = (s.reward * s.valid).flip(1).cumsum(1).flip(1)
         gain = (to_go - to_go.sum(0) / s.valid.sum(0)) * s.valid  # minus the batch's mean
         log_prob = self.net(s.record["x"]).log_softmax(-1).gather(-1, s.action[..., None])[..., 0]

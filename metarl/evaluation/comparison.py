@@ -136,7 +136,7 @@ class Comparison:
         point that both have; ``total_difference`` is the same of ``trial_return``, None unless
         both trials have the same number of episodes. ``crossover`` tells after how many episodes
         a participant equals what the first agent has reached at its last point
-        (:meth:`_crossover`).
+        and stays there on average.
         """
         return [self._row(p) for p in self.participants]
 
