@@ -75,7 +75,7 @@ def evaluate_adaptation(
         score: ``adapting-episodes`` measures the episodes that the agent also adapts on;
             ``greedy-copy`` measures one greedy episode per point, which the agent forgets and
             which starts in the same way at every point.
-        workers: how environments are stepped; the result does not depend on it.
+        workers: how environments are stepped; of it only `num_envs` moves last bits of the result.
         envs: environments that ``tasks.make_vec`` made; they are left open.
         disturbances: noise, delays and losses between the environments and the agent.
         change_task_after: the number of episodes after which the task of every trial becomes that

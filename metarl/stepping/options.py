@@ -23,7 +23,10 @@ class MakesVectorEnvs(Protocol):
 
 @dataclass(frozen=True)
 class Workers:
-    """Options of stepping environments; no result depends on them."""
+    """Options of stepping environments; no result depends on them, but for last bits.
+
+    Batches of another size (``num_envs``) may round differently in a network.
+    """
 
     num_envs: Annotated[int, AtLeast(1)] | None = None
     """Number of environments stepped together (default: as many as the agent and the task
