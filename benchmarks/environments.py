@@ -1,7 +1,7 @@
 """Environments of other people's packages: trained for a few iterations, and how fast they step.
 
     make thirdparty                      installs the packages, and runs their tests
-    python benchmarks/environments.py    in that environment: writes docs/environments.md
+    python benchmarks/environments.py    in that environment: writes benchmarks/environments.json
 
 Each environment is trained by both agents for two small updates, as typed on the command line. Its
 steps per second are those of eight slots of ours in one process, beside those of eight bare
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 import metarl
-from metarl.files import write_json, write_whole
+from metarl.files import write_json
 from metarl.running.commandline import run_train
 from metarl.stepping.actions import ActionRows
 
@@ -107,26 +107,6 @@ def measured(package, name):
     }
 
 
-def table(rows):
-    """Return the rows as a page."""
-    text = [
-        "# Environments of other packages",
-        "",
-        "Every line is one command, `metarl train rl2 --env NAME` or `metarl train maml-ppo`.",
-        "Names with `others:` are of [a short module](../tests/thirdparty/others.py). Each was",
-        "trained for two small updates with both agents (`python benchmarks/environments.py` after",
-        "`make thirdparty`). Steps per second are those of eight slots in a process, and of eight",
-        "bare environments in a loop, in turns, medians of 21; all are reset with a seed.",
-        "",
-        "| package | name | steps/s | bare | ratio |",
-        "| --- | --- | --: | --: | --: |",
-    ]
-    for r in rows:
-        numbers = f"{r['steps_per_second']:,.0f} | {r['bare_steps_per_second']:,.0f}"
-        text.append(f"| {r['package']} | `{r['env']}` | {numbers} | {r['ratio']:.2f} |")
-    return "\n".join(text) + "\n"
-
-
 def main():
     """Measure every environment, or those whose names contain the words given."""
     from test_packages import NAMED
@@ -138,7 +118,6 @@ def main():
             print(json.dumps(rows[-1]), flush=True)
     if not sys.argv[1:]:
         write_json(ROOT / "benchmarks" / "environments.json", {"rows": rows})
-        write_whole(ROOT / "docs" / "environments.md", table(rows).encode())
 
 
 if __name__ == "__main__":

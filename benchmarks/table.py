@@ -310,6 +310,16 @@ def coverage_table() -> str:
     return "\n".join(lines)
 
 
+def environments_table() -> str:
+    """Return the speed of environments of other packages, beside the same without this toolkit."""
+    content = json.loads((ROOT / "benchmarks" / "environments.json").read_text())
+    lines = ["| package | name | steps/s | bare | ratio |", "|---|---|--:|--:|--:|"]
+    for row in content["rows"]:
+        speeds = f"{row['steps_per_second']:,.0f} | {row['bare_steps_per_second']:,.0f}"
+        lines.append(f"| {row['package']} | `{row['env']}` | {speeds} | {row['ratio']:.2f} |")
+    return "\n".join(lines)
+
+
 def trained_table() -> str:
     """Return the agents that come with the toolkit."""
     lines = [
@@ -335,6 +345,7 @@ TABLES = {
     "comparisons": comparisons_table,
     "baselines": baselines_table,
     "coverage": coverage_table,
+    "environments": environments_table,
     "trained": trained_table,
 }
 

@@ -257,7 +257,7 @@ def test_agents_learn_from_images(name, seed, tmp_path):
             gae_lambda=0.3,
             target_kl=None,
         )
-        agent, iterations = RL2(config, spec, seed=seed), 150
+        agent, iterations = RL2(config, spec, seed=seed), 110
     else:
         config = MAMLPPOConfig(20, 20, 1, (0.5,), hidden_sizes=(32,), learning_rate=3e-3)
         agent, iterations = MAMLPPO(config, spec, seed=seed), 25

@@ -74,7 +74,7 @@ def control_curves(
         num_episodes: the number of episodes of a trial (default: as in an evaluation).
         seed: the seed of tasks, episodes, actions, and of which task gets whose context.
         greedy: whether the most likely actions are taken.
-        workers: how environments are stepped; the result does not depend on it.
+        workers: how environments are stepped; of it ``num_envs`` alone moves last bits of results.
         envs: environments that ``tasks.make_vec`` made; they are left open.
         disturbances: noise, delays and losses between the environments and the agent.
         advance: a function that is called with the number of trials just finished; every task has

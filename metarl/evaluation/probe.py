@@ -139,7 +139,7 @@ def probe_context(
         num_tasks: the number of tasks.
         num_episodes: the number of episodes of a trial (default: as in an evaluation).
         seed: the seed of tasks, episodes, actions and of the parts that the tasks are divided into.
-        workers: how environments are stepped; the result does not depend on it.
+        workers: how environments are stepped; of it ``num_envs`` alone moves last bits of results.
         envs: environments of ``tasks``; they are left open.
         advance: a function that is called with the number of tasks just finished.
 

@@ -127,7 +127,8 @@ def collect(
 
     Args:
         agent: the agent that acts; it is not changed.
-        envs: environments of the tasks; the experience does not depend on the number of slots.
+        envs: environments of the tasks. The number of slots may move last bits of what a network
+            computes, whose batches it sizes; the experience does not depend on it otherwise.
         tasks: one task for each row of ``context``.
         context: what the agent knows, one row per task.
         timestep: the timestep that the previous round returned, or None at the start of a trial;

@@ -31,6 +31,7 @@ from metarl.stepping.slots import (
     SlotError,
     Slots,
     Unfinished,
+    index_of,
 )
 from metarl.stepping.workers import Setup, pickled_registry, start_process, usable_cores
 from metarl.task import Task
@@ -121,11 +122,6 @@ class _Worker:
         """The worker's count of environment calls when the pool last looked."""
         self.last_progress = time.monotonic()
         """When the pool last saw the count change, or began to wait."""
-
-    @property
-    def rows(self) -> slice:
-        """The worker's slots as an index of the shared arrays."""
-        return slice(self.slots.start, self.slots.stop, self.slots.step)
 
     def answers_within(self, seconds: float) -> bool:
         """Wait for an answer or the process's end; return whether either came in time."""
@@ -218,7 +214,7 @@ class WorkerPool:
         kind, argument = command
         if kind == "step":
             for worker in self._workers:
-                if self._live[worker.rows].any():
+                if self._live[index_of(worker.slots)].any():
                     worker.pending.append(command)
                     worker.write(self._step_message)
             return
@@ -277,7 +273,7 @@ class WorkerPool:
                 os.sched_setaffinity(worker.process.pid, {cores[worker.number]})
         setup = Setup(
             worker.number,
-            list(worker.slots),
+            worker.slots,
             self._layout,
             self._registered,
             self._pickled_tasks,

@@ -194,6 +194,11 @@ class SharedLayout:
         return -(-max(1, size) // _CACHE_LINE) * _CACHE_LINE
 
 
+def index_of(slots: range) -> slice:
+    """Return slots as an index of the shared arrays, which reads their rows without a copy."""
+    return slice(slots.start, slots.stop, slots.step)
+
+
 class Slots:
     """The slots of a vector environment that one process steps.
 
@@ -208,7 +213,7 @@ class Slots:
         self,
         tasks: MakesEnvs,
         views: Mapping[str, npt.NDArray[Any]],
-        mine: Sequence[int],
+        mine: range,
         worker: int = 0,
     ) -> None:
         self._tasks = tasks
@@ -225,8 +230,7 @@ class Slots:
             for key, reported in zip(tasks.info_keys, reported_keys(tasks), strict=True)
         }
         self._progress = memoryview(views["progress"][worker])  # Faster to write than the array.
-        self._slots = list(mine)
-        self._mine = _index(self._slots)
+        self._slots, self._mine = mine, index_of(mine)
         self._shape = self._observation.shape[1:]
         self._calls = 0
         self._dtype = self._observation.dtype
@@ -311,9 +315,8 @@ class Slots:
                 truncated = one_flag(truncated, "truncated")
             self._terminated[slot], self._truncated[slot] = terminated, truncated
             for key, values in self._info.items():
-                value: Any = info.get(key)
-                kind = type(value)
-                if kind is not bool and (kind is not float or not math.isfinite(value)):
+                value = info.get(key)
+                if type(value) is not float or not math.isfinite(value):
                     value = _info_number(info, key)
                 values[slot] = value
         except (Exception, SystemExit) as error:
@@ -370,14 +373,6 @@ class Slots:
         """
         self._calls += 1
         self._progress[CALLS], self._progress[SLOT] = self._calls, slot
-
-
-def _index(slots: Sequence[int]) -> slice | npt.NDArray[np.int64]:
-    """Return an index of slots: a slice, which reads rows without a copy, where they allow it."""
-    steps = set(np.diff(slots).tolist())
-    if len(slots) and len(steps) <= 1 and min(steps, default=1) > 0:
-        return slice(slots[0], slots[-1] + 1, min(steps, default=1))
-    return np.array(slots, np.int64)
 
 
 def _info_number(info: Mapping[str, Any], key: str) -> float:

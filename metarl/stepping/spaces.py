@@ -308,9 +308,8 @@ def _writer_of_parts(
     keys = parts.keys()
 
     def write_parts(value: Any, flat: npt.NDArray[Any]) -> None:
-        if named and (
-            not (type(value) is dict or isinstance(value, Mapping)) or value.keys() != keys
-        ):
+        # A dict is known at once, any other Mapping after a search.
+        if named and (not isinstance(value, (dict, Mapping)) or value.keys() != keys):
             got = f"the keys {list(value)}" if isinstance(value, Mapping) else "no keys"
             raise ValueError(
                 f"an observation{part} has {got}, observation_space{part} has {list(keys)}"

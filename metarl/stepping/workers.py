@@ -63,7 +63,7 @@ class Setup(NamedTuple):
     """All that a worker needs to make its environments: its first message."""
 
     worker: int
-    slots: list[int]
+    slots: range
     layout: SharedLayout
     registered: list[bytes]
     """Gymnasium's registry as :func:`pickled_registry` returned it."""
