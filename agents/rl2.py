@@ -8,21 +8,21 @@ return of the whole trial. The agent adapts to a task merely by acting in it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from metarl.constraints import AtLeast, Between, validate
 from metarl.errors import require
 from metarl.experience.agent import TaskSpec, TrialShape, prescribed_episodes
-from metarl.experience.data import Context, Episodes, Metrics, Record, Stream, Timestep, Trial
+from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
+from metarl.experience.sequences import SequencePolicy
 from metarl.experience.traits import has_continuous_actions, kind_of, number_for
-from metarl.learning.cores import CoreConfig, make_core, past
+from metarl.learning.core_config import CoreConfig
 from metarl.learning.distributions import choose, from_record, log_prob
-from metarl.learning.encoders import EncoderConfig, make_encoder
-from metarl.learning.heads import MLP, HeadConfig, HeadOutput
+from metarl.learning.encoders import EncoderConfig
+from metarl.learning.heads import HeadConfig
 from metarl.learning.losses import require_finite
 from metarl.learning.normalization import ValueNormalizer
 from metarl.learning.ppo import Batch, PPOConfig, optimize
@@ -30,7 +30,6 @@ from metarl.learning.returns import advantages, explained_variance, linear_value
 from metarl.learning.state import Saved
 from metarl.search import Tuned
 from metarl.seeding import LaneGenerator
-from metarl.stepping.actions import ActionCodec
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,10 @@ class RL2Config:
         sound = self.ppo.num_minibatches <= self.tasks_per_update
         accepted = f"1 to tasks-per-update ({self.tasks_per_update})"
         require(self.ppo, "num_minibatches", sound, accepted)
+        cut = self.chunk_length is not None and self.core.whole
+        accepted = f"None, since --core {self.core.kind} sees the whole trial"
+        window = "" if self.core.kind == "graph" else ", or --window N"
+        require(self, "chunk_length", not cut, accepted + window)
 
     @classmethod
     def for_tasks(cls, spec: TaskSpec) -> RL2Config:
@@ -120,24 +123,19 @@ class RL2:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         self.tasks_per_update = config.tasks_per_update
         self.shape = TrialShape(config.episodes_per_trial or prescribed_episodes(spec))
-        self.codec = codec = ActionCodec(spec.action_space)
         generator, critic = torch.Generator().manual_seed(seed), config.baseline == "critic"
-        normalize = config.normalize_observations
-        self.encoder = make_encoder(config.encoder, spec, normalize, generator).to(self.device)
-        size = self.encoder.size
-        self.core = make_core(config.core, size, codec, generator).to(self.device)
-        self.head = MLP(config.head, self.core, size, codec, generator, critic).to(self.device)
+        made_for = spec, self.shape, generator, critic, self.device
+        self.policy = policy = SequencePolicy(config, *made_for)
+        self.encoder, self.core, self.head = policy.encoder, policy.core, policy.head
         self.targets = ValueNormalizer().to(self.device)
-        trained = (self.encoder, self.core, self.head)
-        parameters = [x for part in trained for x in part.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, config.ppo.learning_rate, eps=1e-5)
-        networks = {"core": self.core, "head": self.head, "targets": self.targets}
-        parts = {**networks, **self.encoder.saved()}
-        self.saved = Saved(parts, optimizers={"optimizer": self.optimizer})
+        rate = config.ppo.learning_rate
+        self.optimizer = torch.optim.Adam(policy.parameters(), rate, eps=1e-5)
+        modules = policy.saved() | {"targets": self.targets}
+        self.saved = Saved(modules, optimizers={"optimizer": self.optimizer})
 
     def begin(self, num_tasks: int) -> Context:
-        """Return zero states ``[task, state]``."""
-        return torch.zeros(num_tasks, self.core.state_size, device=self.device)
+        """Return the core's states at the start of a trial."""
+        return self.core.begin(num_tasks)
 
     @torch.no_grad()
     def act(
@@ -145,18 +143,13 @@ class RL2:
     ) -> tuple[Tensor, Record, Context]:
         """Take one step of the core; rows that are not active keep their state."""
         step = Timestep(*(x.to(self.device) for x in timestep))
-        stored, before = self.inputs(step)
-        features = self.encoder(stored)
-        seen = torch.cat([features, before], -1).squeeze(1)  # A task has one lane.
-        summary, state = self.core.step(seen, context)
-        distribution, value = self.head(summary.unsqueeze(1), features)
+        (distribution, value), after = self.policy.step(context, step)
         record = distribution._asdict()
         if value is not None:
             record["value"] = self.targets.denormalize(value)
-        if self.config.chunk_length is not None:
+        if self.policy.records:
             record["state"] = context.unsqueeze(1)
-        action = choose(distribution, generator, greedy)
-        return action, record, torch.where(step.active, state, context)
+        return choose(distribution, generator, greedy), record, after
 
     def adapt(self, context: Context, episodes: Episodes, generator: torch.Generator) -> Context:
         """Return ``context`` unchanged: ``act`` has already updated it."""
@@ -175,40 +168,20 @@ class RL2:
         require_finite("an advantage", advantage, trial.tasks)
         require_finite("a value target", target, trial.tasks)
         self.targets.track(target[valid])
-        batch = self.batch(stream, normalize(advantage, valid), self.targets.normalize(target))
+        chunks, inputs = self.policy.cut(stream)
+        old = log_prob(from_record(stream.record), stream.action)
+        normal = normalize(advantage, valid), self.targets.normalize(target)
+        rows = (chunks.cut(x) for x in (stream.action, old, *normal, valid))
+        batch = Batch(chunks.task, inputs, *rows)
         learner = self.policy, self.optimizer
         metrics = optimize(*learner, batch, config.ppo, trial.tasks, generator, progress)
         # Last, because the recorded log-probabilities were computed with the old moments.
         self.encoder.track(stream.observation, valid)
         return metrics | {"explained_variance": float(explained_variance(value, target, valid))}
 
-    def inputs(self, seen: Timestep | Stream) -> tuple[Tensor, Float[Tensor, "row time input"]]:
-        """Return the encoder's input in one step or in a stream, and what the core sees besides."""
-        reward = self.config.observed_reward_scale * seen.previous_reward
-        return self.encoder.stored(seen.observation), past(reward, seen, self.codec)
-
-    def policy(self, inputs: tuple[tuple[Tensor, Tensor], Tensor]) -> HeadOutput:
-        """Return the distributions and values of sequences.
-
-        Args:
-            inputs: what :meth:`inputs` returns, ``[row, time, …]``, and the core's states before
-                the first step.
-        """
-        (stored, before), state = inputs
-        features = self.encoder(stored)
-        summary, _ = self.core.sequence(torch.cat([features, before], -1), state)
-        return cast(HeadOutput, self.head(summary, features))
-
-    def batch(self, stream: Stream, advantage: Tensor, target: Tensor) -> Batch:
-        """Cut the trials into chunks, each with the recorded state at its first step."""
-        chunks = stream.chunks(self.config.chunk_length)
-        states = stream.record.get("state")
-        state = self.begin(len(stream.valid)) if states is None else chunks.first(states)
-        old = log_prob(from_record(stream.record), stream.action)
-        rows = (stream.action, old, advantage, target, stream.valid)
-        stored, before = map(chunks.cut, self.inputs(stream))
-        inputs = (stored, before), state
-        return Batch(chunks.task, inputs, *(chunks.cut(x) for x in rows))
+    def insight(self, context: Context) -> dict[str, Tensor]:
+        """Return what can be drawn of the core's states."""
+        return self.core.insight(context)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the networks, Adam's state and the moments of value targets and observations."""

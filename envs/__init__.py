@@ -6,6 +6,7 @@ REGISTERED = {
     "AntDirection-v0": "ant/direction",
     "AntGoal-v0": "ant/goal",
     "Bandit-v0": "bandit/n10-k5",
+    "DarkRoom-v0": "dark-room/n9",
     "GridWorld-v0": "gridworld",
     "HalfCheetahDirection-v0": "half-cheetah/direction",
     "HalfCheetahVelocity-v0": "half-cheetah/velocity",
@@ -15,6 +16,8 @@ REGISTERED = {
     "MetaWorldML25-v0": "metaworld/ml25",
     "MetaWorldML45-v0": "metaworld/ml45",
     "Navigation-v0": "navigation",
+    "PointRobot-v0": "point-robot",
+    "TMaze-v0": "t-maze/n100",
     "TabularMDP-v0": "mdp/n10",
     "WalkerParams-v0": "walker/params",
 }

@@ -38,6 +38,9 @@ TASK_DISTRIBUTIONS: dict[str, Entry] = {
     "bandit/n<N>-k<K>": Entry(
         "metarl.envs.bandit:BernoulliBandit", "K-armed Bernoulli bandits, N episodes of one pull"
     ),
+    "dark-room/n<N>": Entry(
+        "metarl.envs.dark_room:DarkRoom", "NxN grid with a hidden goal, start in the middle"
+    ),
     "gridworld": Entry("metarl.envs.gridworld:GridWorld", "5x5 grid with a hidden goal"),
     "half-cheetah/direction": Entry(
         "metarl.envs.half_cheetah:HalfCheetahDirection", "HalfCheetah runs forward or backward"
@@ -67,6 +70,12 @@ TASK_DISTRIBUTIONS: dict[str, Entry] = {
         "metarl.envs.metaworld:ML45", "Meta-World, 45 training and 5 test classes"
     ),
     "navigation": Entry("metarl.envs.navigation:Navigation", "point in a plane with a hidden goal"),
+    "point-robot": Entry(
+        "metarl.envs.point_robot:PointRobot", "point that searches a half circle for its goal"
+    ),
+    "t-maze/n<N>": Entry(
+        "metarl.envs.t_maze:TMaze", "corridor of N steps to remember a signal in (memory)"
+    ),
     "walker/params": Entry(
         "metarl.envs.random_dynamics:WalkerParams", "Walker2d with unknown masses and frictions"
     ),

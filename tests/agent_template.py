@@ -28,7 +28,8 @@ class Reinforce:
         self.shape, self.device = TrialShape(spec.episodes_per_trial or 2), torch.device(device)
         self.codec, size = ActionCodec(spec.action_space), observation_size(spec.observation_space)
         made_of = size, self.codec, torch.Generator().manual_seed(seed)
-        self.core = cores.make_core(config.core, *made_of).to(device)
+        steps = self.shape.num_episodes * spec.horizon
+        self.core = cores.make_core(config.core, *made_of, steps).to(device)
         self.head = heads.MLP(heads.HeadConfig(), self.core, *made_of, critic=False).to(device)
         parameters = [*self.core.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.Adam(parameters, config.learning_rate)
@@ -36,26 +37,27 @@ class Reinforce:
         self.saved = state.Saved(modules, optimizers={"optimizer": self.optimizer})
 
     def begin(self, num_tasks):  # The core's state is the context.
-        return torch.zeros(num_tasks, self.core.state_size, device=self.device)
+        return self.core.begin(num_tasks)
 
-    def policy(self, context, seen):
-        inputs = cores.core_inputs(seen.observation, seen.previous_reward, seen, self.codec)
-        summary, context = self.core.sequence(inputs, context)
-        return self.head(summary, seen.observation).distribution, context
+    def inputs(self, seen):
+        return cores.core_inputs(seen.observation, seen.previous_reward, seen, self.codec)
 
     @torch.no_grad()
-    def act(self, context, timestep, generator, greedy=False):  # One lane per task: time 1.
+    def act(self, context, timestep, generator, greedy=False):  # One lane per task.
         step = type(timestep)(*(x.to(self.device) for x in timestep))
-        distribution, after = self.policy(context, step)
-        action = distributions.choose(distribution, generator, greedy)
-        return action, {}, torch.where(step.active, after, context)
+        inputs, active = self.inputs(step).squeeze(1), step.active.squeeze(1)
+        summary, context = self.core.step(inputs, context, active)
+        distribution = self.head(summary.unsqueeze(1), step.observation).distribution
+        return distributions.choose(distribution, generator, greedy), {}, context
 
     def adapt(self, context, episodes, generator):
         return context  # Acting has carried it on.
 
     def update(self, trial, generator, progress):
         seen = trial.to(self.device).stream()  # [task, time, …], episodes joined
-        distribution, _ = self.policy(self.begin(len(seen.valid)), seen)
+        first = torch.zeros(len(seen.valid), dtype=torch.long)  # Whole trials begin at step 0.
+        summary, _ = self.core.sequence(self.inputs(seen), self.core.recomputed(first))
+        distribution = self.head(summary, seen.observation).distribution
         value = returns.discounted_returns(seen.reward, seen.valid, 0.9)
         advantage = returns.normalize(value - value.mean(0), seen.valid)
         log_prob = distributions.log_prob(distribution, seen.action)

@@ -195,14 +195,40 @@ def _check_context(
     """Check what ``act`` does with a context at one step."""
     saved = copy.deepcopy(context)
     _, _, after = adapter.act(context, timestep, generator)
-    assert _tree_equal(context, saved), "act wrote into the context it was given"
+    other = timestep._replace(previous_reward=timestep.previous_reward + 1)
+    assert _tree_equal(context, saved) or _still_true(
+        adapter, context, saved, (timestep, other), generator
+    ), "act wrote into the context it was given"
     if not adapter.shape.sequential:
-        assert _tree_equal(after, context), "the agent is not sequential, yet act changed context"
+        assert _tree_equal(after, saved), "the agent is not sequential, yet act changed context"
     idle = timestep._replace(active=timestep.active.clone())
     idle.active[1] = False
-    _, _, after_idle = adapter.act(context, idle, generator)
+    _, _, after_idle = adapter.act(copy.deepcopy(saved), idle, generator)
     assert _tree_equal(_row(after_idle, 1), _row(saved, 1)), (
         "act changed the context of a task whose lanes are not active"
+    )
+
+
+def _still_true(
+    adapter: Adapter,
+    written: Context,
+    saved: Context,
+    timesteps: Sequence[Timestep],
+    generator: LaneGenerator,
+) -> bool:
+    """Return whether a context that was written into means what it meant before.
+
+    Attention writes keys and values beyond the length that a context counts.
+    """
+    insight = getattr(adapter, "insight", None)
+    if insight is not None and not _tree_equal(insight(written), insight(saved)):
+        return False
+    return all(
+        _tree_equal(
+            adapter.act(copy.deepcopy(written), timestep, generator),
+            adapter.act(copy.deepcopy(saved), timestep, generator),
+        )
+        for timestep in timesteps
     )
 
 

@@ -149,7 +149,8 @@ class Stream(NamedTuple):
         length = length or time
         starts = self.valid[:, ::length].flatten()
         kept = starts.nonzero().squeeze(1)
-        return Chunks(length, kept, kept // (len(starts) // tasks))
+        each = len(starts) // tasks
+        return Chunks(length, kept, kept // each, kept % each * length)
 
 
 class Chunks(NamedTuple):
@@ -161,12 +162,27 @@ class Chunks(NamedTuple):
     """The numbers of the chunks in which a step happened, among all chunks of all tasks."""
     task: Int[Tensor, " row"]
     """The row of the stream that each chunk was cut from."""
+    start: Int[Tensor, " row"]
+    """The number of each chunk's first step in its trial."""
 
-    def cut(self, x: Shaped[Tensor, "task time ..."]) -> Shaped[Tensor, "row length ..."]:
-        """Return the chunks of a tensor, padded with zeros."""
+    def cut(
+        self, x: Shaped[Tensor, "task time ..."], lookback: int = 0
+    ) -> Shaped[Tensor, "row length ..."]:
+        """Return the chunks of a tensor, padded with zeros.
+
+        Args:
+            x: the tensor.
+            lookback: the number of steps before a chunk that are returned with it; before a trial
+                they are zeros.
+        """
         missing = -x.shape[1] % self.length
-        if missing:
-            x = torch.cat([x, x.new_zeros((len(x), missing, *x.shape[2:]))], 1)
+        if missing or lookback:
+            before, after = (x.new_zeros((len(x), n, *x.shape[2:])) for n in (lookback, missing))
+            x = torch.cat([before, x, after], 1)
+        if lookback:
+            # The windows' axis comes last.
+            x = x.unfold(1, lookback + self.length, self.length).movedim(-1, 2)
+            return x.flatten(0, 1)[self.kept]
         return x.reshape(-1, self.length, *x.shape[2:])[self.kept]
 
     def first(self, x: Shaped[Tensor, "task time ..."]) -> Shaped[Tensor, "row ..."]:

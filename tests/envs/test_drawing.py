@@ -9,7 +9,16 @@ from metarl.errors import UserError
 from metarl.tasks.arrays import ArrayTaskDistribution
 from metarl.tasks.canvas import Canvas, shortened, text_width
 
-FAMILIES = ["gridworld", "navigation", "bandit/n10-k5", "bandit/n10-k50", "mdp/n10"]
+FAMILIES = [
+    "bandit/n10-k5",
+    "bandit/n10-k50",
+    "dark-room/n9",
+    "gridworld",
+    "mdp/n10",
+    "navigation",
+    "point-robot",
+    "t-maze/n5",
+]
 
 
 def drawn(name, actions, seed=0):

@@ -1,0 +1,383 @@
+"""Cores that attend to the steps of a trial: a transformer, and a graph of its transitions."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from metarl.errors import bad_option
+from metarl.learning.core_config import ATTENTION_HEADS, NUM_LAYERS, CoreConfig
+from metarl.learning.core_inputs import input_size
+from metarl.learning.networks import mlp, orthogonal
+from metarl.stepping.actions import ActionCodec
+
+
+class Memory(NamedTuple):
+    """The steps that attention looks at, of the trials in a batch.
+
+    ``step`` writes into ``entries`` in place, at a place that a shorter length does not count: who
+    goes on from one memory in two ways takes a copy first (:func:`metarl.experience.data.branch`).
+    """
+
+    length: Int[Tensor, " row"]
+    """The number of steps so far."""
+    entries: Float[Tensor, "row layer slot keys_and_values"]
+    """Keys and values of the last steps; step t is in slot t modulo the number of slots."""
+    query: Float[Tensor, "row layer size"]
+    """What the last step asked for."""
+    summary: Float[Tensor, "row summary"]
+    """The summary of the last step."""
+    observation: Float[Tensor, "row observation"]
+    """The observation of the last step, if transitions are remembered."""
+
+
+class Attention(nn.Module):
+    """What cores with attention have in common: an embedding, a memory, and one way to attend.
+
+    Args:
+        config: the sizes.
+        inputs: the number of inputs of a step.
+        remembered: how many numbers of the last observation are remembered.
+        slots: the number of steps that are remembered.
+        layers: the number of layers.
+        generator: weights are drawn from it.
+    """
+
+    records = False
+    """False: the state at a chunk's first step is not recorded."""
+    lookback = 0
+    """The number of steps before a chunk that are computed again with it."""
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        inputs: int,
+        remembered: int,
+        slots: int,
+        layers: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.width, self.slots, self.layers = config.hidden_size, slots, layers
+        self.heads = config.attention_heads or ATTENTION_HEADS
+        self.asked_size = self.heads * math.ceil(self.width / self.heads)
+        self.remembered, self.longer = remembered, config.window is not None
+        self.encoder = mlp(inputs, config.encoder_sizes, generator)
+        size = config.encoder_sizes[-1] if config.encoder_sizes else inputs
+        self.embedding = orthogonal(nn.Linear(size, self.width), 1.0, generator)
+        self.observation_at = self.summary_size = self.width
+
+    def begin(self, rows: int) -> Memory:
+        """Return the memories at the start of trials, with places for all steps to come."""
+        return self._empty(torch.zeros(rows, dtype=torch.long), self.slots)
+
+    def recomputed(self, first: Int[Tensor, " row"]) -> Memory:
+        """Return memories without places: what sequences begin with in an update.
+
+        Args:
+            first: the number of each row's first step in its trial; those below 0 are padding.
+        """
+        return self._empty(first, 0)
+
+    def _empty(self, length: Int[Tensor, " row"], slots: int) -> Memory:
+        device, rows = self.embedding.weight.device, len(length)
+        sizes = (self.layers, slots, 2 * self.asked_size), (self.layers, self.asked_size)
+        rest = (torch.zeros(rows, *x, device=device) for x in (*sizes, (self.summary_size,)))
+        observation = torch.zeros(rows, self.remembered, device=device)
+        return Memory(length.to(device), *rest, observation)
+
+    def attend(
+        self,
+        query: Float[Tensor, "row asking size"],
+        entries: Float[Tensor, "row step keys_and_values"],
+        mask: Tensor | None,
+    ) -> Float[Tensor, "row asking size"]:
+        """Return what the queries read; without a mask, every step and those before it."""
+        key, value = entries.chunk(2, -1)
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        causal = mask is None
+        read = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return read.transpose(1, 2).flatten(2)
+
+    def distances(
+        self, length: Int[Tensor, " row"]
+    ) -> tuple[Int[Tensor, "row slot"], Bool[Tensor, "row slot"]]:
+        """Return how long ago each slot was written, seen from step ``length``, and which were.
+
+        As long as no trial is longer than there are slots, slots that none has reached are left
+        out.
+        """
+        longest = int(length.max()) + 1
+        if longest > self.slots and not self.longer:
+            self.longer = True
+            warnings.warn(
+                f"trials are longer than those of training: attention sees their last {self.slots} "
+                "steps",
+                stacklevel=3,
+            )
+        slots = torch.arange(min(longest, self.slots), device=length.device)
+        distance = (length.unsqueeze(-1) - slots) % self.slots
+        return distance, distance <= length.unsqueeze(-1)
+
+    def written(
+        self,
+        memory: Memory,
+        layer: int,
+        entry: Float[Tensor, "row keys_and_values"],
+        active: Bool[Tensor, " row"],
+    ) -> Float[Tensor, "row slot keys_and_values"]:
+        """Write the present step's keys and values into the memory; return that layer of it."""
+        rows = torch.arange(len(entry), device=entry.device)
+        place = rows, layer, memory.length % self.slots
+        memory.entries[place] = torch.where(active.unsqueeze(-1), entry, memory.entries[place])
+        return memory.entries[:, layer]
+
+    def weights(
+        self, memory: Memory, bias: Float[Tensor, "head distance"] | None = None
+    ) -> Float[Tensor, "row layer head distance"]:
+        """Return how much the last step looked at the steps 0, 1, 2 … before it."""
+        last = (memory.length - 1).clamp(min=0)
+        ago = torch.arange(self.slots, device=last.device)
+        slot = (last.unsqueeze(-1) - ago) % self.slots
+        place = slot[:, None, :, None].expand(-1, self.layers, -1, self.asked_size)
+        keys = memory.entries[..., : self.asked_size].gather(2, place)
+        q, k = (x.unflatten(-1, (self.heads, -1)) for x in (memory.query, keys))
+        score = torch.einsum("rlhd,rlshd->rlhs", q, k) / math.sqrt(q.shape[-1])
+        if bias is not None:
+            score = score + bias[:, : self.slots]
+        unseen = ago > last.unsqueeze(-1)
+        return score.masked_fill(unseen[:, None, None], -math.inf).softmax(-1)
+
+    def insight(self, memory: Memory) -> dict[str, Tensor]:
+        """Return the last summary, and the attention behind it by steps before the last one."""
+        return {"summary": memory.summary, "attention": self.weights(memory)}
+
+
+class Layer(nn.Module):
+    """A layer of a transformer: attention, then two linear layers, both added to what comes in.
+
+    Normalised before both (Xiong et al., 2020, 2002.04745), and again after the attention and
+    inside the linear layers, with a learned factor for each head (NormFormer: Shleifer et al.,
+    2021, 2110.09456).
+    """
+
+    def __init__(self, width: int, heads: int, asked: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.project = orthogonal(nn.Linear(width, 3 * asked), 1.0, generator)
+        self.scale = nn.Parameter(torch.ones(heads, 1))
+        self.join = orthogonal(nn.Linear(asked, width), 1.0, generator)
+        self.between, self.inside = nn.LayerNorm(width), nn.LayerNorm(4 * width)
+        self.widen = orthogonal(nn.Linear(width, 4 * width), math.sqrt(2), generator)
+        self.narrow = orthogonal(nn.Linear(4 * width, width), 1.0, generator)
+
+    def asked(
+        self, x: Float[Tensor, "*batch size"]
+    ) -> tuple[Float[Tensor, "*batch asked"], Float[Tensor, "*batch keys_and_values"]]:
+        """Return the queries of steps, and their keys and values."""
+        projected = self.project(self.before(x))
+        size = projected.shape[-1] // 3
+        query, entry = projected.split([size, 2 * size], -1)
+        return query, entry
+
+    def forward(
+        self, x: Float[Tensor, "*batch size"], read: Float[Tensor, "*batch asked"]
+    ) -> Float[Tensor, "*batch size"]:
+        """Return the layer's output for steps that have read ``read``."""
+        scaled = (read.unflatten(-1, (len(self.scale), -1)) * self.scale).flatten(-2)
+        x = x + self.after(self.join(scaled))
+        return x + self.narrow(self.inside(nn.functional.gelu(self.widen(self.between(x)))))
+
+
+class Transformer(Attention):
+    """A causal transformer over the steps of a trial, or over the last of them in every layer.
+
+    While it acts it keeps the keys and values of ``slots`` steps, so that a step costs as much as
+    there are steps to look at; memory is 2 × layers × slots × size numbers a task. An update
+    computes all steps of a sequence at once; a chunk repeats the steps before it that it depends on
+    (:attr:`lookback`).
+    """
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        observation_size: int,
+        codec: ActionCodec,
+        generator: torch.Generator,
+        trial_steps: int | None = None,
+    ) -> None:
+        slots, layers = _slots(config, trial_steps), config.num_layers or NUM_LAYERS
+        inputs = input_size(observation_size, codec)
+        super().__init__(config, inputs, 0, slots, layers, generator)
+        self.window = config.window
+        self.lookback = 0 if config.window is None else layers * (slots - 1)
+        sizes = self.width, self.heads, self.asked_size
+        made = (Layer(*sizes, generator) for _ in range(layers))
+        self.blocks = nn.ModuleList(made)
+        self.last = nn.LayerNorm(self.width)
+        learned = config.positions == "learned"
+        self.bias = nn.Parameter(torch.zeros(self.heads, slots)) if learned else None
+
+    def embed(
+        self, inputs: Float[Tensor, "*batch input"], position: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch size"]:
+        """Return what goes into the first layer."""
+        x = self.embedding(self.encoder(inputs))
+        return cast(Tensor, x if self.bias is not None else x + sinusoids(position, self.width))
+
+    def step(
+        self, inputs: Float[Tensor, "row input"], memory: Memory, active: Bool[Tensor, " row"]
+    ) -> tuple[Float[Tensor, "row summary"], Memory]:
+        """Return the summary after one step, and the next memory; idle rows keep theirs."""
+        x, queries = self.embed(inputs, memory.length), []
+        distance, seen = self.distances(memory.length)
+        mask = self._mask(distance, seen).unsqueeze(-2)
+        for i, block in enumerate(self.blocks):
+            query, entry = cast(Layer, block).asked(x)
+            entries = self.written(memory, i, entry, active)[:, : seen.shape[-1]]
+            x = block(x, self.attend(query.unsqueeze(1), entries, mask).squeeze(1))
+            queries.append(query)
+        summary = self.last(x)
+        query = torch.where(active[:, None, None], torch.stack(queries, 1), memory.query)
+        kept = torch.where(active.unsqueeze(-1), summary, memory.summary)
+        length = memory.length + active
+        return summary, memory._replace(length=length, query=query, summary=kept)
+
+    def sequence(
+        self, inputs: Float[Tensor, "row time input"], memory: Memory
+    ) -> tuple[Float[Tensor, "row time summary"], Memory]:
+        """Return the summary after every step of sequences that begin without a memory.
+
+        Args:
+            inputs: the inputs of the steps.
+            memory: what :meth:`recomputed` returned.
+        """
+        steps = torch.arange(inputs.shape[1], device=inputs.device)
+        position = memory.length.unsqueeze(-1) + steps
+        mask = None
+        if self.window is not None or self.bias is not None:
+            distance = steps.unsqueeze(-1) - steps
+            seen = ((distance >= 0) & (distance < self.slots)).unsqueeze(0)
+            if self.window is not None:  # Chunks begin with padding, which sees itself alone.
+                seen = seen & ((position >= 0).unsqueeze(-2) | (distance == 0))
+            mask = self._mask(distance.clamp(0, self.slots - 1), seen)
+        x = self.embed(inputs, position.clamp(min=0))
+        for block in self.blocks:
+            query, entry = cast(Layer, block).asked(x)
+            x = block(x, self.attend(query, entry, mask))
+        return self.last(x), memory._replace(length=memory.length + inputs.shape[1])
+
+    def _mask(
+        self, distance: Int[Tensor, "*shape"], seen: Bool[Tensor, "*rows"]
+    ) -> Shaped[Tensor, "*mask"]:
+        """Return what is added to the attention, or where it may look: ``[row, head, …]``."""
+        if self.bias is None:
+            return seen.unsqueeze(1)
+        bias = self.bias[:, distance]
+        bias = bias.unsqueeze(0) if distance.ndim < seen.ndim else bias.transpose(0, 1)
+        return torch.where(seen.unsqueeze(1), bias, -math.inf)
+
+    def insight(self, memory: Memory) -> dict[str, Tensor]:
+        """Return the last summary, and the attention behind it by steps before the last one."""
+        return {"summary": memory.summary, "attention": self.weights(memory, self.bias)}
+
+
+class Graph(Attention):
+    """The smallest graph network over a trial: messages from all transitions into the present.
+
+    The nodes are the transitions so far. Each sends a message to the node of the present
+    observation, weighed by attention; how many there are is known besides, since weights that sum
+    to 1 do not tell. One round: what one transition says does not depend on the others, so that
+    their order changes nothing, and a step costs as much as there are transitions. (Graph networks:
+    Battaglia et al., 2018, 1806.01261; attention as an edge: Veličković et al., 2018, 1710.10903.)
+    """
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        observation_size: int,
+        codec: ActionCodec,
+        generator: torch.Generator,
+        trial_steps: int | None = None,
+    ) -> None:
+        inputs = input_size(observation_size, codec) + observation_size
+        slots = _slots(config, trial_steps)
+        super().__init__(config, inputs, observation_size, slots, 1, generator)
+        self.present = orthogonal(nn.Linear(observation_size + 1, self.width), 1.0, generator)
+        self.block = Layer(self.width, self.heads, self.asked_size, generator)
+        self.last = nn.LayerNorm(self.width)
+
+    def nodes(
+        self,
+        inputs: Float[Tensor, "*batch input"],
+        previous: Float[Tensor, "*batch observation"],
+        position: Int[Tensor, "*batch"],
+    ) -> tuple[Float[Tensor, "*batch size"], Float[Tensor, "*batch size"]]:
+        """Return the nodes of the present observations, and those of the transitions to them."""
+        number = torch.log1p(position.to(inputs.dtype)).unsqueeze(-1)
+        present = self.present(torch.cat([inputs[..., : self.remembered], number], -1))
+        return present, self.embedding(self.encoder(torch.cat([inputs, previous], -1)))
+
+    def step(
+        self, inputs: Float[Tensor, "row input"], memory: Memory, active: Bool[Tensor, " row"]
+    ) -> tuple[Float[Tensor, "row summary"], Memory]:
+        """Return the summary after one step, and the next memory; idle rows keep theirs."""
+        present, transition = self.nodes(inputs, memory.observation, memory.length)
+        query, entry = self.block.asked(present)[0], self.block.asked(transition)[1]
+        _, seen = self.distances(memory.length)
+        entries = self.written(memory, 0, entry, active)[:, : seen.shape[-1]]
+        read = self.attend(query.unsqueeze(1), entries, seen[:, None, None]).squeeze(1)
+        summary = self.last(self.block(present, read))
+        row = active.unsqueeze(-1)
+        after = memory._replace(
+            length=memory.length + active,
+            query=torch.where(row.unsqueeze(-1), query.unsqueeze(1), memory.query),
+            summary=torch.where(row, summary, memory.summary),
+            observation=torch.where(row, inputs[:, : self.remembered], memory.observation),
+        )
+        return summary, after
+
+    def sequence(
+        self, inputs: Float[Tensor, "row time input"], memory: Memory
+    ) -> tuple[Float[Tensor, "row time summary"], Memory]:
+        """Return the summary after every step of whole trials.
+
+        Args:
+            inputs: the inputs of the steps.
+            memory: what :meth:`recomputed` returned.
+        """
+        steps = torch.arange(inputs.shape[1], device=inputs.device)
+        position = memory.length.unsqueeze(-1) + steps
+        observation = inputs[..., : self.remembered]
+        previous = torch.cat([memory.observation.unsqueeze(1), observation[:, :-1]], 1)
+        present, transition = self.nodes(inputs, previous, position)
+        query, entry = self.block.asked(present)[0], self.block.asked(transition)[1]
+        summary = self.last(self.block(present, self.attend(query, entry, None)))
+        after = memory._replace(length=memory.length + len(steps), observation=observation[:, -1])
+        return summary, after
+
+
+def sinusoids(position: Int[Tensor, "*batch"], size: int) -> Float[Tensor, "*batch size"]:
+    """Return sines and cosines of a step's number (Vaswani et al., 2017, 1706.03762, section 3.5).
+
+    >>> sinusoids(torch.tensor([0]), 4).tolist()
+    [[0.0, 0.0, 1.0, 1.0]]
+    """
+    half = math.ceil(size / 2)
+    angle = position.unsqueeze(-1) * 1e-4 ** (torch.arange(half, device=position.device) / half)
+    return torch.cat([angle.sin(), angle.cos()], -1)[..., :size]
+
+
+def _slots(config: CoreConfig, trial_steps: int | None) -> int:
+    """Return the number of steps that a layer can attend to."""
+    steps = config.window or trial_steps
+    if steps is None:
+        accepted = "a number of steps, since nothing says how many a trial has"
+        raise bad_option("--window", None, accepted)
+    return steps
