@@ -19,6 +19,7 @@ from metarl.running.catalogue import print_kinds
 from metarl.running.compare import compare, name_agents, open_runs
 from metarl.running.controls import evaluate_controls
 from metarl.running.evaluate import EvaluateConfig, evaluate
+from metarl.running.insight import draw_insight
 from metarl.running.parsing import parse
 from metarl.running.plot import plot
 from metarl.running.probe import probe
@@ -30,6 +31,9 @@ from metarl.task import Split
 
 MEASURE = Path(__file__).parents[2] / "benchmarks" / "measure.py"
 """The measuring programs, which are in the source tree but not in the installed library."""
+
+LOOKS = ("probe", "insight", "robustness", "controls")
+"""Options of ``metarl evaluate`` that ask for more than the adaptation curve, one at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class Evaluate:
     """Names of the runs' agents, needed only for those that are in modules of yours."""
     probe: bool = False
     """Ask what the context of one run's agent tells of its tasks, by a linear regression."""
+    insight: bool = False
+    """Draw what one run's agent knows at every step of three trials (or `--evaluation-tasks`): what
+    attention looks at, and the state or the summary of its memory."""
     controls: bool = False
     """Also evaluate with another task's context, and without what was learned before the episode
     or the step: this tells whether an agent adapts to its task."""
@@ -122,16 +129,16 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         tasks = shifted_tasks(runs, options.shift, options.env)
     what = options.evaluation
     alone = len(runs) == 1 and not options.baselines
-    kinds = [name for name in ("probe", "robustness", "controls") if getattr(options, name)]
+    kinds = [name for name in LOOKS if getattr(options, name)]
     if len(kinds) > 1:
         raise bad_option(f"--{kinds[0]}", getattr(options, kinds[0]), f"no --{kinds[1]} beside it")
     for name in () if options.controls else ("multitask", "oracle"):
         if getattr(options, name) is not None:
             raise bad_option(f"--{name}", str(getattr(options, name)), "--controls beside it")
-    if options.probe:
+    if options.probe or options.insight:
         if not alone:
-            raise bad_option("--probe", True, "one run, without --baselines")
-        probe(runs[0], what, tasks=tasks)
+            raise bad_option(f"--{kinds[0]}", True, "one run, without --baselines")
+        (probe if options.probe else draw_insight)(runs[0], what, tasks=tasks)
         return
     if options.robustness:
         name, levels = parse_levels(options.robustness)

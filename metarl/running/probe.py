@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -52,7 +53,7 @@ def probe(
     """
     config = config or EvaluateConfig()
     config = replace(config, evaluation_tasks=config.evaluation_tasks or DEFAULT_TASKS)
-    _refuse_impossible(config)
+    refuse_impossible(config, "--probe", ("official", "video", "greedy", "score"))
     check_device(config.device)
     tasks = tasks or run.make_tasks()
     run.require_spaces(tasks)
@@ -90,16 +91,23 @@ def probe(
     return trained, untrained
 
 
-def _refuse_impossible(config: EvaluateConfig) -> None:
-    """Refuse options that a probe would not follow."""
-    for name in ("official", "video", "greedy", "score"):
+def refuse_impossible(config: EvaluateConfig, option: str, unused: Sequence[str]) -> None:
+    """Refuse options that a probe or another look into an agent would not follow.
+
+    Args:
+        config: the options.
+        option: what is asked for, such as ``--probe``.
+        unused: the options that must have their defaults, beside those of changing tasks and
+            disturbances.
+    """
+    for name in unused:
         given, default = getattr(config, name), getattr(EvaluateConfig(), name)
         if given != default:
-            raise bad_option(f"--{name}", given, f"{default} together with --probe")
+            raise bad_option(f"--{name}", given, f"{default} together with {option}")
     conditions = {"change_task_after": config.change_task_after or 0}
     for name, value in {**conditions, **config.disturbances.conditions()}.items():
         if value:
-            raise bad_option(f"--{name.replace('_', '-')}", value, "0 together with --probe")
+            raise bad_option(f"--{name.replace('_', '-')}", value, f"0 together with {option}")
 
 
 def _probed(

@@ -22,7 +22,7 @@ from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator
 from metarl.learning import distributions
 from metarl.learning.cores import CORES, CoreConfig, make_core
-from metarl.learning.heads import HEADS, HeadConfig
+from metarl.learning.heads import HEADS, HeadConfig, make_head
 from metarl.options import field_types, option_paths, with_options
 from metarl.seeding import Phase
 from metarl.stepping.actions import ActionCodec
@@ -38,9 +38,23 @@ PIXELS = {name: Uneven(tasks, pixels=True) for name, tasks in (("discrete", True
 OF_IMAGES = {("encoder", "cnn"), ("adapts", "all")}
 """Choices that there are where observations are images."""
 STRUCTURE = ("core", "head")
-"""Options of which all combinations are tested; of others, one at a time beside the defaults."""
-NEEDS = {("std", "state"): {"max_std": 2.0}}
+"""Options of which all combinations are tested; others are tested one at a time."""
+NEEDS = {
+    ("std", "state"): {"max_std": 2.0},
+    ("positions", "sinusoidal"): {"core": "transformer"},
+    ("positions", "learned"): {"core": "transformer"},
+    ("aggregate", "max"): {"core": "aggregator"},
+    ("aggregate", "mean"): {"core": "aggregator"},
+    ("straight_through", True): {"core": "aggregator"},
+}
 """Options without which a choice is refused."""
+IN_CHUNKS = [
+    {"core": "fast-weights"},
+    {"core": "aggregator"},
+    {"core": "transformer", "window": 2},
+    {"core": "transformer", "window": 2, "head": "hyper", "positions": "learned"},
+]
+"""Structures beside the default one that cut trials into chunks."""
 NUMBERS = {"chunk_length": (3,), "tasks_per_chunk": (2,)}
 """Values of options that are no choices between kinds, and yet lead to code of their own."""
 SMALL = {
@@ -106,22 +120,28 @@ def cases():
             [(name, value) for value in found.pop(name)] for name in STRUCTURE if name in found
         ]
         others = [(name, value) for name, values in found.items() for value in values]
-        for structure in itertools.product(*whole):
-            for other in [(), *((one,) for one in others if not is_default(agent, one))]:
-                # Composed actions are in code of their own in the heads, which the defaults have.
-                for action in ACTIONS if not other else ("discrete", "box"):
-                    if (agent, action) not in REFUSED:
-                        yield Case(agent, (*structure, *other), action)
+        single = [(other,) for other in others if not is_default(agent, other)]
+        if "core" in choices(registry.agent_class(agent).Config):
+            single += [(("chunk_length", 3), *structure.items()) for structure in IN_CHUNKS]
+        for chosen in [*itertools.product(*whole), *single]:
+            # Composed actions are in code of their own in the heads, whatever else is chosen.
+            for action in ACTIONS if chosen not in single else ("discrete", "box"):
+                if (agent, action) not in REFUSED:
+                    yield Case(agent, chosen, action)
 
 
 def is_default(agent, choice):
     config = registry.agent_class(agent).Config()
-    return with_options(config, **options(dict([choice]))) == config
+    return not needs(choice) and with_options(config, **dict([choice])) == config
+
+
+def needs(choice):
+    return NEEDS.get(choice, {})
 
 
 def options(chosen):
-    needed = (NEEDS.get(choice, {}) for choice in chosen.items())
-    return functools.reduce(lambda a, b: a | b, needed, chosen)
+    needed = (needs(choice) for choice in chosen.items())
+    return functools.reduce(lambda a, b: b | a, needed, chosen)
 
 
 def tasks_of(case):
@@ -234,16 +254,19 @@ def test_the_first_step_of_an_update_has_ratio_one_and_no_kl(case):
 def test_acting_one_step_at_a_time_equals_the_whole_sequence(core, head, action):
     generator = torch.Generator().manual_seed(0)
     codec = ActionCodec(ACTIONS[action].action_space)
-    memory = make_core(CoreConfig(kind=core, hidden_size=5), 4, codec, generator)
-    policy = HEADS[head](HeadConfig(), memory, 4, codec, generator)
+    memory = make_core(CoreConfig(kind=core, hidden_size=5), 4, codec, generator, 8)
+    policy = make_head(HeadConfig(kind=head), memory, 4, codec, generator)
+    for parameter in policy.parameters():  # A hypernetwork begins without the summary.
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     inputs = torch.randn(3, 8, 4 + codec.size + 2, generator=generator)
-    state = torch.randn(3, memory.state_size, generator=generator)
-    summary, _ = memory.sequence(inputs, state)
+    state, active = memory.begin(3), torch.ones(3, dtype=torch.bool)
+    summary, _ = memory.sequence(inputs, memory.recomputed(torch.zeros(3, dtype=torch.long)))
     whole, value = policy(summary, inputs[..., :4])
     actions = torch.ones(3, 8, *codec.shape)
     expected = distributions.log_prob(whole, actions)
     for t in range(8):
-        summary, state = memory.step(inputs[:, t], state)
+        with torch.no_grad():
+            summary, state = memory.step(inputs[:, t], state, active)
         step, now = policy(summary.unsqueeze(1), inputs[:, t : t + 1, :4])
         found = distributions.log_prob(step, actions[:, t : t + 1])[:, 0]
         torch.testing.assert_close(found, expected[:, t], atol=1e-5, rtol=1e-5)

@@ -3,7 +3,6 @@
 import gymnasium as gym
 import pytest
 import torch
-
 from torch.utils import _pytree as pytree
 
 from metarl.errors import UserError

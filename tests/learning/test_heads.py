@@ -1,17 +1,20 @@
 """Heads: do policy and value see the summary and the observation, within the bounds asked for?"""
 
 import math
+from typing import get_args, get_type_hints
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from metarl.errors import UserError
 from metarl.learning import distributions
 from metarl.learning.cores import CORES, CoreConfig, make_core
 from metarl.learning.distributions import Categorical, Gaussian
-from metarl.learning.heads import HEADS, MLP, ActionHead, HeadConfig
+from metarl.learning.heads import HEADS, ActionHead, Generated, HeadConfig, make_head
+from metarl.learning.networks import orthogonal
 from metarl.seeding import LaneGenerator
 from metarl.stepping.actions import ActionCodec
 
@@ -24,15 +27,20 @@ def generator(seed=0):
 
 
 def action_head(codec=BOX, **options):
-    return ActionHead(3, codec, HeadConfig(**options), generator())
+    g = generator()
+
+    def linear(inputs, outputs, gain):
+        return orthogonal(nn.Linear(inputs, outputs), gain, g)
+
+    return ActionHead(3, codec, HeadConfig(**options), linear)
 
 
 def network(codec=DISCRETE, kind="gru", seed=0, head="mlp", **options):
     """A core and a head on observations of 4 numbers."""
     g = generator(seed)
-    core = make_core(CoreConfig(kind=kind, hidden_size=5), 4, codec, g)
+    core = make_core(CoreConfig(kind=kind, hidden_size=5), 4, codec, g, 8)
     critic = options.pop("critic", True)
-    return core, HEADS[head](HeadConfig(**options), core, 4, codec, g, critic)
+    return core, make_head(HeadConfig(kind=head, **options), core, 4, codec, g, critic)
 
 
 def batch(core, rows=3, time=8):
@@ -141,6 +149,10 @@ def test_names_of_tensors_are_those_that_saved_agents_have():
     ("values", "message"),
     [
         ({"max_std": 2.0}, "--max-std: got 2.0; accepted: None, unless --std state is given"),
+        (
+            {"summary_features": 9},
+            "--summary-features: got 9; accepted: None, unless --head hyper is given",
+        ),
         ({"std": "state"}, "--max-std: got None; accepted: above min-std (0.1)"),
         ({"std": "state", "max_std": 0.05}, "--max-std: got 0.05; accepted: above min-std (0.1)"),
     ],
@@ -151,5 +163,75 @@ def test_head_config_refuses_fields_that_do_not_fit(values, message):
     assert str(error.value) == message
 
 
-def test_mlp_is_a_registered_head():
-    assert MLP in HEADS.values()
+def test_generated_layer_equals_weights_that_are_built_for_every_row():
+    layer = Generated(3, 2, 1.0, conditions=4, generator=generator())
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(generator=generator(1))
+    x, z = (
+        torch.randn(5, 7, 3, generator=generator(2)),
+        torch.randn(5, 7, 5, generator=generator(3)),
+    )
+    for row in range(5):
+        for t in range(7):
+            weight = sum(z[row, t, i] * layer.weight[i] for i in range(5))
+            bias = sum(z[row, t, i] * layer.bias[i] for i in range(5))
+            torch.testing.assert_close(layer(x, z)[row, t], x[row, t] @ weight + bias)
+
+
+@pytest.mark.parametrize("sizes", [(), (6,), (6, 5)])
+def test_hypernetwork_begins_as_an_ordinary_network_that_ignores_the_summary(sizes):
+    core, head = network(BOX, head="hyper", head_sizes=sizes)
+    summary, observation = batch(core)
+    plain = head(summary, observation)
+    for x, y in zip(pairs(plain), pairs(head(summary + 1, observation)), strict=True):
+        assert torch.equal(x, y)
+
+    def ordinary(layers, last):
+        x = head.observed(observation)
+        for layer in layers:
+            x = torch.tanh(x @ layer.weight[0])
+        return x @ last.weight[0]
+
+    policy, value = ordinary(head.actor, head.policy.output), ordinary(head.values, head.critic)
+    torch.testing.assert_close(plain.distribution.mean, policy)
+    torch.testing.assert_close(plain.value, value[..., 0])
+    norms = [layer.weight[0].T @ layer.weight[0] for layer in head.actor]  # orthogonal columns
+    for norm in norms:
+        torch.testing.assert_close(norm, 2 * torch.eye(len(norm)), atol=1e-5, rtol=1e-5)
+
+
+def pairs(output):
+    """The tensors of a head's output."""
+    return [*output.distribution, output.value]
+
+
+def test_gradients_reach_the_summary_once_the_weights_have_moved():
+    core, head = network(head="hyper", head_sizes=(6,))
+    summary, observation = batch(core)
+    summary.requires_grad_()
+
+    def gradient():
+        distribution, value = head(summary, observation)
+        loss = distribution.logits[..., 0].sum() + value.sum()
+        found = torch.autograd.grad(loss, [summary, *head.parameters()])
+        with torch.no_grad():
+            for parameter, x in zip(head.parameters(), found[1:], strict=True):
+                parameter -= 0.1 * x
+        return float(found[0].abs().sum())
+
+    assert gradient() == 0
+    assert gradient() > 0
+    plain = head(summary, observation).distribution.logits
+    assert not torch.allclose(plain, head(summary + 1, observation).distribution.logits)
+
+
+def test_hypernetwork_generates_the_deviation_that_the_state_decides():
+    core, head = network(BOX, head="hyper", std="state", initial_std=0.5, max_std=2.0)
+    found = head(*batch(core)).distribution.log_std.exp()
+    assert float((found - 0.5).abs().max()) < 0.02
+    assert isinstance(head.policy.spread, Generated)
+
+
+def test_every_head_is_a_choice():
+    assert set(get_args(get_type_hints(HeadConfig)["kind"])) == set(HEADS)
