@@ -110,7 +110,7 @@ class ActionHead(nn.Module):
         bias = cast(Tensor, self.spread.bias).detach().reshape(-1, codec.numbers)
         bias[0] = math.atanh(min(max(2 * share - 1, -0.99), 0.99))
 
-    def forward(self, *features: Float[Tensor, "*batch features"]) -> Distribution:
+    def forward(self, *features: Float[Tensor, "*batch _"]) -> Distribution:
         """Return the distribution; a Gaussian's standard deviation is never below the bound.
 
         Sampling and log-probabilities both use the bounded tensor.
