@@ -1,8 +1,8 @@
-"""RL²: a recurrent policy whose hidden state is the learner (Duan et al., 2016, 1611.02779).
+"""RL²: a policy with memory, which is the learner (Duan et al., 2016, 1611.02779).
 
-A recurrent core sees (observation, previous action, previous reward, boundary) and keeps its
-state through all episodes of a trial; PPO (Schulman et al., 2017, 1707.06347) trains it on the
-return of the whole trial. The agent adapts to a task merely by acting in it.
+A core sees (observation, previous action, previous reward, boundary) and keeps its state through
+all episodes of a trial; PPO (Schulman et al., 2017, 1707.06347) trains it on the return of the
+whole trial. The agent adapts to a task merely by acting in it.
 """
 
 from __future__ import annotations
@@ -60,13 +60,14 @@ class RL2Config:
     """Value function behind the advantages: `critic` is an output of the network; `linear` is a
     linear function of observation and time, fitted to each trial (as in Meta-World's RL²)."""
     chunk_length: Annotated[int, AtLeast(1)] | None = None
-    """Number of steps that gradients flow back through (default: the whole trial)."""
+    """Number of steps that gradients flow back through (default: the whole trial), beside those
+    that attention with a window repeats."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """The network that sees observations first."""
     core: CoreConfig = field(default_factory=CoreConfig)
-    """The recurrent network that remembers a trial."""
+    """The network that remembers a trial."""
     head: HeadConfig = field(default_factory=HeadConfig)
-    """The layers from the recurrent network to the actions."""
+    """The layers from what is remembered to the actions."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """The policy optimisation (PPO) that an update runs."""
 
@@ -76,8 +77,8 @@ class RL2Config:
         sound = self.ppo.num_minibatches <= self.tasks_per_update
         accepted = f"1 to tasks-per-update ({self.tasks_per_update})"
         require(self.ppo, "num_minibatches", sound, accepted)
-        cut = self.chunk_length is not None and self.core.whole
-        accepted = f"None, since --core {self.core.kind} sees the whole trial"
+        cut = self.chunk_length is not None and self.core.needs_whole_trial
+        accepted = f"None (--chunk-length None): --core {self.core.kind} sees the whole trial"
         window = "" if self.core.kind == "graph" else ", or --window N"
         require(self, "chunk_length", not cut, accepted + window)
 

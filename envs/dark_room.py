@@ -3,8 +3,9 @@
 The agent starts in the middle of an N × N grid and moves up, right, down or left, or stays. A step
 that ends on the goal pays 1, any other nothing. An episode has 20 steps, a trial 4 episodes. The
 goal may be any cell, also the middle one. All splits share these tasks, unless ``split=true``
-divides the goals at random, once and for all: a fifth for test, a tenth for validation (the paper's
-9 × 9 room has 16 of 81 for test).
+divides the goals at random, once and for all: a fifth for test, a tenth for validation.
+
+What differs: the observation is the number of the cell, not its coordinates.
 """
 
 from __future__ import annotations

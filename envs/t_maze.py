@@ -4,7 +4,7 @@ The first observation of an episode says which way pays at the junction, N steps
 corridor carries the agent along whatever it does. At every step another number of the observation
 is drawn from -1 and 1, so that the signal is not the only thing that changes. The right way pays 4,
 the wrong one -3. The way is drawn anew for every episode: there is one task, and nothing to adapt
-to (AMRL: Adaptive memory reinforcement learning, ICLR 2020, section 5.1).
+to (AMRL: Aggregated memory for reinforcement learning, ICLR 2020, section 5.1).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RIGHT, WRONG = 4.0, -3.0
 
 
 class TMaze(ArrayTaskDistribution):
-    """Remember a signal for ``n`` steps; an agent without memory earns 0.5 an episode, others 4.
+    """Remember a signal for ``n`` steps: 0.5 an episode without memory, up to 4 with one.
 
     The observation is [the signal in the first step and 0 later, 1 at the junction, noise]. Action
     1 goes up at the junction, action 0 down.

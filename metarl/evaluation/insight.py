@@ -26,6 +26,9 @@ from metarl.tasks.distribution import TaskDistribution
 _PREFIX = "insight "
 """What the names of insights begin with in a record."""
 
+MOST_BYTES = 2**29
+"""The largest size of what is noted."""
+
 
 class Insights(NamedTuple):
     """What an agent knew at every step of some trials; arrays are ``[task, step, …]``."""
@@ -87,6 +90,13 @@ def watch_insight(
         )
     if num_tasks < 1:
         raise bad_option("--evaluation-tasks", num_tasks, "at least 1")
+    steps = num_tasks * shape.num_episodes * tasks.horizon
+    known = adapter.insight(adapter.begin(1)).values()  # type: ignore[attr-defined]
+    size = steps * sum(x.numel() * x.element_size() for x in known)
+    if size > MOST_BYTES:
+        needed = f"{num_tasks} tasks, of which {size / 2**20:,.0f} MiB would be noted"
+        accepted = f"fewer tasks or episodes, of {MOST_BYTES / 2**20:,.0f} MiB"
+        raise bad_option("--insight", needed, accepted)
     workers = workers or Workers()
     drawn = evaluation_tasks(tasks, split=split, num_tasks=num_tasks, seed=seed)
     slots = evaluation_slots(adapter, tasks, num_tasks, workers, num_episodes=shape.num_episodes)

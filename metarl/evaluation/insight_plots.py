@@ -25,8 +25,8 @@ Array = npt.NDArray[Any]
 def plot_insight(insights: Insights, row: int, path: Path, title: str) -> None:
     """Draw what was known during one trial: the rewards above, then every insight by its shape.
 
-    Attention ``[layer, head, distance]`` is a square for each layer: what the step on the vertical
-    axis looked at, averaged over heads. Maps ``[row, column]`` are drawn at a few moments, and rows
+    Attention ``[layer, distance]`` is a square for each layer: what the step on the vertical axis
+    looked at. Maps ``[row, column]`` are drawn at a few moments, and rows
     of numbers against the steps. Lines separate episodes.
 
     Args:
@@ -40,7 +40,7 @@ def plot_insight(insights: Insights, row: int, path: Path, title: str) -> None:
     known = {name: x[row, :length] for name, x in insights.known.items()}
     attention = known.pop(ATTENTION, None)
     maps = {name: x for name, x in known.items() if x.ndim == 3}
-    rows = {name: x.reshape(length, -1) for name, x in known.items() if x.ndim <= 2}
+    rows = {name: x.reshape(length, -1) for name, x in known.items() if x.ndim != 3}
     layers = 0 if attention is None else attention.shape[1]
     heights = [0.6, *[1.4] * len(rows), *[1.4] * len(maps), *[3.4] * bool(layers)]
     figure = plt.figure(figsize=(9.0, sum(heights) + 1.2), constrained_layout=True)
@@ -66,7 +66,7 @@ def plot_insight(insights: Insights, row: int, path: Path, title: str) -> None:
         inner = grid[next(panels)].subgridspec(1, layers)
         for layer in range(layers):
             axes = figure.add_subplot(inner[layer])
-            axes.imshow(looked_at(attention[:, layer].mean(1)), cmap="magma_r", vmin=0)
+            axes.imshow(looked_at(attention[:, layer]), cmap="magma_r", vmin=0)
             axes.set_title(f"attention, layer {layer + 1}", fontsize=9)
             axes.set_xlabel("step that is looked at", fontsize=9)
             axes.set_ylabel("step that looks", fontsize=9)

@@ -400,13 +400,16 @@ class _Recorder:
 def features_of(adapter: Adapter, context: Context) -> npt.NDArray[np.float32]:
     """Return the numbers that a context consists of: ``[task, number]``.
 
-    They are those of the adapter's ``insight`` if it has this method.
+    They are those of the adapter's ``insight`` if it has this method, but for ``attention``, which
+    says where the agent looked and not what it knows.
 
     Raises:
         UserError: if there are none.
     """
     insight = getattr(adapter, "insight", None)
-    tree = context if insight is None else insight(context)
+    tree = context
+    if insight is not None:
+        tree = {name: x for name, x in insight(context).items() if name != "attention"}
     leaves = [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor) and x.ndim > 0]
     numbers = [x.detach().reshape(len(x), -1).to("cpu", torch.float32) for x in leaves]
     features = torch.cat(numbers, 1).numpy() if numbers else np.zeros((0, 0), np.float32)

@@ -218,7 +218,7 @@ def _still_true(
 ) -> bool:
     """Return whether a context that was written into means what it meant before.
 
-    Attention writes keys and values beyond the length that a context counts.
+    Attention writes keys and values to places that the context does not count.
     """
     insight = getattr(adapter, "insight", None)
     if insight is not None and not _tree_equal(insight(written), insight(saved)):

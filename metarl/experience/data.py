@@ -24,8 +24,8 @@ from metarl.task import Task
 
 Context: TypeAlias = Any
 """All that an agent has learned about its tasks so far: a tree (tuples, dicts, NamedTuples) of
-tensors whose first axis is the task. It is opaque to everyone but the agent. It is a value: no
-function writes into one that it was given."""
+tensors whose first axis is the task. It is opaque to everyone but the agent. It is a value: what a
+context means does not change, whatever is done with it."""
 
 Record: TypeAlias = dict[str, Tensor]
 """The tensors ``[task, lane, …]`` of one step that an agent wants back in ``update``, by name."""
@@ -398,11 +398,7 @@ def take_rows(tree: Any, rows: slice) -> Any:
 
 
 def branch(tree: Any, rows: Int[Tensor, " row"]) -> Any:
-    """Return copies of some rows of every tensor of a tree, in any order; None stays None.
-
-    Whoever goes on from one context in two ways takes a branch of it first: an agent may write
-    into its context beyond the length that it counts there, where a copy shares nothing with it.
-    """
+    """Return copies of some rows of every tensor of a tree, in any order; None stays None."""
     if tree is None:
         return None
     return pytree.tree_map(lambda x: x.index_select(0, rows.to(x.device)), tree)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -21,6 +21,7 @@ Inputs: TypeAlias = tuple[tuple[Tensor, Tensor], State]
 """What the encoder sees of sequences, what the core sees besides, and the core's states."""
 
 
+@runtime_checkable
 class SequenceConfig(Protocol):
     """The settings of a policy with memory, which an agent's config has beside its own."""
 
@@ -71,7 +72,9 @@ class SequencePolicy:
         device: torch.device,
     ) -> None:
         self.config, self.device, self.codec = config, device, ActionCodec(spec.action_space)
-        normalize, steps = config.normalize_observations, shape.num_episodes * spec.horizon
+        normalize = config.normalize_observations
+        # One episode more than in training: what was learned is often used in a further one.
+        steps = (shape.num_episodes + 1) * spec.horizon
         self.encoder = make_encoder(config.encoder, spec, normalize, generator).to(device)
         sizes = self.encoder.size, self.codec, generator
         self.core = make_core(config.core, *sizes, steps).to(device)

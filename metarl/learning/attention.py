@@ -19,18 +19,21 @@ from metarl.stepping.actions import ActionCodec
 
 
 class Memory(NamedTuple):
-    """The steps that attention looks at, of the trials in a batch.
+    """The key-value cache of trials in a batch.
 
-    ``step`` writes into ``entries`` in place, at a place that a shorter length does not count: who
-    goes on from one memory in two ways takes a copy first (:func:`metarl.experience.data.branch`).
+    A memory is a value, as every context is, although ``step`` writes into its cache in place: it
+    does so only at places that no other memory counts, and takes a copy otherwise.
     """
 
     length: Int[Tensor, " row"]
     """The number of steps so far."""
-    entries: Float[Tensor, "row layer slot keys_and_values"]
+    written: Int[Tensor, " row"]
+    """The number of steps that have been written into the cache, by this memory or by one that went
+    on from it; memories with the same cache share this tensor."""
+    cache: Float[Tensor, "row layer slot keys_and_values"]
     """Keys and values of the last steps; step t is in slot t modulo the number of slots."""
     query: Float[Tensor, "row layer size"]
-    """What the last step asked for."""
+    """The queries of the last step."""
     summary: Float[Tensor, "row summary"]
     """The summary of the last step."""
     observation: Float[Tensor, "row observation"]
@@ -38,7 +41,7 @@ class Memory(NamedTuple):
 
 
 class Attention(nn.Module):
-    """What cores with attention have in common: an embedding, a memory, and one way to attend.
+    """What cores with attention have in common: an embedding, a cache, and one way to attend.
 
     Args:
         config: the sizes.
@@ -66,8 +69,8 @@ class Attention(nn.Module):
         super().__init__()
         self.width, self.slots, self.layers = config.hidden_size, slots, layers
         self.heads = config.attention_heads or ATTENTION_HEADS
-        self.asked_size = self.heads * math.ceil(self.width / self.heads)
-        self.remembered, self.longer = remembered, config.window is not None
+        self.qkv_size = self.heads * math.ceil(self.width / self.heads)
+        self.remembered, self.warned = remembered, config.window is not None
         self.encoder = mlp(inputs, config.encoder_sizes, generator)
         size = config.encoder_sizes[-1] if config.encoder_sizes else inputs
         self.embedding = orthogonal(nn.Linear(size, self.width), 1.0, generator)
@@ -87,56 +90,94 @@ class Attention(nn.Module):
 
     def _empty(self, length: Int[Tensor, " row"], slots: int) -> Memory:
         device, rows = self.embedding.weight.device, len(length)
-        sizes = (self.layers, slots, 2 * self.asked_size), (self.layers, self.asked_size)
-        rest = (torch.zeros(rows, *x, device=device) for x in (*sizes, (self.summary_size,)))
-        observation = torch.zeros(rows, self.remembered, device=device)
-        return Memory(length.to(device), *rest, observation)
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(rows, *shape, device=device)
+
+        length = length.to(device)
+        return Memory(
+            length=length,
+            written=length.clone(),
+            cache=zeros(self.layers, slots, 2 * self.qkv_size),
+            query=zeros(self.layers, self.qkv_size),
+            summary=zeros(self.summary_size),
+            observation=zeros(self.remembered),
+        )
 
     def attend(
         self,
-        query: Float[Tensor, "row asking size"],
-        entries: Float[Tensor, "row step keys_and_values"],
+        query: Float[Tensor, "row queries size"],
+        cache: Float[Tensor, "row step keys_and_values"],
         mask: Tensor | None,
-    ) -> Float[Tensor, "row asking size"]:
+    ) -> Float[Tensor, "row queries size"]:
         """Return what the queries read; without a mask, every step and those before it."""
-        key, value = entries.chunk(2, -1)
+        key, value = cache.chunk(2, -1)
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
-        causal = mask is None
-        read = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        read = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return read.transpose(1, 2).flatten(2)
+
+    def writable(self, memory: Memory) -> Memory:
+        """Return the memory, or a copy if another one counts the places that a step writes to.
+
+        A cache that is full has no other places, so that each step takes a copy.
+        """
+        longest = int(memory.length.max())
+        if longest >= self.slots and not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"trials are longer than those of training: attention sees their last {self.slots} "
+                "steps",
+                stacklevel=3,
+            )
+        if longest < self.slots and bool((memory.written == memory.length).all()):
+            return memory
+        slots = torch.arange(self.slots, device=memory.length.device)
+        old = (slots < memory.length.unsqueeze(-1))[:, None, :, None]
+        cache = torch.where(old, memory.cache, 0.0)
+        return memory._replace(cache=cache, written=memory.length.clone())
 
     def distances(
         self, length: Int[Tensor, " row"]
     ) -> tuple[Int[Tensor, "row slot"], Bool[Tensor, "row slot"]]:
         """Return how long ago each slot was written, seen from step ``length``, and which were.
 
-        As long as no trial is longer than there are slots, slots that none has reached are left
-        out.
+        Slots that no trial has reached are left out.
         """
-        longest = int(length.max()) + 1
-        if longest > self.slots and not self.longer:
-            self.longer = True
-            warnings.warn(
-                f"trials are longer than those of training: attention sees their last {self.slots} "
-                "steps",
-                stacklevel=3,
-            )
-        slots = torch.arange(min(longest, self.slots), device=length.device)
+        number = min(int(length.max()) + 1, self.slots)
+        slots = torch.arange(number, device=length.device)
         distance = (length.unsqueeze(-1) - slots) % self.slots
         return distance, distance <= length.unsqueeze(-1)
 
-    def written(
+    def write(
         self,
         memory: Memory,
         layer: int,
         entry: Float[Tensor, "row keys_and_values"],
         active: Bool[Tensor, " row"],
     ) -> Float[Tensor, "row slot keys_and_values"]:
-        """Write the present step's keys and values into the memory; return that layer of it."""
+        """Write the present step's keys and values into the cache; return that layer of it."""
         rows = torch.arange(len(entry), device=entry.device)
         place = rows, layer, memory.length % self.slots
-        memory.entries[place] = torch.where(active.unsqueeze(-1), entry, memory.entries[place])
-        return memory.entries[:, layer]
+        memory.cache[place] = torch.where(active.unsqueeze(-1), entry, memory.cache[place])
+        return memory.cache[:, layer]
+
+    def after(
+        self,
+        memory: Memory,
+        query: Float[Tensor, "row layer size"],
+        summary: Float[Tensor, "row summary"],
+        inputs: Float[Tensor, "row input"],
+        active: Bool[Tensor, " row"],
+    ) -> Memory:
+        """Return the memory after a step; idle rows keep theirs."""
+        length, row = memory.length + active, active.unsqueeze(-1)
+        memory.written.copy_(length)
+        return memory._replace(
+            length=length,
+            query=torch.where(row.unsqueeze(-1), query, memory.query),
+            summary=torch.where(row, summary, memory.summary),
+            observation=torch.where(row, inputs[:, : self.remembered], memory.observation),
+        )
 
     def weights(
         self, memory: Memory, bias: Float[Tensor, "head distance"] | None = None
@@ -145,54 +186,58 @@ class Attention(nn.Module):
         last = (memory.length - 1).clamp(min=0)
         ago = torch.arange(self.slots, device=last.device)
         slot = (last.unsqueeze(-1) - ago) % self.slots
-        place = slot[:, None, :, None].expand(-1, self.layers, -1, self.asked_size)
-        keys = memory.entries[..., : self.asked_size].gather(2, place)
+        place = slot[:, None, :, None].expand(-1, self.layers, -1, self.qkv_size)
+        keys = memory.cache[..., : self.qkv_size].gather(2, place)
         q, k = (x.unflatten(-1, (self.heads, -1)) for x in (memory.query, keys))
         score = torch.einsum("rlhd,rlshd->rlhs", q, k) / math.sqrt(q.shape[-1])
         if bias is not None:
-            score = score + bias[:, : self.slots]
+            score = score + bias
         unseen = ago > last.unsqueeze(-1)
         return score.masked_fill(unseen[:, None, None], -math.inf).softmax(-1)
 
     def insight(self, memory: Memory) -> dict[str, Tensor]:
-        """Return the last summary, and the attention behind it by steps before the last one."""
-        return {"summary": memory.summary, "attention": self.weights(memory)}
+        """Return the last summary, and the attention behind it by steps before the last one.
+
+        The attention ``[row, layer, distance]`` is a mean over heads.
+        """
+        return {"summary": memory.summary, "attention": self.weights(memory).mean(2)}
 
 
 class Layer(nn.Module):
     """A layer of a transformer: attention, then two linear layers, both added to what comes in.
 
-    Normalised before both (Xiong et al., 2020, 2002.04745), and again after the attention and
+    It is normalised before both (Xiong et al., 2020, 2002.04745), and again after the attention and
     inside the linear layers, with a learned factor for each head (NormFormer: Shleifer et al.,
     2021, 2110.09456).
     """
 
-    def __init__(self, width: int, heads: int, asked: int, generator: torch.Generator) -> None:
+    def __init__(self, width: int, heads: int, qkv_size: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.project = orthogonal(nn.Linear(width, 3 * asked), 1.0, generator)
-        self.scale = nn.Parameter(torch.ones(heads, 1))
-        self.join = orthogonal(nn.Linear(asked, width), 1.0, generator)
-        self.between, self.inside = nn.LayerNorm(width), nn.LayerNorm(4 * width)
-        self.widen = orthogonal(nn.Linear(width, 4 * width), math.sqrt(2), generator)
-        self.narrow = orthogonal(nn.Linear(4 * width, width), 1.0, generator)
+        self.attention_norm, self.after_attention_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = orthogonal(nn.Linear(width, 3 * qkv_size), 1.0, generator)
+        self.head_scale = nn.Parameter(torch.ones(heads, 1))
+        self.out = orthogonal(nn.Linear(qkv_size, width), 1.0, generator)
+        self.feed_forward_norm, self.inner_norm = nn.LayerNorm(width), nn.LayerNorm(4 * width)
+        self.up = orthogonal(nn.Linear(width, 4 * width), math.sqrt(2), generator)
+        self.down = orthogonal(nn.Linear(4 * width, width), 1.0, generator)
 
-    def asked(
+    def query_and_entry(
         self, x: Float[Tensor, "*batch size"]
-    ) -> tuple[Float[Tensor, "*batch asked"], Float[Tensor, "*batch keys_and_values"]]:
+    ) -> tuple[Float[Tensor, "*batch query"], Float[Tensor, "*batch keys_and_values"]]:
         """Return the queries of steps, and their keys and values."""
-        projected = self.project(self.before(x))
-        size = projected.shape[-1] // 3
-        query, entry = projected.split([size, 2 * size], -1)
+        qkv = self.qkv(self.attention_norm(x))
+        size = qkv.shape[-1] // 3
+        query, entry = qkv.split([size, 2 * size], -1)
         return query, entry
 
     def forward(
-        self, x: Float[Tensor, "*batch size"], read: Float[Tensor, "*batch asked"]
+        self, x: Float[Tensor, "*batch size"], read: Float[Tensor, "*batch query"]
     ) -> Float[Tensor, "*batch size"]:
         """Return the layer's output for steps that have read ``read``."""
-        scaled = (read.unflatten(-1, (len(self.scale), -1)) * self.scale).flatten(-2)
-        x = x + self.after(self.join(scaled))
-        return x + self.narrow(self.inside(nn.functional.gelu(self.widen(self.between(x)))))
+        scaled = (read.unflatten(-1, (len(self.head_scale), -1)) * self.head_scale).flatten(-2)
+        x = x + self.after_attention_norm(self.out(scaled))
+        inner = self.inner_norm(nn.functional.gelu(self.up(self.feed_forward_norm(x))))
+        return x + self.down(inner)
 
 
 class Transformer(Attention):
@@ -212,15 +257,18 @@ class Transformer(Attention):
         generator: torch.Generator,
         trial_steps: int | None = None,
     ) -> None:
-        slots, layers = _slots(config, trial_steps), config.num_layers or NUM_LAYERS
+        given = [x for x in (config.window, trial_steps) if x is not None]
+        if not given:
+            accepted = "a number of steps, since nothing says how many a trial has"
+            raise bad_option("--window", None, accepted)
+        slots, layers = min(given), config.num_layers or NUM_LAYERS
         inputs = input_size(observation_size, codec)
         super().__init__(config, inputs, 0, slots, layers, generator)
-        self.window = config.window
-        self.lookback = 0 if config.window is None else layers * (slots - 1)
-        sizes = self.width, self.heads, self.asked_size
-        made = (Layer(*sizes, generator) for _ in range(layers))
-        self.blocks = nn.ModuleList(made)
-        self.last = nn.LayerNorm(self.width)
+        self.windowed = config.window is not None
+        self.lookback = layers * (slots - 1) if self.windowed else 0
+        sizes = self.width, self.heads, self.qkv_size
+        self.blocks = nn.ModuleList(Layer(*sizes, generator) for _ in range(layers))
+        self.last_norm = nn.LayerNorm(self.width)
         learned = config.positions == "learned"
         self.bias = nn.Parameter(torch.zeros(self.heads, slots)) if learned else None
 
@@ -235,24 +283,22 @@ class Transformer(Attention):
         self, inputs: Float[Tensor, "row input"], memory: Memory, active: Bool[Tensor, " row"]
     ) -> tuple[Float[Tensor, "row summary"], Memory]:
         """Return the summary after one step, and the next memory; idle rows keep theirs."""
-        x, queries = self.embed(inputs, memory.length), []
+        memory, queries = self.writable(memory), []
+        x = self.embed(inputs, memory.length)
         distance, seen = self.distances(memory.length)
         mask = self._mask(distance, seen).unsqueeze(-2)
         for i, block in enumerate(self.blocks):
-            query, entry = cast(Layer, block).asked(x)
-            entries = self.written(memory, i, entry, active)[:, : seen.shape[-1]]
-            x = block(x, self.attend(query.unsqueeze(1), entries, mask).squeeze(1))
+            query, entry = cast(Layer, block).query_and_entry(x)
+            cache = self.write(memory, i, entry, active)[:, : seen.shape[-1]]
+            x = block(x, self.attend(query.unsqueeze(1), cache, mask).squeeze(1))
             queries.append(query)
-        summary = self.last(x)
-        query = torch.where(active[:, None, None], torch.stack(queries, 1), memory.query)
-        kept = torch.where(active.unsqueeze(-1), summary, memory.summary)
-        length = memory.length + active
-        return summary, memory._replace(length=length, query=query, summary=kept)
+        summary = self.last_norm(x)
+        return summary, self.after(memory, torch.stack(queries, 1), summary, inputs, active)
 
     def sequence(
         self, inputs: Float[Tensor, "row time input"], memory: Memory
     ) -> tuple[Float[Tensor, "row time summary"], Memory]:
-        """Return the summary after every step of sequences that begin without a memory.
+        """Return the summary after every step of sequences that begin without a cache.
 
         Args:
             inputs: the inputs of the steps.
@@ -261,17 +307,17 @@ class Transformer(Attention):
         steps = torch.arange(inputs.shape[1], device=inputs.device)
         position = memory.length.unsqueeze(-1) + steps
         mask = None
-        if self.window is not None or self.bias is not None:
+        if self.windowed or self.bias is not None:
             distance = steps.unsqueeze(-1) - steps
             seen = ((distance >= 0) & (distance < self.slots)).unsqueeze(0)
-            if self.window is not None:  # Chunks begin with padding, which sees itself alone.
+            if self.windowed:  # Chunks begin with padding, which sees itself alone.
                 seen = seen & ((position >= 0).unsqueeze(-2) | (distance == 0))
             mask = self._mask(distance.clamp(0, self.slots - 1), seen)
         x = self.embed(inputs, position.clamp(min=0))
         for block in self.blocks:
-            query, entry = cast(Layer, block).asked(x)
+            query, entry = cast(Layer, block).query_and_entry(x)
             x = block(x, self.attend(query, entry, mask))
-        return self.last(x), memory._replace(length=memory.length + inputs.shape[1])
+        return self.last_norm(x), memory._replace(length=memory.length + len(steps))
 
     def _mask(
         self, distance: Int[Tensor, "*shape"], seen: Bool[Tensor, "*rows"]
@@ -283,9 +329,11 @@ class Transformer(Attention):
         bias = bias.unsqueeze(0) if distance.ndim < seen.ndim else bias.transpose(0, 1)
         return torch.where(seen.unsqueeze(1), bias, -math.inf)
 
-    def insight(self, memory: Memory) -> dict[str, Tensor]:
-        """Return the last summary, and the attention behind it by steps before the last one."""
-        return {"summary": memory.summary, "attention": self.weights(memory, self.bias)}
+    def weights(
+        self, memory: Memory, bias: Float[Tensor, "head distance"] | None = None
+    ) -> Float[Tensor, "row layer head distance"]:
+        """Return how much the last step looked at the steps 0, 1, 2 … before it."""
+        return super().weights(memory, self.bias if bias is None else bias)
 
 
 class Graph(Attention):
@@ -306,12 +354,13 @@ class Graph(Attention):
         generator: torch.Generator,
         trial_steps: int | None = None,
     ) -> None:
+        if trial_steps is None:
+            raise ValueError("--core graph: trial_steps has to say how many steps a trial has")
         inputs = input_size(observation_size, codec) + observation_size
-        slots = _slots(config, trial_steps)
-        super().__init__(config, inputs, observation_size, slots, 1, generator)
+        super().__init__(config, inputs, observation_size, trial_steps, 1, generator)
         self.present = orthogonal(nn.Linear(observation_size + 1, self.width), 1.0, generator)
-        self.block = Layer(self.width, self.heads, self.asked_size, generator)
-        self.last = nn.LayerNorm(self.width)
+        self.block = Layer(self.width, self.heads, self.qkv_size, generator)
+        self.last_norm = nn.LayerNorm(self.width)
 
     def nodes(
         self,
@@ -328,20 +377,15 @@ class Graph(Attention):
         self, inputs: Float[Tensor, "row input"], memory: Memory, active: Bool[Tensor, " row"]
     ) -> tuple[Float[Tensor, "row summary"], Memory]:
         """Return the summary after one step, and the next memory; idle rows keep theirs."""
+        memory = self.writable(memory)
         present, transition = self.nodes(inputs, memory.observation, memory.length)
-        query, entry = self.block.asked(present)[0], self.block.asked(transition)[1]
+        query, _ = self.block.query_and_entry(present)
+        _, entry = self.block.query_and_entry(transition)
         _, seen = self.distances(memory.length)
-        entries = self.written(memory, 0, entry, active)[:, : seen.shape[-1]]
-        read = self.attend(query.unsqueeze(1), entries, seen[:, None, None]).squeeze(1)
-        summary = self.last(self.block(present, read))
-        row = active.unsqueeze(-1)
-        after = memory._replace(
-            length=memory.length + active,
-            query=torch.where(row.unsqueeze(-1), query.unsqueeze(1), memory.query),
-            summary=torch.where(row, summary, memory.summary),
-            observation=torch.where(row, inputs[:, : self.remembered], memory.observation),
-        )
-        return summary, after
+        cache = self.write(memory, 0, entry, active)[:, : seen.shape[-1]]
+        read = self.attend(query.unsqueeze(1), cache, seen[:, None, None]).squeeze(1)
+        summary = self.last_norm(self.block(present, read))
+        return summary, self.after(memory, query.unsqueeze(1), summary, inputs, active)
 
     def sequence(
         self, inputs: Float[Tensor, "row time input"], memory: Memory
@@ -357,8 +401,9 @@ class Graph(Attention):
         observation = inputs[..., : self.remembered]
         previous = torch.cat([memory.observation.unsqueeze(1), observation[:, :-1]], 1)
         present, transition = self.nodes(inputs, previous, position)
-        query, entry = self.block.asked(present)[0], self.block.asked(transition)[1]
-        summary = self.last(self.block(present, self.attend(query, entry, None)))
+        query, _ = self.block.query_and_entry(present)
+        _, entry = self.block.query_and_entry(transition)
+        summary = self.last_norm(self.block(present, self.attend(query, entry, None)))
         after = memory._replace(length=memory.length + len(steps), observation=observation[:, -1])
         return summary, after
 
@@ -372,12 +417,3 @@ def sinusoids(position: Int[Tensor, "*batch"], size: int) -> Float[Tensor, "*bat
     half = math.ceil(size / 2)
     angle = position.unsqueeze(-1) * 1e-4 ** (torch.arange(half, device=position.device) / half)
     return torch.cat([angle.sin(), angle.cos()], -1)[..., :size]
-
-
-def _slots(config: CoreConfig, trial_steps: int | None) -> int:
-    """Return the number of steps that a layer can attend to."""
-    steps = config.window or trial_steps
-    if steps is None:
-        accepted = "a number of steps, since nothing says how many a trial has"
-        raise bad_option("--window", None, accepted)
-    return steps

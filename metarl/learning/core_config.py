@@ -40,11 +40,11 @@ class CoreConfig:
     `fast-weights` is a GRU beside a matrix to which every step adds an outer product (Schlag et
     al., 2021, 2102.11174), which holds many associations, such as the reward of every state and
     action; `transformer` attends to all steps of the trial, or to the last ones; `aggregator` is a
-    GRU, half of whose output goes through a maximum or mean over the trial (AMRL, Beck et al.,
-    2020; SplAgger, 2403.03020), which does not forget; `graph` attends to the set of the trial's
-    transitions, whose order changes nothing."""
+    GRU, half of whose output goes through a maximum or mean over the trial, so that nothing of it
+    is forgotten (AMRL, Beck et al., 2020; SplAgger, 2403.03020); `graph` attends to the set of the
+    trial's transitions, whose order changes nothing."""
     hidden_size: Annotated[int, AtLeast(1), Tuned(32, 256, log=True)] = 64
-    """Number of units of the GRU, or of a step in attention."""
+    """Number of units of the GRU, or width of the attention's layers."""
     encoder_sizes: tuple[Annotated[int, AtLeast(1)], ...] = ()
     """Sizes of the tanh layers before the GRU or the attention."""
     memory_size: Annotated[int, AtLeast(1)] | None = None
@@ -55,9 +55,9 @@ class CoreConfig:
     attention_heads: Annotated[int, AtLeast(1)] | None = None
     """Number of heads of attention, between which --hidden-size is divided (default: 4)."""
     positions: Literal["sinusoidal", "learned"] | None = None
-    """What `--core transformer` knows of the place of a step: `sinusoidal` adds sines of the number
-    of the step in the trial (the default; Vaswani et al., 2017, 1706.03762), `learned` adds to the
-    attention a number for each head and distance in time (Shaw et al., 2018, 1803.02155)."""
+    """Position encoding of `--core transformer`: `sinusoidal` adds sines of the number of the step
+    in the trial (the default; Vaswani et al., 2017, 1706.03762), `learned` adds to the attention a
+    number for each head and distance in time (T5: Raffel et al., 2020, 1910.10683)."""
     window: Annotated[int, AtLeast(1)] | None = None
     """Number of steps that a layer of `--core transformer` attends to, the present one included
     (default: all of the trial). Memory and time of a step grow with it."""
@@ -80,6 +80,6 @@ class CoreConfig:
             require(self, "hidden_size", self.hidden_size > 1, "at least 2, one for each half")
 
     @property
-    def whole(self) -> bool:
+    def needs_whole_trial(self) -> bool:
         """Whether the core sees a whole trial at once, so that it cannot be cut into chunks."""
         return self.kind == "graph" or (self.kind == "transformer" and self.window is None)

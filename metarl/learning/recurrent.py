@@ -146,6 +146,11 @@ class Aggregator(Recurrent):
         state = torch.cat([hidden, whole[:, -1], steps + part.shape[1]], -1)
         return torch.cat([whole, rest], -1), state
 
+    def insight(self, state: Float[Tensor, "batch state"]) -> dict[str, Tensor]:
+        """Return the GRU's state, and the maximum or mean."""
+        hidden, whole, _ = torch.split(state, self.state_sizes, -1)
+        return {"state": hidden, "aggregate": whole}
+
 
 def running_maximum(
     x: Float[Tensor, "batch time size"], before: Float[Tensor, "batch size"]
@@ -207,6 +212,12 @@ class FastWeights(Recurrent):
         )
         state = torch.cat([hidden, weights.flatten(1), observation[:, -1]], -1)
         return torch.cat([output, read], -1), state
+
+    def insight(self, state: Float[Tensor, "batch state"]) -> dict[str, Tensor]:
+        """Return the GRU's state, the matrix, and the last observation."""
+        hidden, weights, observation = torch.split(state, self.state_sizes, -1)
+        matrix = weights.reshape(-1, self.size, self.size)
+        return {"state": hidden, "weights": matrix, "observation": observation}
 
 
 def fast_weights(

@@ -32,8 +32,8 @@ from metarl.task import Split
 MEASURE = Path(__file__).parents[2] / "benchmarks" / "measure.py"
 """The measuring programs, which are in the source tree but not in the installed library."""
 
-LOOKS = ("probe", "insight", "robustness", "controls")
-"""Options of ``metarl evaluate`` that ask for more than the adaptation curve, one at a time."""
+QUESTIONS = ("probe", "insight", "robustness", "controls")
+"""Options of ``metarl evaluate`` that ask for something else than a curve; one at a time."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Evaluate:
     probe: bool = False
     """Ask what the context of one run's agent tells of its tasks, by a linear regression."""
     insight: bool = False
-    """Draw what one run's agent knows at every step of three trials (or `--evaluation-tasks`): what
-    attention looks at, and the state or the summary of its memory."""
+    """Draw what one run's agent knows at every step of three trials (or as many as
+    `--evaluation-tasks`): what attention looks at, and the state or summary of its memory."""
     controls: bool = False
     """Also evaluate with another task's context, and without what was learned before the episode
     or the step: this tells whether an agent adapts to its task."""
@@ -129,7 +129,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         tasks = shifted_tasks(runs, options.shift, options.env)
     what = options.evaluation
     alone = len(runs) == 1 and not options.baselines
-    kinds = [name for name in LOOKS if getattr(options, name)]
+    kinds = [name for name in QUESTIONS if getattr(options, name)]
     if len(kinds) > 1:
         raise bad_option(f"--{kinds[0]}", getattr(options, kinds[0]), f"no --{kinds[1]} beside it")
     for name in () if options.controls else ("multitask", "oracle"):

@@ -74,8 +74,9 @@ def draw_insight(
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {"boundary": insights.boundary, "valid": insights.valid, "reward": insights.reward}
         described = json.dumps([task.to_json() for task in insights.tasks])
+        known = {f"insight.{key}": x for key, x in insights.known.items()}
         np.savez_compressed(
-            folder / f"{name}-insight.npz", tasks=np.array(described), **arrays, **insights.known
+            folder / f"{name}-insight.npz", tasks=np.array(described), **arrays, **known
         )
         for row in range(len(insights.tasks)):
             picture = folder / f"{name}-insight-{row + 1}.png"

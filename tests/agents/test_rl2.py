@@ -16,6 +16,7 @@ from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial, torch_generator
 from metarl.learning import distributions
 from metarl.learning.cores import CORES
+from metarl.learning.heads import HEADS
 from metarl.learning.returns import discounted_returns, linear_values, normalize
 from metarl.learning.state import renamed
 from metarl.options import with_options
@@ -81,8 +82,30 @@ def act(agent, context, step):
 @pytest.mark.parametrize("name", ["bandit/n10-k5", "half-cheetah/velocity:horizon=5"])
 def test_rl2_keeps_the_contract_of_an_agent(name, core, chunk_length):
     tasks = metarl.make(name)
-    agent = agent_for(tasks, chunk_length=chunk_length, encoder_sizes=(5,), core=core)
+    agent = agent_for(tasks, **in_chunks(core, chunk_length), encoder_sizes=(5,), core=core)
     metarl.check_agent(agent, tasks)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_a_hypernetwork_keeps_the_contract_of_an_agent(core):
+    tasks = FAMILIES["continuous"]
+    metarl.check_agent(agent_for(tasks, core=core, head="hyper", head_sizes=(4,)), tasks)
+
+
+def in_chunks(core, chunk_length):
+    """Options that cut trials into chunks: attention needs a window, and a graph cannot be cut."""
+    if chunk_length is None or core == "graph":
+        return {}
+    window = {"window": 2} if core == "transformer" else {}
+    return {"chunk_length": chunk_length, **window}
+
+
+@pytest.mark.parametrize(("core", "more"), [("transformer", ", or --window N"), ("graph", "")])
+def test_chunks_are_refused_where_a_core_sees_the_whole_trial(core, more):
+    message = f"--chunk-length: got 3; accepted: None (--chunk-length None): --core {core} sees"
+    with pytest.raises(UserError) as error:
+        with_options(RL2Config(), core=core, chunk_length=3)
+    assert str(error.value) == f"{message} the whole trial{more}"
 
 
 def test_a_trial_without_a_prescribed_number_of_episodes_needs_the_option():
@@ -113,7 +136,7 @@ def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length, 
     tasks = FAMILIES[family]
     agent = agent_for(
         tasks,
-        chunk_length=chunk_length,
+        **in_chunks(core, chunk_length),
         core=core,
         normalize_observations=True,
         learning_rate=0.03,
@@ -122,14 +145,17 @@ def test_update_recomputes_what_was_recorded_while_acting(family, chunk_length, 
     update(agent, trial_of(agent, tasks))  # away from the first policy, which is nearly constant
     stream = trial_of(agent, tasks, seed=1).stream()
     assert family == "bandit" or not stream.valid.all()  # trials of different lengths
-    batch = agent.batch(stream, stream.reward, stream.record["value"])
-    assert int(batch.valid.sum()) == int(stream.valid.sum())
-    distribution, value = agent.policy(batch.inputs)
-    log_prob = distributions.log_prob(distribution, batch.action)
+    chunks, inputs = agent.policy.cut(stream)
+    valid = chunks.cut(stream.valid)
+    assert int(valid.sum()) == int(stream.valid.sum())
+    distribution, value = agent.policy(inputs)
+    log_prob = distributions.log_prob(distribution, chunks.cut(stream.action))
+    before = distributions.log_prob(distributions.from_record(stream.record), stream.action)
     value = agent.targets.denormalize(value)
-    for new, recorded in ((log_prob, batch.log_prob), (value, batch.target)):
-        assert float(recorded[batch.valid].std()) > 1e-4
-        torch.testing.assert_close(new[batch.valid], recorded[batch.valid], atol=1e-5, rtol=1e-5)
+    for new, old in ((log_prob, before), (value, stream.record["value"])):
+        recorded = chunks.cut(old)[valid]
+        assert float(recorded.std()) > 1e-4
+        torch.testing.assert_close(new[valid], recorded, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scaled", [True, False])
@@ -139,8 +165,8 @@ def test_policy_sees_scaled_observations_where_it_is_asked_to(scaled):
     stream = trial_of(agent, tasks).stream()
     update(agent, trial_of(agent, tasks))
     observation = stream.observation[stream.valid]
-    batch = agent.batch(stream, stream.reward, stream.record["value"])
-    seen = batch.inputs[0][0][batch.valid]
+    chunks, ((stored, _), _) = agent.policy.cut(stream)
+    seen = stored[chunks.cut(stream.valid)]
     if not scaled:
         assert seen.equal(observation)
         return
@@ -364,9 +390,11 @@ def test_state_is_not_tied_to_what_it_was_loaded_from():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_update_on_cuda_equals_the_cpu(family):
-    tasks = FAMILIES[family]
-    cpu, cuda = agent_for(tasks), agent_for(tasks, device="cuda")
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("core", CORES)
+def test_one_update_on_cuda_equals_the_cpu(family, core, head):
+    tasks, parts = FAMILIES[family], {"core": core, "head": head}
+    cpu, cuda = agent_for(tasks, **parts), agent_for(tasks, device="cuda", **parts)
     trial = trial_of(cpu, tasks)
     for agent in (cpu, cuda):
         update(agent, trial)
@@ -401,7 +429,7 @@ def first_edition_names(core, critic=True):
     return agent, [f"network.{name}" for name in trunk] + others
 
 
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("core", ["gru", "fast-weights"])
 def test_checkpoints_of_the_first_edition_load_by_the_names_they_had(core):
     agent, names = first_edition_names(core)
     update(agent, trial_of(agent, FAMILIES["continuous"]))

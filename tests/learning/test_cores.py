@@ -6,7 +6,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from metarl.errors import UserError
-from metarl.experience.data import Chunks, Timestep, branch
+from metarl.experience.data import Chunks, Timestep
 from metarl.learning.cores import CORES, CoreConfig, core_inputs, make_core
 from metarl.learning.recurrent import fast_weights
 from metarl.stepping.actions import ActionCodec
@@ -233,7 +233,7 @@ def test_attention_is_that_of_a_loop_over_queries_and_keys():
     inputs = inputs_of(rows=1)
     x = core.embed(inputs, torch.arange(STEPS)[None])[0]
     block = core.blocks[0]
-    query, entry = block.asked(x)
+    query, entry = block.query_and_entry(x)
     key, value = entry.split(6, -1)
     read = torch.zeros(STEPS, 6)
     for t in range(STEPS):
@@ -241,7 +241,7 @@ def test_attention_is_that_of_a_loop_over_queries_and_keys():
             score = torch.stack([query[t, head] @ key[s, head] for s in range(t + 1)]) / 3**0.5
             weight = score.exp() / score.exp().sum()
             read[t, head] = sum(weight[s] * value[s, head] for s in range(t + 1))
-    expected = core.last(block(x, read))
+    expected = core.last_norm(block(x, read))
     torch.testing.assert_close(whole(core, inputs)[0], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -249,7 +249,7 @@ def test_learned_positions_add_a_number_for_each_head_and_distance():
     core = core_of("transformer", num_layers=1, attention_heads=2, positions="learned")
     inputs = inputs_of(rows=1)
     x = core.embed(inputs, torch.arange(STEPS)[None])[0]
-    query, entry = core.blocks[0].asked(x)
+    query, entry = core.blocks[0].query_and_entry(x)
     key, value = entry.split(6, -1)
     read = torch.zeros(STEPS, 6)
     for t in range(STEPS):
@@ -257,7 +257,7 @@ def test_learned_positions_add_a_number_for_each_head_and_distance():
             score = torch.stack([query[t, head] @ key[s, head] for s in range(t + 1)]) / 3**0.5
             score = score + torch.stack([core.bias[number, t - s] for s in range(t + 1)])
             read[t, head] = score.softmax(0) @ value[: t + 1, head]
-    expected = core.last(core.blocks[0](x, read))
+    expected = core.last_norm(core.blocks[0](x, read))
     torch.testing.assert_close(whole(core, inputs)[0], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -301,7 +301,7 @@ def test_memory_is_bounded_and_a_longer_trial_sees_its_last_steps(kind):
     with pytest.warns(UserWarning, match="attention sees their last 3 steps") as warned:
         summary, memory = stepped(core, inputs)
     assert len(warned) == 1  # not one for each step
-    assert memory.entries.shape[2] == 3 and memory.length.tolist() == [STEPS] * 3
+    assert memory.cache.shape[2] == 3 and memory.length.tolist() == [STEPS] * 3
     other = inputs.clone()
     other[:, 0] += 1
     last = stepped(core, other)[0]
@@ -342,13 +342,13 @@ def test_the_order_of_past_transitions_changes_nothing_for_a_graph():
 def test_attention_that_is_shown_is_what_the_last_step_looked_at(options):
     core, inputs = core_of("transformer", num_layers=1, attention_heads=2, **options), inputs_of()
     _, memory = stepped(core, inputs)
-    insight = core.insight(memory)
-    weights = insight["attention"]
+    insight, weights = core.insight(memory), core.weights(memory)
     assert weights.shape == (3, 1, 2, core.slots)
+    torch.testing.assert_close(insight["attention"], weights.mean(2))
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 1, 2))
     ago = torch.arange(core.slots)
     x = core.embed(inputs, torch.arange(STEPS).expand(3, -1))
-    query, entry = core.blocks[0].asked(x)
+    query, entry = core.blocks[0].query_and_entry(x)
     score = torch.einsum(
         "rhd,rshd->rhs",
         query[:, -1].unflatten(-1, (2, 3)),
@@ -358,20 +358,43 @@ def test_attention_that_is_shown_is_what_the_last_step_looked_at(options):
     expected = (score / 3**0.5 + bias).softmax(-1)
     torch.testing.assert_close(weights[:, 0], expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(insight["summary"], whole(core, inputs)[:, -1], atol=1e-5, rtol=1e-5)
-    assert core.insight(core.begin(2))["attention"][0, 0, 0].tolist() == [1.0] + [0.0] * (
-        core.slots - 1
-    )
+    start = core.insight(core.begin(2))["attention"][0, 0]
+    assert start.tolist() == [1.0] + [0.0] * (core.slots - 1)
 
 
-def test_two_ways_from_a_copy_of_one_memory_do_not_meet():
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "transformer"},
+        {"kind": "transformer", "window": 3},
+        {"kind": "transformer", "steps": 3},
+        {"kind": "graph"},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:trials are longer")
+def test_a_memory_means_the_same_whatever_has_gone_on_from_it(options):
+    core, inputs = core_of(**options), inputs_of()
+    _, memory = stepped(core, inputs[:, :4])
+    before = core.insight(memory)
+    ways = [inputs[:, 4:], inputs[:, 5:], inputs[:, 4:]]
+    found = [stepped(core, way, memory)[0] for way in ways]
+    for way, summary in zip(ways, found, strict=True):
+        fresh, _ = stepped(core, torch.cat([inputs[:, :4], way], 1))
+        torch.testing.assert_close(summary, fresh[:, 4:], atol=1e-5, rtol=1e-5)
+    for name, x in core.insight(memory).items():
+        assert torch.equal(x, before[name])
+    rows = [memory._replace(**{k: x[1:] for k, x in memory._asdict().items()}) for _ in "12"]
+    one, other = (stepped(core, way[1:], row)[0] for way, row in zip(ways, rows, strict=False))
+    assert torch.equal(one, found[0][1:]) and torch.equal(other, found[1][1:])
+
+
+def test_a_trial_that_goes_straight_on_copies_no_cache():
     core, inputs = core_of("transformer"), inputs_of()
-    _, memory = stepped(core, inputs[:, :3])
-    copy = branch(memory, torch.arange(3))
-    first, _ = stepped(core, inputs[:, 3:], memory)
-    second, _ = stepped(core, inputs[:, 4:], copy)
-    expected = whole(core, torch.cat([inputs[:, :3], inputs[:, 4:]], 1))[:, 3:]
-    torch.testing.assert_close(second, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(first, whole(core, inputs)[:, 3:], atol=1e-5, rtol=1e-5)
+    start = core.begin(3)
+    _, memory = stepped(core, inputs[:, :5], start)
+    assert memory.cache.data_ptr() == start.cache.data_ptr()
+    _, branched = stepped(core, inputs[:, 5:], start)
+    assert branched.cache.data_ptr() != start.cache.data_ptr()
 
 
 def seen(action, **changes):
