@@ -104,7 +104,7 @@ class RL2Config:
             gae_lambda=0.95,
             chunk_length=100 if steps > 200 else None,
             core=CoreConfig(hidden_size=128),
-            head=HeadConfig(sizes, initial_std=0.5 if continuous else 1.0),
+            head=HeadConfig(head_sizes=sizes, initial_std=0.5 if continuous else 1.0),
             ppo=PPOConfig(
                 learning_rate=1e-3,
                 num_minibatches=4,

@@ -177,7 +177,7 @@ def _check_act(adapter: Adapter, tasks: TaskDistribution) -> None:
     later = now._replace(
         trial_start=started, boundary=started, previous_reward=torch.ones_like(now.previous_reward)
     )
-    _check_context(adapter, context, now, generator)
+    _check_context(adapter, adapter.begin(NUM_TASKS), now, generator)
     _check_context(adapter, after, later, generator)
     greedy = adapter.act(context, now, generator, greedy=True)[0]
     other = _lane_generator(4, lanes)

@@ -97,7 +97,7 @@ def test_what_has_no_insight_or_too_much_is_refused(monkeypatch):
     with pytest.raises(UserError, match=r"^--insight: Steps learns between rounds"):
         watch_insight(rounds, TASKS)
     monkeypatch.setattr(insight, "MOST_BYTES", 100)
-    with pytest.raises(UserError, match=r"^--insight: got 3 tasks, of which .* would be noted"):
+    with pytest.raises(UserError, match=r"^--insight: got .3 tasks, of which .* would be noted"):
         watch_insight(Steps(), TASKS)
 
 
@@ -106,13 +106,13 @@ def test_the_command_writes_a_picture_for_each_task_and_the_arrays(tmp_path, mon
     small = {"tasks_per_update": 2, "num_minibatches": 1, "hidden_size": 8, "check": False}
     few = {"iterations": 1, "evaluation_tasks": 2, "validation_tasks": 2, "run_dir": "run"}
     metarl.train("rl2", env="gridworld:horizon=4", core="transformer", **small, **few)
-    run_evaluate(["run", "--insight", "--evaluation-tasks", "2", "--num-workers", "0"])
-    name = "run/evaluation/test-tasks-2-insight"
+    run_evaluate(["run", "--insight", "--evaluation-tasks", "1", "--num-workers", "0"])
+    name = "run/evaluation/test-tasks-1-insight"
     pictures = sorted(path.name for path in (tmp_path / "run/evaluation").glob("*-insight-*.png"))
-    assert pictures == ["test-tasks-2-insight-1.png", "test-tasks-2-insight-2.png"]
+    assert pictures == ["test-tasks-1-insight-1.png"]
     arrays = np.load(f"{name}.npz")
-    assert arrays["insight.attention"].shape == (2, 16, 2, 20)
-    assert len(json.loads(str(arrays["tasks"]))) == 2
+    assert arrays["insight.attention"].shape == (1, 16, 2, 20)
+    assert len(json.loads(str(arrays["tasks"]))) == 1
     assert f"picture: {name}-1.png" in capsys.readouterr().out
     for words, message in (
         (["--greedy", "--video", "x"], "--video"),
