@@ -115,7 +115,7 @@ def test_the_command_writes_a_picture_for_each_task_and_the_arrays(tmp_path, mon
     assert len(json.loads(str(arrays["tasks"]))) == 1
     assert f"picture: {name}-1.png" in capsys.readouterr().out
     for words, message in (
-        (["--greedy", "--video", "x"], "--video"),
+        (["--video", "2"], "--video: got 2; accepted: 0 together with --insight"),
         (["--change-task-after", "1"], "--change-task-after: got 1; accepted: 0 together with"),
         (["--evaluation-tasks", "21"], "--evaluation-tasks: got 21; accepted: at most 20"),
         (["--probe"], "--probe: got True; accepted: no --insight beside it"),
