@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, NamedTuple, TypeAlias, cast
+from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 import tyro
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from metarl.constraints import AtLeast, Positive, refuse_unused, validate
 from metarl.errors import require
-from metarl.learning.cores import Core
 from metarl.learning.distributions import Distribution, action_distribution
 from metarl.learning.networks import mlp, orthogonal
 from metarl.stepping.actions import ActionCodec
@@ -65,6 +64,16 @@ class HeadConfig:
         else:
             bounds = self.max_std is not None and self.max_std > self.min_std
             require(self, "max_std", bounds, f"above min-std ({self.min_std})")
+
+
+@runtime_checkable
+class Summarizes(Protocol):
+    """What a head has to know of a core, or of whatever its summaries come from."""
+
+    summary_size: int
+    """The length of a summary."""
+    observation_at: int
+    """The place in a summary where the observation is inserted; saved weights depend on it."""
 
 
 class HeadOutput(NamedTuple):
@@ -135,7 +144,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         config: HeadConfig,
-        core: Core,
+        core: Summarizes,
         observation_size: int,
         codec: ActionCodec,
         generator: torch.Generator,
@@ -224,7 +233,7 @@ class Hyper(nn.Module):
     def __init__(
         self,
         config: HeadConfig,
-        core: Core,
+        core: Summarizes,
         observation_size: int,
         codec: ActionCodec,
         generator: torch.Generator,
@@ -276,7 +285,7 @@ HEADS: dict[str, type[MLP | Hyper]] = {"mlp": MLP, "hyper": Hyper}
 
 def make_head(
     config: HeadConfig,
-    core: Core,
+    core: Summarizes,
     observation_size: int,
     codec: ActionCodec,
     generator: torch.Generator,
