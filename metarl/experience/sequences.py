@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from metarl.experience.agent import TaskSpec, TrialShape
 from metarl.experience.data import Chunks, Context, Stream, Timestep
+from metarl.learning.core_base import State, past
 from metarl.learning.core_config import CoreConfig
-from metarl.learning.cores import State, make_core, past
+from metarl.learning.cores import make_core
 from metarl.learning.encoders import EncoderConfig, make_encoder
 from metarl.learning.heads import HeadConfig, HeadOutput, make_head
 from metarl.stepping.actions import ActionCodec

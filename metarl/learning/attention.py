@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from metarl.errors import bad_option
+from metarl.learning.core_base import Core, input_size
 from metarl.learning.core_config import ATTENTION_HEADS, NUM_LAYERS, CoreConfig
-from metarl.learning.core_inputs import input_size
 from metarl.learning.networks import mlp, orthogonal
 from metarl.stepping.actions import ActionCodec
 
@@ -40,7 +40,7 @@ class Memory(NamedTuple):
     """The observation of the last step, if transitions are remembered."""
 
 
-class Attention(nn.Module):
+class Attention(Core):
     """What cores with attention have in common: an embedding, a cache, and one way to attend.
 
     Args:
@@ -112,7 +112,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "row queries size"]:
         """Return what the queries read; without a mask, every step and those before it."""
         key, value = cache.chunk(2, -1)
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        q, k, v = (in_heads(x, self.heads).transpose(1, 2) for x in (query, key, value))
         read = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return read.transpose(1, 2).flatten(2)
 
@@ -188,7 +188,7 @@ class Attention(nn.Module):
         slot = (last.unsqueeze(-1) - ago) % self.slots
         place = slot[:, None, :, None].expand(-1, self.layers, -1, self.qkv_size)
         keys = memory.cache[..., : self.qkv_size].gather(2, place)
-        q, k = (x.unflatten(-1, (self.heads, -1)) for x in (memory.query, keys))
+        q, k = in_heads(memory.query, self.heads), in_heads(keys, self.heads)
         score = torch.einsum("rlhd,rlshd->rlhs", q, k) / math.sqrt(q.shape[-1])
         if bias is not None:
             score = score + bias
@@ -234,10 +234,11 @@ class Layer(nn.Module):
         self, x: Float[Tensor, "*batch size"], read: Float[Tensor, "*batch query"]
     ) -> Float[Tensor, "*batch size"]:
         """Return the layer's output for steps that have read ``read``."""
-        scaled = (read.unflatten(-1, (len(self.head_scale), -1)) * self.head_scale).flatten(-2)
+        scaled = (in_heads(read, len(self.head_scale)) * self.head_scale).flatten(-2)
         x = x + self.after_attention_norm(self.out(scaled))
         inner = self.inner_norm(nn.functional.gelu(self.up(self.feed_forward_norm(x))))
-        return x + self.down(inner)
+        out: Tensor = x + self.down(inner)
+        return out
 
 
 class Transformer(Attention):
@@ -406,6 +407,11 @@ class Graph(Attention):
         summary = self.last_norm(self.block(present, self.attend(query, entry, None)))
         after = memory._replace(length=memory.length + len(steps), observation=observation[:, -1])
         return summary, after
+
+
+def in_heads(x: Float[Tensor, "*batch size"], heads: int) -> Float[Tensor, "*batch head part"]:
+    """Return numbers as a row for each head of attention."""
+    return x.reshape(*x.shape[:-1], heads, -1)
 
 
 def sinusoids(position: Int[Tensor, "*batch"], size: int) -> Float[Tensor, "*batch size"]:

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from metarl.learning.core_base import Core, input_size
 from metarl.learning.core_config import MEMORY_SIZE, CoreConfig
-from metarl.learning.core_inputs import input_size
 from metarl.learning.networks import mlp, orthogonal
 from metarl.stepping.actions import ActionCodec
 
 
-class Recurrent(nn.Module):
+class Recurrent(Core):
     """The parts that cores with a GRU have in common.
 
     Args:
@@ -27,8 +27,6 @@ class Recurrent(nn.Module):
     """The number of steps before a chunk that are computed again with it."""
     state_size: int
     """The length of a state; a trial starts with zeros."""
-    summary_size: int
-    """The length of a summary."""
 
     def __init__(self, config: CoreConfig, input_size: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -45,7 +43,7 @@ class Recurrent(nn.Module):
 
     def begin(self, rows: int) -> Float[Tensor, "row state"]:
         """Return the states at the start of trials."""
-        return torch.zeros(rows, self.state_size, device=self.gru.weight_hh_l0.device)
+        return torch.zeros(rows, self.state_size, device=next(self.gru.parameters()).device)
 
     def recomputed(self, first: Int[Tensor, " row"]) -> Float[Tensor, "row state"]:
         """Return the states at the start of whole trials; those of chunks are recorded."""
@@ -60,12 +58,6 @@ class Recurrent(nn.Module):
             return after.unsqueeze(1), after
         output, last = self.gru(encoded, hidden.unsqueeze(0).contiguous())
         return output, last.squeeze(0)
-
-    def sequence(
-        self, inputs: Float[Tensor, "batch time input"], state: Float[Tensor, "batch state"]
-    ) -> tuple[Float[Tensor, "batch time summary"], Float[Tensor, "batch state"]]:
-        """Return the summary after every step, and the state after the last one."""
-        raise NotImplementedError
 
     def step(
         self,
@@ -123,8 +115,8 @@ class Aggregator(Recurrent):
         super().__init__(config, input_size(observation_size, codec), generator)
         self.mean = config.aggregate == "mean"
         self.straight_through = bool(config.straight_through)
-        self.half = config.hidden_size // 2
-        self.state_sizes = [config.hidden_size, self.half, 1]
+        self.half_size = config.hidden_size // 2
+        self.state_sizes = [config.hidden_size, self.half_size, 1]
         self.state_size, self.summary_size = sum(self.state_sizes), config.hidden_size
 
     def sequence(
@@ -133,7 +125,7 @@ class Aggregator(Recurrent):
         """Return the summary after every step, and the state after the last one."""
         hidden, before, steps = torch.split(state, self.state_sizes, -1)
         output, hidden = self.run_gru(self.encoder(inputs), hidden)
-        part, rest = output.split([self.half, output.shape[-1] - self.half], -1)
+        part, rest = output.tensor_split([self.half_size], -1)
         if self.mean:
             number = torch.arange(1, part.shape[1] + 1, device=part.device).unsqueeze(-1)
             total = (before * steps).unsqueeze(1) + part.cumsum(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -75,9 +76,8 @@ def draw_insight(
         arrays = {"boundary": insights.boundary, "valid": insights.valid, "reward": insights.reward}
         described = json.dumps([task.to_json() for task in insights.tasks])
         known = {f"insight.{key}": x for key, x in insights.known.items()}
-        np.savez_compressed(
-            folder / f"{name}-insight.npz", tasks=np.array(described), **arrays, **known
-        )
+        content: dict[str, Any] = {"tasks": np.array(described), **arrays, **known}
+        np.savez_compressed(folder / f"{name}-insight.npz", **content)
         for row in range(len(insights.tasks)):
             picture = folder / f"{name}-insight-{row + 1}.png"
             plot_insight(insights, row, picture, f"{run.agent_name} on {tasks.name}")
