@@ -285,7 +285,8 @@ def comparisons_table() -> str:
 
 def multitask_table() -> str:
     """Return policies for all tasks beside the agents that adapt, after the last point."""
-    lines = ["| tasks | episodes before | `ppo-multitask` | agents that adapt |", "|---|--:|--:|---|"]
+    lines = ["| tasks | episodes before | `ppo-multitask` | agents that adapt |"]
+    lines.append("|---|--:|--:|---|")
     for _, content in _files("comparisons"):
         agents = [r for r in content["rows"] if r["kind"] == "agent" and not r["told_task"]]
         last = {r["label"].partition(",")[0]: r["return"]["mean"][-1] for r in agents}
