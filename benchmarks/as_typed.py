@@ -80,8 +80,7 @@ def row(agent, name, run, controls):
         Scores(x, (str(run),), curve.returns[-1:, :number].astype(np.float64))
         for x, curve in (("own", own), ("untrained", untrained))
     ]
-    strata = None if own.strata is None else own.strata[:number]
-    (better,) = compare_scores(last, strata)["pairs"]
+    (better,) = compare_scores(last, untrained.strata)["pairs"]
     rows = json.loads(controls.read_text())["rows"]
     foreign = [r for r in rows if r["control"] == "another-task" and r["metric"] == "return"]
     settings = Run.open(run).settings
