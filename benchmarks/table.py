@@ -350,6 +350,11 @@ def trained_table() -> str:
     return "\n".join(lines)
 
 
+def typed_table() -> str:
+    """Return what ten minutes give with nothing but an agent and an environment typed."""
+    return (ROOT / "benchmarks" / "as-typed.md").read_text()
+
+
 def _share(value: float | None) -> str:
     return "none" if value is None else f"{value:.1%}"
 
@@ -363,6 +368,7 @@ TABLES = {
     "coverage": coverage_table,
     "environments": environments_table,
     "trained": trained_table,
+    "typed": typed_table,
 }
 
 
