@@ -75,11 +75,12 @@ def row(agent, name, run, controls):
     """Return what is known of a finished run."""
     record = metarl.read_run(run)
     own, untrained = (record.evaluations[x] for x in ("test", "test-untrained"))
+    number = untrained.returns.shape[1]  # The untrained agent meets the first of the same tasks.
     last = [
-        Scores(x, (str(run),), curve.returns[-1:].astype(np.float64))
+        Scores(x, (str(run),), curve.returns[-1:, :number].astype(np.float64))
         for x, curve in (("own", own), ("untrained", untrained))
     ]
-    (better,) = compare_scores(last, own.strata)["pairs"]
+    (better,) = compare_scores(last, untrained.strata)["pairs"]
     rows = json.loads(controls.read_text())["rows"]
     foreign = [r for r in rows if r["control"] == "another-task" and r["metric"] == "return"]
     settings = Run.open(run).settings

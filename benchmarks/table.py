@@ -100,7 +100,7 @@ ROWS = [
     Row(
         "navigation",
         "maml-ppo",
-        "an episode after 3 steps",
+        "an episode after 3 gradient steps",
         "maml-ppo-navigation.json",
         (0, 1, 2),
         "return",
@@ -112,7 +112,7 @@ ROWS = [
     Row(
         "half-cheetah/direction",
         "maml-ppo",
-        "an episode after 1 step",
+        "an episode after 1 gradient step",
         "maml-ppo-half-cheetah-direction.json",
         (0, 1),
         "return",
@@ -148,7 +148,7 @@ ROWS = [
     Row(
         "metaworld/ml1-reach",
         "maml-ppo",
-        "success after 3 steps",
+        "success after 3 gradient steps",
         "metaworld-maml-ppo-ml1-reach.json",
         (0,),
         "success",
@@ -283,6 +283,21 @@ def comparisons_table() -> str:
     return "\n".join(lines)
 
 
+def multitask_table() -> str:
+    """Return policies for all tasks beside the agents that adapt, after the last point."""
+    lines = ["| tasks | episodes before | `ppo-multitask` | agents that adapt |"]
+    lines.append("|---|--:|--:|---|")
+    for _, content in _files("comparisons"):
+        agents = [r for r in content["rows"] if r["kind"] == "agent" and not r["told_task"]]
+        last = {r["label"].partition(",")[0]: r["return"]["mean"][-1] for r in agents}
+        own = last.pop("ppo-multitask", None)
+        if own is not None:
+            others = ", ".join(f"`{name}` {number(x, _digits(x))}" for name, x in last.items())
+            begins = f"`{content['env']}` | {agents[0]['episodes'][-1]}"
+            lines.append(f"| {begins} | {number(own, _digits(own))} | {others} |")
+    return "\n".join(lines)
+
+
 def baselines_table() -> str:
     """Return the totals of baselines beside published and exact ones."""
     content = json.loads((ROOT / "benchmarks" / "baselines-exact.json").read_text())
@@ -335,6 +350,11 @@ def trained_table() -> str:
     return "\n".join(lines)
 
 
+def typed_table() -> str:
+    """Return what ten minutes give with nothing but an agent and an environment typed."""
+    return (ROOT / "benchmarks" / "as-typed.md").read_text()
+
+
 def _share(value: float | None) -> str:
     return "none" if value is None else f"{value:.1%}"
 
@@ -343,10 +363,12 @@ TABLES = {
     "readme": readme_table,
     "controls": controls_table,
     "comparisons": comparisons_table,
+    "multitask": multitask_table,
     "baselines": baselines_table,
     "coverage": coverage_table,
     "environments": environments_table,
     "trained": trained_table,
+    "typed": typed_table,
 }
 
 

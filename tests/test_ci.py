@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).parent.parent / ".ci" / "run"
-TIERS = ["install", "test", "lint types", "learning", "metaworld", "demo-short"]
+TIERS = ["install", "test", "lint types", "learning", "metaworld", "docs", "docs-test"]
+TIERS += ["demo-short"]
 
 
 @pytest.fixture
