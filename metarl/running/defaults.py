@@ -102,7 +102,7 @@ def _preset_for(agent: str, env: str) -> tuple[str, Preset] | None:
     this before one that names their family.
     """
     base = registry.split_name(env)[0]
-    own = presets_of(agent)
+    own = {name: each for name, each in presets_of(agent).items() if not each.variant}
     for fits in (
         lambda each: each.settings.train.env == env,
         lambda each: registry.split_name(each.settings.train.env)[0] == base,

@@ -34,6 +34,9 @@ class Preset:
     """The paper, or what was measured here, in one line."""
     families: tuple[str, ...] = ()
     """Patterns of the names of other tasks that the settings are a start for, with ``*``."""
+    variant: bool = False
+    """Whether the settings are only taken by their name, since another preset or the agent's own
+    choice is the start for these tasks."""
 
 
 @functools.cache
