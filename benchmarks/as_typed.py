@@ -117,29 +117,38 @@ def above_zero(interval):
     return interval is not None and interval["low"] is not None and interval["low"] > 0
 
 
+def figures(value):
+    """Return a number with three figures, and no exponent."""
+    return f"{float(f'{value:.3g}'):,.10g}"
+
+
 def table(rows, minutes):
     """Return the rows as Markdown."""
     text = [
         f"**{minutes:g} minutes of `metarl train AGENT --env ENV`, seed 0, held-out tasks; two "
         "trainings at once on two cores, or alone**",
         "",
-        "| environment | agent | an iteration | steps | before | after | untrained | own − "
+        "| environment | agent | an iteration | steps | before, after | untrained | own − "
         "untrained | own − another task's context |",
-        "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: |",
     ]
     for r in rows:
         differences = []
         for interval in (r["minus_untrained"], r["minus_foreign"]):
-            words = (
-                "{mean:.4g} ({low:.4g} to {high:.4g})".format(**interval)
-                if interval
-                else "one task"
-            )
+            words = "one task"
+            if interval:
+                mean, low, high = (figures(interval[x]) for x in ("mean", "low", "high"))
+                words = f"{mean} ({low} to {high})"
             differences.append(f"**{words}**" if above_zero(interval) else words)
         seconds = r["seconds_per_iteration"]
         beside = ", alone" if r["at_once"] == 1 else ""
-        cells = [f"`{r['env']}`", r["agent"], f"{seconds:.2g} s{beside}", f"{r['env_steps']:,}"]
-        cells += [f"{r[x]:.4g}" for x in ("before", "after", "untrained")]
+        cells = [
+            f"`{r['env']}`",
+            r["agent"],
+            f"{seconds:.2g} s{beside}",
+            f"{figures(r['env_steps'] / 1e6)} M",
+        ]
+        cells += [f"{figures(r['before'])}, {figures(r['after'])}", figures(r["untrained"])]
         text.append(f"| {' | '.join([*cells, *differences])} |")
     for agent in AGENTS:
         own = [r for r in rows if r["agent"] == agent]
