@@ -55,8 +55,8 @@ docs: install  ## the pages as HTML, in docs/_build/html; a warning is an error
 docs-test: install  ## run every command, Python block and example of the pages, cut to two iterations
 	$(BIN)/python -m pytest -m docs -n auto --dist worksteal
 
-release: install  ## run all of them as they stand: hours
-	METARL_FULL=1 $(BIN)/python -m pytest -m docs --timeout 0 --durations=0
+release: install  ## run all of them as they stand, and the learning tier with every seed: hours
+	METARL_FULL=1 $(BIN)/python -m pytest -m "docs or learning" --timeout 0 --durations=0
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -33,6 +33,7 @@ python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 
 html_theme = "furo"
+html_show_copyright = False
 html_title = "metarl-toolkit"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]

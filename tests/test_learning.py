@@ -2,6 +2,7 @@
 
 import gymnasium as gym
 import numpy as np
+import pages
 import pytest
 
 import metarl
@@ -240,7 +241,7 @@ class Sides(ArrayTaskDistribution):
         return Transition({**state, "bright": bright}, image, reward, going_on, {})
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(3 if pages.FULL else 1))
 @pytest.mark.parametrize("name", ["rl2", "maml-ppo"])
 def test_agents_learn_from_images(name, seed, tmp_path):
     """Who presses at random, or the same way in both tasks, earns 2.5 of 5."""

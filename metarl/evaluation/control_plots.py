@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from metarl.evaluation.control_table import Controls, context_name
@@ -24,7 +24,8 @@ def plot_probe(curves: Mapping[str, ProbeCurve], path: Path, env: str) -> None:
         path: the picture's file; its suffix determines the format.
         env: the name of the environment, for the title.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
+    axes = figure.subplots()
     for number, (label, curve) in enumerate(curves.items()):
         style: dict[str, Any] = {"color": "0.45", "linestyle": "--"} if number else {"color": "C0"}
         axes.plot(curve.experience, curve.mean, marker="o", markersize=4, label=label, **style)
@@ -56,13 +57,9 @@ def plot_controls(controls: Controls, path: Path) -> None:
     number = len(controls.participants)
     columns = min(number, 3)
     size = -(-number // columns), columns
-    figure, grid = plt.subplots(
-        *size,
-        figsize=(4.2 * size[1] + 2.4, 3.4 * size[0] + 0.8),
-        squeeze=False,
-        sharey=True,
-        constrained_layout=True,
-    )
+    inches = 4.2 * size[1] + 2.4, 3.4 * size[0] + 0.8
+    figure = Figure(figsize=inches, layout="constrained")
+    grid = figure.subplots(*size, squeeze=False, sharey=True)
     rows = [row for row in controls.rows if row["metric"] == "return"]
     references = [row for row in rows if row["kind"] == "reference"]
     for axes, participant in zip(grid.flat, controls.participants, strict=False):
@@ -106,7 +103,8 @@ def plot_robustness(robustness: Robustness, path: Path) -> None:
         robustness: the agents and baselines at every level.
         path: the picture's file; its suffix determines the format.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
+    axes = figure.subplots()
     levels = robustness.levels
     for number, row in enumerate(robustness.rows):
         color = f"C{number % 10}"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from metarl.evaluation.plotting import save_figure
 from metarl.evaluation.tables import conditions_text
@@ -29,14 +29,9 @@ def plot_groups(result: Mapping[str, Any], path: Path) -> None:
     """
     measures = result["measures"]
     labels = [group["label"] for group in next(iter(measures.values()))["groups"]]
-    figure, grid = plt.subplots(
-        len(measures),
-        2,
-        figsize=(11, len(measures) * (1.9 + 0.35 * len(labels)) + 0.8),
-        squeeze=False,
-        constrained_layout=True,
-        width_ratios=(1, 1.1),
-    )
+    height = len(measures) * (1.9 + 0.35 * len(labels)) + 0.8
+    figure = Figure(figsize=(11, height), layout="constrained")
+    grid = figure.subplots(len(measures), 2, squeeze=False, width_ratios=(1, 1.1))
     for (title, measure), (means, profiles) in zip(measures.items(), grid, strict=True):
         name = f"{result['metric']}, {title}"
         _draw_means(means, measure["groups"])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -19,9 +18,6 @@ from metarl.evaluation.report import metric_of
 from metarl.evaluation.tables import conditions_text
 from metarl.files import replacing
 from metarl.task import SPLIT_NAMES
-
-matplotlib.use("Agg")
-
 
 THIN_LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
 """The dashes of baselines' lines: the next ones are taken whenever all colours have been used."""
@@ -91,8 +87,9 @@ def plot_adaptation(
         for name in kinds[0]
         if len({kind[name] for kind in (own_kinds if name == "checkpoint" else kinds)}) > 1
     ]
-    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
-    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     drawn, named = 0, set()
     for line, kind in zip(lines, kinds, strict=True):
         values, x = metric_of(line.summary, metric), line.x
@@ -192,8 +189,9 @@ def plot_learning(
         metric: the metric's name: ``return``, or one of the metrics' file.
         axis: what the x axis counts.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 4.5), constrained_layout=True)
-    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     for index, group in enumerate(curves):
         color = colors[index % len(colors)]
         for curve in group:
@@ -241,14 +239,9 @@ def plot_paths(
         title: the title of the picture.
     """
     shape = len(rows), len(titles)
-    figure, grid = plt.subplots(
-        *shape,
-        figsize=(2.3 * shape[1] + 0.4, 2.3 * shape[0] + 0.5),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        constrained_layout=True,
-    )
+    size = 2.3 * shape[1] + 0.4, 2.3 * shape[0] + 0.5
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(*shape, squeeze=False, sharex=True, sharey=True)
     for row, panels in zip(grid, rows, strict=True):
         for axes, panel in zip(row, panels, strict=True):
             for line in panel.paths:
@@ -283,14 +276,14 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a picture to its file, completely or not at all, and close it."""
+    """Write a picture to its file, completely or not at all.
+
+    Figures are made without pyplot, so that those of a notebook are still shown in it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        _break_titles(figure)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=dpi, format=path.suffix[1:])
-    finally:
-        plt.close(figure)
+    _break_titles(figure)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format=path.suffix[1:])
 
 
 def _break_titles(figure: Figure) -> None:

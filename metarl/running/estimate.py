@@ -226,7 +226,8 @@ def measure_iteration(
         tasks: the tasks.
         config: the options of the training.
         envs: environments of ``tasks``, as many as in the training.
-        seconds: about how long the measurement may take, if it takes no longer by its nature.
+        seconds: about how long the longest of these trials may take, if it takes no longer by its
+            nature.
     """
     what = size_of_iteration(agent, tasks)
     lanes = 1 if agent.shape.sequential else agent.shape.episodes_per_round
@@ -234,10 +235,15 @@ def measure_iteration(
     limit = min(SHORT, tasks.horizon)
     if limit < tasks.horizon:
         _play(agent, tasks, config, envs, few, limit)  # It starts up libraries.
-    short = _play(agent, tasks, config, envs, few, limit)
-    affordable = int(limit * seconds / max(short.playing + short.learning, 1e-6))
-    limit = min(tasks.horizon, max(4 * limit, affordable))
-    played = _play(agent, tasks, config, envs, few, limit)
+    played = short = _play(agent, tasks, config, envs, few, limit)
+    longer = max(4 * limit, int(limit * seconds / max(short.seconds, 1e-6)))
+    while limit < tasks.horizon and longer >= 2 * limit:
+        limit = min(tasks.horizon, longer)
+        played = _play(agent, tasks, config, envs, few, limit)
+        # Longer ones while there is time: what is guessed multiplies every delay of a measurement.
+        each = min((played.seconds - short.seconds) / (limit - SHORT), played.seconds / limit)
+        each = max(each, 1e-6)
+        longer = min(8 * limit, limit + int((seconds - played.seconds) / each))
     share, episodes = what.tasks / few, few * what.episodes
     usual = _usual_length(played.trial, tasks.horizon)
     content = _bytes(played.trial) / played.trial.env_steps * what.steps
@@ -264,6 +270,11 @@ class _Played(NamedTuple):
     playing: float
     """Seconds of steps and actions."""
     learning: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all that grows with the steps."""
+        return self.playing + self.learning
 
 
 def _play(

@@ -215,8 +215,12 @@ def _train_members(
     options: Sequence[str],
     new: NewFolder | None,
 ) -> None:
-    """Resume every run of a group in a process of its own."""
+    """Resume every run of a group that is not finished, in a process of its own."""
     seeds = content["seeds"]
+    if not options:  # They may ask for more than a finished run has.
+        seeds = [seed for seed in seeds if not Run.open(folder / str(seed)).finished()]
+    if not seeds:
+        return
     at_once = max(1, min(len(seeds), len(usable_cores()) // config.torch_threads))
     given = list(options)
     given += share_of_cores(at_once, config.workers.num_workers, "--num-workers" in options)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from metarl.evaluation.plotting import finish, save_figure
@@ -105,7 +105,7 @@ def plot_trials(
         metric: the words for the score.
     """
     shown = list(importances or space)[:PANELS]
-    figure = plt.figure(figsize=(11, 7), constrained_layout=True)
+    figure = Figure(figsize=(11, 7), layout="constrained")
     upper, lower = np.asarray(figure.subfigures(2, 1))
     top = upper.subplots(1, 2, width_ratios=[3, 2])
     _draw_history(top[0], records, metric)

@@ -1,10 +1,12 @@
 """README and the pages of docs: does every command and every block of Python do what it says?"""
 
+import os
 import shutil
 import sys
 
 import pages
 import pytest
+from filelock import FileLock
 
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(0 if pages.FULL else 300)]
 
@@ -19,9 +21,12 @@ RUN = [
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """The runs that pages may use without making them."""
-    folder = tmp_path_factory.mktemp("made")
-    pages.make_runs(folder)
+    """The runs that pages may use without making them, made once for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            pages.make_runs(folder)
     return folder
 
 

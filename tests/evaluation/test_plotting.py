@@ -2,11 +2,11 @@
 
 import json
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib.image
-import matplotlib.pyplot as plt
 import pytest
 import quick
 from matplotlib.figure import Figure
@@ -68,11 +68,15 @@ def pictures_as_users_see_them(monkeypatch):
 
 @pytest.fixture
 def axes(monkeypatch):
-    """The axes of every figure that is closed."""
-    seen, close = [], plt.close
-    monkeypatch.setattr(plt, "close", lambda figure: seen.append(figure.axes[0]))
-    yield seen
-    close("all")
+    """The axes of every figure that is saved."""
+    seen = []
+
+    def save(figure, *rest, **options):
+        seen.append(figure.axes[0])
+        quick.SAVE(figure, *rest, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    return seen
 
 
 def labels(axes):
@@ -419,3 +423,15 @@ def test_paths_of_tasks_without_a_goal_are_refused(trained, on_navigation, tmp_p
         plot(trained[:1], "paths", tmp_path / "plot.png")
     with pytest.raises(UserError, match="one run for --kind paths"):
         plot(list(on_navigation.values()), "paths", tmp_path / "plot.png")
+
+
+def test_figures_of_a_notebook_stay_its_own(quick_python):
+    """Pictures are drawn without pyplot, which has one backend for the whole program."""
+    code = """
+import sys
+from metarl.evaluation import control_plots, group_plots, plotting
+from metarl.running import tune_report
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    done = subprocess.run([quick_python, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

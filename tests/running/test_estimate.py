@@ -145,6 +145,27 @@ def test_an_estimate_is_what_an_iteration_takes(monkeypatch, horizon, resets, st
     assert found.seconds == pytest.approx(found.longest)
 
 
+@pytest.mark.parametrize("delayed", [2, 3])
+def test_a_delay_while_little_is_played_hardly_moves_an_estimate(monkeypatch, delayed):
+    clock, calls = Clock(), []
+    monkeypatch.setattr(estimating, "time", clock)
+    monkeypatch.setattr(shortened, "time", clock)
+    tasks = Slow(clock, 500, 0.0, 0.01)
+    agent, envs = _made(tasks, episodes_per_trial=3), tasks.make_vec(4, num_workers=0)
+    update = agent.update
+
+    def slow_update(trial, *rest):
+        calls.append(trial.env_steps)
+        clock.now += 3.0 + 0.002 * trial.env_steps + (len(calls) == delayed)
+        return update(trial, *rest)
+
+    agent.update = slow_update
+    found = measure_iteration(agent, tasks, TrainConfig(), envs, seconds=18.0)
+    envs.close()
+    assert calls[-1] > 800 and sum(calls) < 3000  # of 6000 steps, in about the time given
+    assert found.longest == pytest.approx(75.0, rel=0.1)
+
+
 def test_episodes_that_end_early_make_an_iteration_shorter(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(estimating, "time", clock)

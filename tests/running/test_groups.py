@@ -3,9 +3,9 @@
 import json
 import shutil
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.rl2 import RL2Config
@@ -223,11 +223,15 @@ def test_what_cannot_be_compared_is_refused(runs, words, said):
 
 def test_a_picture_shows_every_seed_and_the_share_of_scores_above_thresholds(runs, monkeypatch):
     found = compared(*A, "--", "b0", "b1")["measures"]
-    figures, close = [], plt.close
-    monkeypatch.setattr(plt, "close", figures.append)
+    figures, save = [], Figure.savefig
+
+    def seen(figure, *rest, **options):
+        figures.append(figure)
+        save(figure, *rest, **options)
+
+    monkeypatch.setattr(Figure, "savefig", seen)
     run_compare([*A, "--", "b0", "b1", "--output", "deep/groups.png"])
     (figure,) = figures
-    close(figure)
     assert (runs / "deep" / "groups.png").read_bytes().startswith(b"\x89PNG")
     drawn = [axes.lines for axes in figure.axes]
     assert len(drawn) == 2 * len(found)

@@ -175,12 +175,13 @@ def test_what_environments_report_is_taken_together_too(tmp_path):
     assert summary["return"]["iqm"] is None
 
 
-def test_seeds_are_added_to_a_finished_group(group, tmp_path):
+def test_seeds_are_added_to_a_finished_group(group, tmp_path, capsys):
     """Added seeds are those of a group that had them from the start; the others stay."""
     folder = tmp_path / "group"
     shutil.copytree(group[0], folder)
     before = (folder / "3" / "metrics.jsonl").read_bytes()
     run_train(["--seeds", "5", "--run-dir", str(folder), "--keep-checkpoints", "3"])
+    assert ", seeds 5, 1 at once: " in capsys.readouterr().out  # Finished runs are not begun.
     assert json.loads((folder / "config.json").read_text())["seeds"] == [0, 3, 5]
     summary = json.loads((folder / "evaluation" / "test.json").read_text())
     assert summary["seed"] == [0, 3, 5]
