@@ -31,20 +31,25 @@ class Row:
     """A result: runs of one agent on one distribution of tasks."""
 
     env: str
+    """The name of the task distribution."""
     agent: str
+    """The name of the agent."""
     what: str
     """What the figures are, in words."""
     file: str
+    """The file of results, in this folder."""
     runs: tuple[int, ...]
     """Which of the file's runs, which differ in their seed alone."""
     metric: str
-    """``return``, ``success`` or ``trial_return``."""
+    """The measure: ``return``, ``success`` or ``trial_return``."""
     point: int
     """Which point of the adaptation curve; -1 is the last."""
     digits: int
+    """The number of decimals shown."""
     paper: str
     """The published figure and its source, or nothing."""
     command: str
+    """The command that trains such a run."""
 
     def results(self) -> list[dict[str, Any]]:
         """Return the runs."""

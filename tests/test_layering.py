@@ -203,11 +203,13 @@ def test_packages_of_pyproject_are_the_folders_on_disk():
         path.parent for path in [*ROOT.glob("*/__init__.py"), *PACKAGE.glob("*/__init__.py")]
     }
     on_disk = {"metarl" if f == PACKAGE else f"metarl.{f.name}" for f in folders}
+    on_disk |= {"metarl.trained"}  # agents, no code
     assert sorted(settings["packages"]) == sorted(on_disk)
     assert settings["package-dir"] == {
         "metarl": "metarl",
         "metarl.envs": "envs",
         "metarl.agents": "agents",
+        "metarl.trained": "benchmarks/agents",
     }
     assert not list(PACKAGE.glob("*/*/*.py"))  # one level of folders
 
@@ -216,7 +218,7 @@ def test_shapes_are_checked_in_every_folder_that_computes_with_arrays():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     words = settings["pytest"]["ini_options"]["addopts"].split()
     [checked] = [w.partition("=")[2].split(",") for w in words if "jaxtyping-packages" in w]
-    without_arrays = {"metarl", "metarl.presets", "metarl.running"}
+    without_arrays = {"metarl", "metarl.presets", "metarl.running", "metarl.trained"}
     assert set(settings["setuptools"]["packages"]) - without_arrays <= set(checked)
 
 

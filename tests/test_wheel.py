@@ -20,6 +20,7 @@ def installed(tmp_path_factory):
         shutil.copy(ROOT / name, source)
     for name in ("metarl", "envs", "agents"):
         shutil.copytree(ROOT / name, source / name, symlinks=True)
+    shutil.copytree(ROOT / "benchmarks" / "agents", source / "benchmarks" / "agents")
     target = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels)]
@@ -52,6 +53,8 @@ def test_the_command_says_what_there_is(installed, tmp_path):
     assert result.returncode == 0
     for name in ("train", "evaluate", "plot", "benchmark", "--version"):
         assert name in result.stdout
+    trained = metarl_command(installed, tmp_path, "list", "trained").stdout
+    assert "bandit-n10-k5/rl2" in trained
     assert metarl_command(installed, tmp_path, "--version").stdout.startswith("metarl 0.")
     wrong = metarl_command(installed, tmp_path, "trian")
     assert wrong.returncode == 2

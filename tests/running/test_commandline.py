@@ -114,7 +114,7 @@ OURS = [
     ("train", "--checkpoint-seconds 0", "--checkpoint-seconds: got 0.0", "above 0"),
     ("train", "--best-by success_after", "--best-by: got 'success_after'", "return_after"),
     ("train", "--resume RUN --best-by trial_return", "--best-by: got", "--iterations"),
-    ("train", "--wandb-project mine", "--wandb-project", "pip install wandb"),
+    ("train", "--wandb-project mine", "--wandb-project", "pip install 'metarl-toolkit[wandb]'"),
     ("evaluate", "nowhere", "nowhere: not a run directory", ""),
     ("evaluate", "RUN --evaluation-tasks 0", "--evaluation-tasks: got 0", "at least 1"),
     ("evaluate", "RUN --episodes-per-trial 0", "--episodes-per-trial: got 0", "at least 1"),

@@ -7,6 +7,7 @@ import pytest
 
 import metarl
 from metarl.errors import UserError
+from metarl.evaluation.curve import AdaptationCurve
 from metarl.evaluation.evaluate import evaluate_adaptation, evaluation_shape
 from metarl.experience.agent import require_spaces
 from metarl.running import trained
@@ -47,8 +48,10 @@ def test_a_trained_agent_scores_what_its_evaluation_says(name):
         seed=1,
         workers=Workers(num_workers=0),
     )
+    known = AdaptationCurve.load(AGENTS[name].directory / "evaluation", "test").returns
     said = np.array(AGENTS[name].summary["return"]["mean"][: len(curve.returns)])
-    error = curve.returns.std(axis=1, ddof=1) / number**0.5
+    # Few tasks may miss the few in which a policy runs away: the spread is that of many.
+    error = known[: len(said)].std(axis=1, ddof=1) / number**0.5
     apart = np.abs(curve.returns.mean(axis=1) - said)
     assert (apart < 5 * error + 1e-3 * np.abs(said)).all()
 

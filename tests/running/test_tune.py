@@ -380,7 +380,7 @@ def test_two_searches_do_not_share_a_folder(found):
 def test_a_missing_optuna_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "metarl.running.tune_study", raising=False)
-    with pytest.raises(UserError, match="metarl tune: needs its package: pip install optuna"):
+    with pytest.raises(UserError, match=r"needs its package: pip install 'metarl-toolkit\[tune\]'"):
         search(tmp_path / "x")
     assert not (tmp_path / "x").exists()
 

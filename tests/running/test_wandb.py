@@ -111,7 +111,9 @@ def test_a_run_that_fails_is_marked_as_failed(tmp_path, said):
 
 def test_a_missing_package_is_reported_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"--wandb-project: .*pip install wandb"):
+    with pytest.raises(
+        UserError, match=r"--wandb-project: .*pip install 'metarl-toolkit\[wandb\]'"
+    ):
         train(settings(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
