@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from metarl.evaluation.insight import Insights
 from metarl.evaluation.plotting import save_figure
@@ -43,7 +43,7 @@ def plot_insight(insights: Insights, row: int, path: Path, title: str) -> None:
     rows = {name: x.reshape(length, -1) for name, x in known.items() if x.ndim != 3}
     layers = 0 if attention is None else attention.shape[1]
     heights = [0.6, *[1.4] * len(rows), *[1.4] * len(maps), *[3.4] * bool(layers)]
-    figure = plt.figure(figsize=(9.0, sum(heights) + 1.2), constrained_layout=True)
+    figure = Figure(figsize=(9.0, sum(heights) + 1.2), layout="constrained")
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     panels = iter(range(len(heights)))
     above = figure.add_subplot(grid[next(panels)])

@@ -429,7 +429,7 @@ def test_figures_of_a_notebook_stay_its_own(quick_python):
     """Pictures are drawn without pyplot, which has one backend for the whole program."""
     code = """
 import sys
-from metarl.evaluation import control_plots, group_plots, plotting
+from metarl.evaluation import control_plots, group_plots, insight_plots, plotting
 from metarl.running import tune_report
 assert "matplotlib.pyplot" not in sys.modules
 """
