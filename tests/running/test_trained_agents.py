@@ -38,7 +38,7 @@ def test_a_trained_agent_scores_what_its_evaluation_says(name):
     agent, tasks = metarl.load(name), Run.open(AGENTS[name].directory).make_tasks()
     shape = evaluation_shape(agent, tasks, None)
     quick = name.startswith(QUICK)
-    number = 400 if name.startswith("bandit") else 40 if quick else 10
+    number = 400 if name.startswith("bandit") else 20 if quick else 4
     episodes = shape.num_episodes if quick or not shape.sequential else 2
     curve = evaluate_adaptation(
         agent,
