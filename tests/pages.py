@@ -5,6 +5,7 @@ names of their page, and one that begins with ``# name.py`` is written to that f
 run in order in one folder. Other blocks (``console``, ``text``) are not run.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,7 +13,10 @@ import re
 import shlex
 import shutil
 import sys
+import types
 from pathlib import Path
+
+import pytest
 
 from metarl import registry
 from metarl.__main__ import run
@@ -163,9 +167,40 @@ def cut_python(text):
     if FULL:
         return text
     text = re.sub(r"\bminutes=[\d.]+", "iterations=2", text)
+    for name, short in SHORT_EPISODES.items():
+        text = text.replace(f'env="{name}"', f'env="{short}"')
     text = NUMBERS.sub(lambda match: f"{match[1]}=2", text).replace("1_000_000", "400")
     # Nor is measured how long it takes.
     return re.sub(r"(metarl\.train\([^)]*?iterations=2)", r"\1, check=False", text)
+
+
+class ChildHere:
+    """A training that a process of its own would run, in this one: it imports nothing again."""
+
+    running = False
+
+    def __init__(self, name, arguments, log=None):
+        self.name, self.log = name, log
+        self.process = types.SimpleNamespace(returncode=0)
+        try:
+            run(["train", *arguments])
+        except SystemExit as stop:
+            self.process.returncode = stop.code
+
+    def wait(self):
+        """Do nothing: the training has ended."""
+
+    stop = wait
+
+
+@contextlib.contextmanager
+def trained_here():
+    """Train the runs of groups and sweeps in this process, unless everything is run as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not FULL:
+            patch.setattr("metarl.running.seeds.Child", ChildHere)
+            patch.setattr("metarl.running.sweep.Child", ChildHere)
+        yield
 
 
 def make_runs(folder):
@@ -175,7 +210,8 @@ def make_runs(folder):
         "goals": ["train", "maml-ppo", "--env", "navigation"],
         "three": ["train", "maml-ppo", "--env", "navigation", "--seeds", "0", "1", "2"],
     }.items():
-        run([*cut(words), "--run-dir", str(folder / "runs" / name)])
+        with trained_here():
+            run([*cut(words), "--run-dir", str(folder / "runs" / name)])
 
 
 def run_page(path, folder):
@@ -204,7 +240,8 @@ def run_page(path, folder):
                         f"{path.name}: {' '.join(words)} is no command of ours"
                     )
                     try:
-                        run(cut(words[1:]))
+                        with trained_here():
+                            run(cut(words[1:]))
                     except SystemExit as stop:
                         assert not stop.code, f"{path.name}: {' '.join(words)}: exit {stop.code}"
                     ran[0] += 1

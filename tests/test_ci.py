@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).parent.parent / ".ci" / "run"
-TIERS = ["install", "test", "lint types", "learning", "metaworld", "docs", "docs-test"]
-TIERS += ["demo-short"]
+TOGETHER = "-j4 --output-sync lint types docs demo-short"  # Each of them uses one core.
+TIERS = ["install", "test", TOGETHER, "learning", "metaworld", "docs-test"]
 
 
 @pytest.fixture

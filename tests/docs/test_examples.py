@@ -37,6 +37,8 @@ def test_a_program_is_short_and_says_what_it_shows(name):
 def test_a_program_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [name])
+    if not pages.FULL:  # Nor is measured how long two iterations take.
+        monkeypatch.setattr("metarl.running.train.is_measured", lambda config: False)
     main = importlib.import_module(name).main
     default = inspect.signature(main).parameters["iterations"].default
     assert default > 2 or name == "deploy"

@@ -38,22 +38,22 @@ def test_a_trained_agent_scores_what_its_evaluation_says(name):
     agent, tasks = metarl.load(name), Run.open(AGENTS[name].directory).make_tasks()
     shape = evaluation_shape(agent, tasks, None)
     quick = name.startswith(QUICK)
-    number = 400 if name.startswith("bandit") else 40 if quick else 10
+    number = 400 if name.startswith("bandit") else 20 if quick else 4
     episodes = shape.num_episodes if quick or not shape.sequential else 2
     curve = evaluate_adaptation(
         agent,
         tasks,
         num_tasks=number,
         num_episodes=episodes,
-        seed=1,
+        seed=AGENTS[name].summary["seed"],
         workers=Workers(num_workers=0),
     )
     known = AdaptationCurve.load(AGENTS[name].directory / "evaluation", "test").returns
-    said = np.array(AGENTS[name].summary["return"]["mean"][: len(curve.returns)])
-    # Few tasks may miss the few in which a policy runs away: the spread is that of many.
-    error = known[: len(said)].std(axis=1, ddof=1) / number**0.5
-    apart = np.abs(curve.returns.mean(axis=1) - said)
-    assert (apart < 5 * error + 1e-3 * np.abs(said)).all()
+    known = known[: len(curve.returns), :number].astype(float)  # the same tasks and noise
+    # Zero, unless rounding differs and a simulator makes much of it.
+    apart = curve.returns - known
+    error = apart.std(axis=1, ddof=1) / number**0.5
+    assert (np.abs(apart.mean(axis=1)) <= 4 * error + 1e-3 * np.abs(known.mean(axis=1))).all()
 
 
 def test_short_names_are_those_of_the_first_tasks():
