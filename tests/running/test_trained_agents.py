@@ -49,11 +49,11 @@ def test_a_trained_agent_scores_what_its_evaluation_says(name):
         workers=Workers(num_workers=0),
     )
     known = AdaptationCurve.load(AGENTS[name].directory / "evaluation", "test").returns
-    known = known[: len(curve.returns), :number].astype(float)  # the same tasks and noise
-    # Zero, unless rounding differs and a simulator makes much of it.
-    apart = curve.returns - known
-    error = apart.std(axis=1, ddof=1) / number**0.5
-    assert (np.abs(apart.mean(axis=1)) <= 4 * error + 1e-3 * np.abs(known.mean(axis=1))).all()
+    known = known[: len(curve.returns)].astype(float)
+    apart = curve.returns - known[:, :number]  # the same tasks and noise
+    # Rounding may differ, of which a simulator makes much: then episodes are others of their kind.
+    error = known.std(axis=1, ddof=1) / number**0.5 if apart.any() else np.zeros(len(apart))
+    assert (np.abs(apart.mean(axis=1)) <= 3 * error).all()
 
 
 def test_short_names_are_those_of_the_first_tasks():

@@ -380,7 +380,8 @@ def test_two_searches_do_not_share_a_folder(found):
 def test_a_missing_optuna_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "metarl.running.tune_study", raising=False)
-    with pytest.raises(UserError, match=r"needs its package: pip install 'metarl-toolkit\[tune\]'"):
+    said = r"metarl tune: needs its package: pip install 'metarl-toolkit\[tune\]'"
+    with pytest.raises(UserError, match=said):
         search(tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
