@@ -60,8 +60,8 @@ class RL2Config:
     """Value function behind the advantages: `critic` is an output of the network; `linear` is a
     linear function of observation and time, fitted to each trial (as in Meta-World's RL²)."""
     chunk_length: Annotated[int, AtLeast(1)] | None = None
-    """Number of steps that gradients flow back through (default: the whole trial), beside those
-    that attention with a window repeats."""
+    """Number of steps that gradients flow back through, beside those that attention with a window
+    repeats (default: the whole trial)."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """The network that sees observations first."""
     core: CoreConfig = field(default_factory=CoreConfig)

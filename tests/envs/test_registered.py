@@ -18,7 +18,7 @@ LIGHT = [name for name in REGISTERED if not name.startswith("MetaWorld")]
 
 
 def options(name):
-    return {} if name.startswith(("Bandit", "TabularMDP")) else SHORT
+    return {} if name.startswith(("Bandit", "TabularMDP", "TMaze")) else SHORT
 
 
 def test_every_family_is_registered():
