@@ -19,7 +19,7 @@ from metarl.experience.agent import TaskSpec, TrialShape, prescribed_episodes
 from metarl.experience.data import Context, Episodes, Metrics, Record, Timestep, Trial
 from metarl.experience.sequences import SequencePolicy
 from metarl.experience.traits import has_continuous_actions, kind_of, number_for
-from metarl.learning.core_config import CoreConfig
+from metarl.learning.cores import CoreConfig
 from metarl.learning.distributions import choose, from_record, log_prob
 from metarl.learning.encoders import EncoderConfig
 from metarl.learning.heads import HeadConfig

@@ -2,7 +2,8 @@
 
 The point starts at the origin; an action of 1 is a move of 0.1 in a coordinate. The goal lies on
 the upper half of a circle of radius 1, at an angle drawn uniformly. Within 0.2 of it a step pays 1
-minus the distance, elsewhere nothing; with ``dense=true`` it pays minus the distance everywhere. A
+minus the distance, elsewhere nothing; with ``dense=true`` it pays minus the distance everywhere,
+which ``info["dense_reward"]`` says in both cases: PEARL trains on it, and adapts to the other. A
 trial has 3 episodes of 100 steps, as for VariBAD (Zintgraf et al., 2020, 1910.08348, appendix);
 PEARL's have 20 (``horizon=20``).
 """
@@ -27,7 +28,7 @@ MAX_MOVE, RADIUS, GOAL_RADIUS = 0.1, 1.0, 0.2
 class PointRobot(ArrayTaskDistribution):
     """Search the half circle for a goal whose reward is seen near it alone; then stay there."""
 
-    info_keys = ("success",)
+    info_keys = ("success", "dense_reward")
     render_fps = 20
 
     def __init__(self, dense: bool = False, horizon: int = 100) -> None:
@@ -63,7 +64,7 @@ class PointRobot(ArrayTaskDistribution):
             xp.astype(position, xp.float32),
             -distance if self.dense else xp.where(near, 1 - distance, 0.0),
             xp.zeros_like(near),
-            {"success": near},
+            {"success": near, "dense_reward": -distance},
         )
 
     def draw(self, scene: Scene) -> Frame:

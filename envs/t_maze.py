@@ -5,6 +5,10 @@ corridor carries the agent along whatever it does. At every step another number 
 is drawn from -1 and 1, so that the signal is not the only thing that changes. The right way pays 4,
 the wrong one -3. The way is drawn anew for every episode: there is one task, and nothing to adapt
 to (AMRL: Aggregated memory for reinforcement learning, ICLR 2020, section 5.1).
+
+What differs: in the version with which hypernetworks are compared (Beck et al., 2022, 2210.11348)
+the way is drawn once for the four episodes of a trial, so that a reward tells it too; the agent has
+two more actions, which do nothing, and the signal comes one step later.
 """
 
 from __future__ import annotations

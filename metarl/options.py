@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from metarl.errors import near_matches
+from metarl.errors import UserError, near_matches
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def with_options(config: T, **values: Any) -> T:
@@ -44,6 +47,42 @@ def with_options(config: T, **values: Any) -> T:
             own[first] = Path(value) if is_text else value
     own |= {name: with_options(getattr(config, name), **part) for name, part in nested.items()}
     return cast(T, dataclasses.replace(cast(Any, config), **own))
+
+
+def fitted(
+    build: Callable[[T], R], config: T, given: Collection[str]
+) -> tuple[R, dict[str, tuple[Any, Any]]]:
+    """Build from a config that was suggested; what does not go with what is given has its default.
+
+    Some options are refused beside a kind of network that is not the suggested one, or cannot be
+    cut as suggested. Nobody asked for these values, so they are no errors of the user's.
+
+    Args:
+        build: makes something of a config, by values that are given.
+        config: the suggested values.
+        given: the names of the options that are given, which are never changed.
+
+    Returns:
+        What was made, and for each option that was changed, the suggested value and the default.
+
+    Raises:
+        UserError: if anything else is refused.
+    """
+    changed: dict[str, tuple[Any, Any]] = {}
+    while True:
+        try:
+            return build(config), changed
+        except UserError as error:
+            found = re.match(r"--([a-z0-9-]+): got ", str(error))
+            name = found[1].replace("-", "_") if found else ""
+            if name not in option_paths(type(config)) or name in given or name in changed:
+                raise
+            suggested = option_values(config)[name]
+            default = option_values(type(config)())[name]
+            if suggested == default:
+                raise
+            changed[name] = suggested, default
+            config = with_options(config, **{name: default})
 
 
 def _takes_path(hint: Any) -> bool:

@@ -56,7 +56,7 @@ class Reinforce:
     def update(self, trial, generator, progress):
         seen = trial.to(self.device).stream()  # [task, time, …], episodes joined
         first = torch.zeros(len(seen.valid), dtype=torch.long)  # Whole trials begin at step 0.
-        summary, _ = self.core.sequence(self.inputs(seen), self.core.recomputed(first))
+        summary = self.core.sequence(self.inputs(seen), self.core.recomputed(first))
         distribution = self.head(summary, seen.observation).distribution
         value = returns.discounted_returns(seen.reward, seen.valid, 0.9)
         advantage = returns.normalize(value - value.mean(0), seen.valid)

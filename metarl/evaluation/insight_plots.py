@@ -61,7 +61,7 @@ def plot_insight(insights: Insights, row: int, path: Path, title: str) -> None:
             axes = figure.add_subplot(inner[place])
             axes.imshow(pictures[step], vmin=0, vmax=max(pictures.max(), 1e-9), origin="lower")
             axes.set_title(f"{name}, step {step}", fontsize=7)
-            axes.set_xticks([]), axes.set_yticks([])
+            axes.set(xticks=[], yticks=[])
     if attention is not None:
         inner = grid[next(panels)].subgridspec(1, layers)
         for layer in range(layers):

@@ -199,6 +199,11 @@ def _check_context(
     assert _tree_equal(context, saved) or _still_true(
         adapter, context, saved, (timestep, other), generator
     ), "act wrote into the context it was given"
+    kept = copy.deepcopy(after)
+    adapter.act(context, other, generator)
+    assert _tree_equal(after, kept) or _still_true(
+        adapter, after, kept, (timestep, other), generator
+    ), "act wrote into the context of another branch, which goes on from the one it was given"
     if not adapter.shape.sequential:
         assert _tree_equal(after, saved), "the agent is not sequential, yet act changed context"
     idle = timestep._replace(active=timestep.active.clone())

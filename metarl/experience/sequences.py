@@ -125,6 +125,6 @@ class SequencePolicy:
         """Return what the head says about every step of the chunks that :meth:`cut` made."""
         (stored, before), state = inputs
         features = self.encoder(stored)
-        summary, _ = self.core.sequence(torch.cat([features, before], -1), state)
+        summary = self.core.sequence(torch.cat([features, before], -1), state)
         new = slice(self.lookback, None)
         return cast(HeadOutput, self.head(summary[:, new], features[:, new]))

@@ -70,7 +70,9 @@ class Attention(Core):
         self.width, self.slots, self.layers = config.hidden_size, slots, layers
         self.heads = config.attention_heads or ATTENTION_HEADS
         self.qkv_size = self.heads * math.ceil(self.width / self.heads)
-        self.remembered, self.warned = remembered, config.window is not None
+        self.remembered, self.windowed = remembered, config.window is not None
+        self.warned = False
+        self.bias: nn.Parameter | None = None
         self.encoder = mlp(inputs, config.encoder_sizes, generator)
         size = config.encoder_sizes[-1] if config.encoder_sizes else inputs
         self.embedding = orthogonal(nn.Linear(size, self.width), 1.0, generator)
@@ -104,6 +106,11 @@ class Attention(Core):
             observation=zeros(self.remembered),
         )
 
+    def require_no_cache(self, memory: Memory) -> None:
+        """Refuse a memory of acting, whose cache a sequence does not look at."""
+        if memory.cache.shape[2]:
+            raise ValueError("sequence begins with what recomputed() returned, not with a cache")
+
     def attend(
         self,
         query: Float[Tensor, "row queries size"],
@@ -122,7 +129,7 @@ class Attention(Core):
         A cache that is full has no other places, so that each step takes a copy.
         """
         longest = int(memory.length.max())
-        if longest >= self.slots and not self.warned:
+        if longest >= self.slots and not self.windowed and not self.warned:
             self.warned = True
             warnings.warn(
                 f"trials are longer than those of training: attention sees their last {self.slots} "
@@ -179,9 +186,7 @@ class Attention(Core):
             observation=torch.where(row, inputs[:, : self.remembered], memory.observation),
         )
 
-    def weights(
-        self, memory: Memory, bias: Float[Tensor, "head distance"] | None = None
-    ) -> Float[Tensor, "row layer head distance"]:
+    def weights(self, memory: Memory) -> Float[Tensor, "row layer head distance"]:
         """Return how much the last step looked at the steps 0, 1, 2 … before it."""
         last = (memory.length - 1).clamp(min=0)
         ago = torch.arange(self.slots, device=last.device)
@@ -190,8 +195,8 @@ class Attention(Core):
         keys = memory.cache[..., : self.qkv_size].gather(2, place)
         q, k = in_heads(memory.query, self.heads), in_heads(keys, self.heads)
         score = torch.einsum("rlhd,rlshd->rlhs", q, k) / math.sqrt(q.shape[-1])
-        if bias is not None:
-            score = score + bias
+        if self.bias is not None:
+            score = score + self.bias
         unseen = ago > last.unsqueeze(-1)
         return score.masked_fill(unseen[:, None, None], -math.inf).softmax(-1)
 
@@ -214,21 +219,21 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, qkv_size: int, generator: torch.Generator) -> None:
         super().__init__()
         self.attention_norm, self.after_attention_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv = orthogonal(nn.Linear(width, 3 * qkv_size), 1.0, generator)
+        self.query = orthogonal(nn.Linear(width, qkv_size), 1.0, generator)
+        self.entry = orthogonal(nn.Linear(width, 2 * qkv_size), 1.0, generator)
         self.head_scale = nn.Parameter(torch.ones(heads, 1))
         self.out = orthogonal(nn.Linear(qkv_size, width), 1.0, generator)
         self.feed_forward_norm, self.inner_norm = nn.LayerNorm(width), nn.LayerNorm(4 * width)
         self.up = orthogonal(nn.Linear(width, 4 * width), math.sqrt(2), generator)
         self.down = orthogonal(nn.Linear(4 * width, width), 1.0, generator)
 
-    def query_and_entry(
-        self, x: Float[Tensor, "*batch size"]
-    ) -> tuple[Float[Tensor, "*batch query"], Float[Tensor, "*batch keys_and_values"]]:
-        """Return the queries of steps, and their keys and values."""
-        qkv = self.qkv(self.attention_norm(x))
-        size = qkv.shape[-1] // 3
-        query, entry = qkv.split([size, 2 * size], -1)
-        return query, entry
+    def queries(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch query"]:
+        """Return the queries of steps."""
+        return cast(Tensor, self.query(self.attention_norm(x)))
+
+    def entries(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch keys_and_values"]:
+        """Return the keys and values of steps, as they are written into a cache."""
+        return cast(Tensor, self.entry(self.attention_norm(x)))
 
     def forward(
         self, x: Float[Tensor, "*batch size"], read: Float[Tensor, "*batch query"]
@@ -258,20 +263,20 @@ class Transformer(Attention):
         generator: torch.Generator,
         trial_steps: int | None = None,
     ) -> None:
-        given = [x for x in (config.window, trial_steps) if x is not None]
-        if not given:
+        slots, layers = config.window or trial_steps, config.num_layers or NUM_LAYERS
+        if slots is None:
             accepted = "a number of steps, since nothing says how many a trial has"
             raise bad_option("--window", None, accepted)
-        slots, layers = min(given), config.num_layers or NUM_LAYERS
         inputs = input_size(observation_size, codec)
         super().__init__(config, inputs, 0, slots, layers, generator)
-        self.windowed = config.window is not None
-        self.lookback = layers * (slots - 1) if self.windowed else 0
+        if self.windowed:  # Before a trial there is nothing to look at.
+            self.lookback = min(layers * (slots - 1), trial_steps or layers * slots)
         sizes = self.width, self.heads, self.qkv_size
         self.blocks = nn.ModuleList(Layer(*sizes, generator) for _ in range(layers))
         self.last_norm = nn.LayerNorm(self.width)
         learned = config.positions == "learned"
-        self.bias = nn.Parameter(torch.zeros(self.heads, slots)) if learned else None
+        if learned:
+            self.bias = nn.Parameter(torch.zeros(self.heads, slots))
 
     def embed(
         self, inputs: Float[Tensor, "*batch input"], position: Int[Tensor, "*batch"]
@@ -280,6 +285,7 @@ class Transformer(Attention):
         x = self.embedding(self.encoder(inputs))
         return cast(Tensor, x if self.bias is not None else x + sinusoids(position, self.width))
 
+    @torch.no_grad()
     def step(
         self, inputs: Float[Tensor, "row input"], memory: Memory, active: Bool[Tensor, " row"]
     ) -> tuple[Float[Tensor, "row summary"], Memory]:
@@ -289,22 +295,24 @@ class Transformer(Attention):
         distance, seen = self.distances(memory.length)
         mask = self._mask(distance, seen).unsqueeze(-2)
         for i, block in enumerate(self.blocks):
-            query, entry = cast(Layer, block).query_and_entry(x)
+            layer = cast(Layer, block)
+            query, entry = layer.queries(x), layer.entries(x)
             cache = self.write(memory, i, entry, active)[:, : seen.shape[-1]]
-            x = block(x, self.attend(query.unsqueeze(1), cache, mask).squeeze(1))
+            x = layer(x, self.attend(query.unsqueeze(1), cache, mask).squeeze(1))
             queries.append(query)
         summary = self.last_norm(x)
         return summary, self.after(memory, torch.stack(queries, 1), summary, inputs, active)
 
     def sequence(
         self, inputs: Float[Tensor, "row time input"], memory: Memory
-    ) -> tuple[Float[Tensor, "row time summary"], Memory]:
+    ) -> Float[Tensor, "row time summary"]:
         """Return the summary after every step of sequences that begin without a cache.
 
         Args:
             inputs: the inputs of the steps.
             memory: what :meth:`recomputed` returned.
         """
+        self.require_no_cache(memory)
         steps = torch.arange(inputs.shape[1], device=inputs.device)
         position = memory.length.unsqueeze(-1) + steps
         mask = None
@@ -316,9 +324,10 @@ class Transformer(Attention):
             mask = self._mask(distance.clamp(0, self.slots - 1), seen)
         x = self.embed(inputs, position.clamp(min=0))
         for block in self.blocks:
-            query, entry = cast(Layer, block).query_and_entry(x)
-            x = block(x, self.attend(query, entry, mask))
-        return self.last_norm(x), memory._replace(length=memory.length + len(steps))
+            layer = cast(Layer, block)
+            query, entry = layer.queries(x), layer.entries(x)
+            x = layer(x, self.attend(query, entry, mask))
+        return cast(Tensor, self.last_norm(x))
 
     def _mask(
         self, distance: Int[Tensor, "*shape"], seen: Bool[Tensor, "*rows"]
@@ -329,12 +338,6 @@ class Transformer(Attention):
         bias = self.bias[:, distance]
         bias = bias.unsqueeze(0) if distance.ndim < seen.ndim else bias.transpose(0, 1)
         return torch.where(seen.unsqueeze(1), bias, -math.inf)
-
-    def weights(
-        self, memory: Memory, bias: Float[Tensor, "head distance"] | None = None
-    ) -> Float[Tensor, "row layer head distance"]:
-        """Return how much the last step looked at the steps 0, 1, 2 … before it."""
-        return super().weights(memory, self.bias if bias is None else bias)
 
 
 class Graph(Attention):
@@ -374,14 +377,14 @@ class Graph(Attention):
         present = self.present(torch.cat([inputs[..., : self.remembered], number], -1))
         return present, self.embedding(self.encoder(torch.cat([inputs, previous], -1)))
 
+    @torch.no_grad()
     def step(
         self, inputs: Float[Tensor, "row input"], memory: Memory, active: Bool[Tensor, " row"]
     ) -> tuple[Float[Tensor, "row summary"], Memory]:
         """Return the summary after one step, and the next memory; idle rows keep theirs."""
         memory = self.writable(memory)
         present, transition = self.nodes(inputs, memory.observation, memory.length)
-        query, _ = self.block.query_and_entry(present)
-        _, entry = self.block.query_and_entry(transition)
+        query, entry = self.block.queries(present), self.block.entries(transition)
         _, seen = self.distances(memory.length)
         cache = self.write(memory, 0, entry, active)[:, : seen.shape[-1]]
         read = self.attend(query.unsqueeze(1), cache, seen[:, None, None]).squeeze(1)
@@ -390,23 +393,22 @@ class Graph(Attention):
 
     def sequence(
         self, inputs: Float[Tensor, "row time input"], memory: Memory
-    ) -> tuple[Float[Tensor, "row time summary"], Memory]:
+    ) -> Float[Tensor, "row time summary"]:
         """Return the summary after every step of whole trials.
 
         Args:
             inputs: the inputs of the steps.
             memory: what :meth:`recomputed` returned.
         """
+        self.require_no_cache(memory)
         steps = torch.arange(inputs.shape[1], device=inputs.device)
         position = memory.length.unsqueeze(-1) + steps
         observation = inputs[..., : self.remembered]
         previous = torch.cat([memory.observation.unsqueeze(1), observation[:, :-1]], 1)
         present, transition = self.nodes(inputs, previous, position)
-        query, _ = self.block.query_and_entry(present)
-        _, entry = self.block.query_and_entry(transition)
-        summary = self.last_norm(self.block(present, self.attend(query, entry, None)))
-        after = memory._replace(length=memory.length + len(steps), observation=observation[:, -1])
-        return summary, after
+        query, entry = self.block.queries(present), self.block.entries(transition)
+        read = self.attend(query, entry, None)
+        return cast(Tensor, self.last_norm(self.block(present, read)))
 
 
 def in_heads(x: Float[Tensor, "*batch size"], heads: int) -> Float[Tensor, "*batch head part"]:

@@ -46,13 +46,21 @@ class Core(nn.Module):
     def step(
         self, inputs: Float[Tensor, "row input"], state: State, active: Bool[Tensor, " row"]
     ) -> tuple[Float[Tensor, "row summary"], State]:
-        """Return the summary after one step, and the next state; idle rows keep theirs."""
+        """Return the summary after one step, and the next state; idle rows keep theirs.
+
+        It is for acting: gradients are those of :meth:`sequence`.
+        """
         raise NotImplementedError
 
     def sequence(
         self, inputs: Float[Tensor, "row time input"], state: State
-    ) -> tuple[Float[Tensor, "row time summary"], State]:
-        """Return the summary after every step, and the state after the last one."""
+    ) -> Float[Tensor, "row time summary"]:
+        """Return the summary after every step.
+
+        Args:
+            inputs: the inputs of the steps.
+            state: what :meth:`recomputed` returned, or, where :attr:`records`, states recorded.
+        """
         raise NotImplementedError
 
     def insight(self, state: State) -> dict[str, Tensor]:

@@ -57,7 +57,8 @@ class CoreConfig:
     positions: Literal["sinusoidal", "learned"] | None = None
     """Position encoding of `--core transformer`: `sinusoidal` adds sines of the number of the step
     in the trial (the default; Vaswani et al., 2017, 1706.03762), `learned` adds to the attention a
-    number for each head and distance in time (T5: Raffel et al., 2020, 1910.10683)."""
+    number for each head and distance in time (T5: Raffel et al., 2020, 1910.10683); distances that
+    no trial of training has keep the number they start with, 0."""
     window: Annotated[int, AtLeast(1)] | None = None
     """Number of steps that a layer of `--core transformer` attends to, the present one included
     (default: all of the trial). Memory and time of a step grow with it."""

@@ -59,6 +59,18 @@ class Recurrent(Core):
         output, last = self.gru(encoded, hidden.unsqueeze(0).contiguous())
         return output, last.squeeze(0)
 
+    def unroll(
+        self, inputs: Float[Tensor, "batch time input"], state: Float[Tensor, "batch state"]
+    ) -> tuple[Float[Tensor, "batch time summary"], Float[Tensor, "batch state"]]:
+        """Return the summary after every step, and the state after the last one."""
+        raise NotImplementedError
+
+    def sequence(
+        self, inputs: Float[Tensor, "batch time input"], state: Float[Tensor, "batch state"]
+    ) -> Float[Tensor, "batch time summary"]:
+        """Return the summary after every step."""
+        return self.unroll(inputs, state)[0]
+
     def step(
         self,
         inputs: Float[Tensor, "batch input"],
@@ -66,7 +78,7 @@ class Recurrent(Core):
         active: Bool[Tensor, " batch"],
     ) -> tuple[Float[Tensor, "batch summary"], Float[Tensor, "batch state"]]:
         """Return the summary after one step, and the next state; idle rows keep theirs."""
-        summary, after = self.sequence(inputs.unsqueeze(1), state)
+        summary, after = self.unroll(inputs.unsqueeze(1), state)
         return summary.squeeze(1), torch.where(active.unsqueeze(-1), after, state)
 
     def insight(self, state: Float[Tensor, "batch state"]) -> dict[str, Tensor]:
@@ -88,7 +100,7 @@ class GRU(Recurrent):
         super().__init__(config, input_size(observation_size, codec), generator)
         self.state_size = self.summary_size = config.hidden_size
 
-    def sequence(
+    def unroll(
         self, inputs: Float[Tensor, "batch time input"], state: Float[Tensor, "batch state"]
     ) -> tuple[Float[Tensor, "batch time summary"], Float[Tensor, "batch state"]]:
         """Return the summary after every step, and the state after the last one."""
@@ -119,7 +131,7 @@ class Aggregator(Recurrent):
         self.state_sizes = [config.hidden_size, self.half_size, 1]
         self.state_size, self.summary_size = sum(self.state_sizes), config.hidden_size
 
-    def sequence(
+    def unroll(
         self, inputs: Float[Tensor, "batch time input"], state: Float[Tensor, "batch state"]
     ) -> tuple[Float[Tensor, "batch time summary"], Float[Tensor, "batch state"]]:
         """Return the summary after every step, and the state after the last one."""
@@ -186,7 +198,7 @@ class FastWeights(Recurrent):
         self.state_sizes = [config.hidden_size, self.size**2, observation_size]
         self.state_size, self.summary_size = sum(self.state_sizes), config.hidden_size + self.size
 
-    def sequence(
+    def unroll(
         self, inputs: Float[Tensor, "batch time input"], state: Float[Tensor, "batch state"]
     ) -> tuple[Float[Tensor, "batch time summary"], Float[Tensor, "batch state"]]:
         """Return the summary after every step, and the state after the last one."""

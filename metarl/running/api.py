@@ -14,7 +14,7 @@ from metarl.evaluation.control_table import Controls
 from metarl.evaluation.curve import AdaptationCurve
 from metarl.evaluation.probe import ProbeCurve
 from metarl.evaluation.robustness import Robustness
-from metarl.options import option_paths, with_options
+from metarl.options import fitted, option_paths, with_options
 from metarl.running import compare as comparing
 from metarl.running import controls as controlling
 from metarl.running import evaluate as evaluating
@@ -22,7 +22,7 @@ from metarl.running import probe as probing
 from metarl.running import robustness as varying
 from metarl.running import train as training
 from metarl.running import tune as tuning
-from metarl.running.defaults import Start, starting_settings
+from metarl.running.defaults import Start, origin_of, starting_settings
 from metarl.running.evaluate import EvaluateConfig
 from metarl.running.run import Run
 from metarl.running.settings import LENGTHS, Settings, TrainConfig, refuse_lengths
@@ -129,12 +129,10 @@ def _settings(
     refuse_lengths(lengths)
     if lengths:
         train = with_options(train, **dict.fromkeys(LENGTHS))
-    settings = Settings(
-        start.agent,
-        with_options(start.agent_config, **{k: v for k, v in options.items() if k in theirs}),
-        with_options(train, **{k: v for k, v in options.items() if k in own}),
-    )
-    return Start(settings, origin)
+    given = {k: v for k, v in options.items() if k in theirs}
+    config, changed = fitted(lambda x: with_options(x, **given), start.agent_config, given)
+    train = with_options(train, **{k: v for k, v in options.items() if k in own})
+    return Start(Settings(start.agent, config, train), origin_of(origin, changed))
 
 
 def evaluate(

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metarl import registry
 from metarl.console import console
 from metarl.errors import UserError, bad_option, require_seed
-from metarl.options import option_values, with_options
+from metarl.options import fitted, option_values, with_options
 from metarl.running.catalogue import print_kinds
-from metarl.running.defaults import starting_settings
+from metarl.running.defaults import Start, origin_of, starting_settings
 from metarl.running.parsing import parse
 from metarl.running.run import Run, named_class, trusted_tasks
 from metarl.running.seeds import group_content, resume_seeds, settings_of_group, train_seeds
@@ -160,6 +161,7 @@ def parse_train(arguments: Sequence[str]) -> Request:
     typed = {word.split("=")[0].replace("_", "-") for word in rest}
     _refuse_together(early, typed)
     resume, seeds, where, origin = None, tuple(early.seeds), None, ""
+    suggested = False
     if early.resume is not None:
         resume = Run.open(early.resume, named if named and registry.is_import(named) else None)
         before, where = resume.settings, resume.directory
@@ -175,6 +177,7 @@ def parse_train(arguments: Sequence[str]) -> Request:
         before = settings_of_group(group, named)
     else:
         before, origin = starting_settings(named, value_of("--env", rest), early.preset)
+        suggested = True
     if named is not None and named != before.agent:
         registry.agent_class(named)  # Report an unknown name before a mismatch.
         accepted = f"{before.agent}, the agent of the preset, settings or run"
@@ -182,7 +185,10 @@ def parse_train(arguments: Sequence[str]) -> Request:
     if resume is not None and "--minutes" in typed:
         _refuse_other_minutes(before, value_of("--minutes", rest))
         rest, typed = without_option(rest, "--minutes"), typed - {"--minutes"}
-    settings = _with_options(before, rest, typed)
+    if suggested:
+        settings, origin = _beside_suggestions(Start(before, origin), rest, typed)
+    else:
+        settings = _with_options(before, rest, typed)
     if where is not None:
         _refuse_unnamed_modules(settings.train, typed, where)
     if resume is not None:
@@ -202,6 +208,17 @@ def _refuse_together(early: argparse.Namespace, typed: set[str]) -> None:
         require_seed("--seeds", seed)
     if early.seeds and "--seed" in typed:
         raise bad_option("--seeds", early.seeds, "no --seed beside it")
+
+
+def _beside_suggestions(start: Start, words: Sequence[str], typed: set[str]) -> Start:
+    """Return what :func:`_with_options` does; what does not go with the options has its default."""
+    given = {word.removeprefix("--").removeprefix("no-").replace("-", "_") for word in typed}
+
+    def settings(config: Any) -> Settings:
+        return _with_options(dataclasses.replace(start.settings, agent_config=config), words, typed)
+
+    found, changed = fitted(settings, start.settings.agent_config, given)
+    return Start(found, origin_of(start.origin, changed))
 
 
 def _with_options(before: Settings, words: Sequence[str], typed: set[str]) -> Settings:

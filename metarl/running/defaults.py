@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from metarl import registry
@@ -69,6 +70,23 @@ def starting_settings(
     chosen = choose(spec)
     origin = "" if chosen == config() else f"settings for {_words(spec)}; {INSTEAD}"
     return Start(Settings(agent, chosen, train), origin)
+
+
+def origin_of(origin: str, changed: Mapping[str, tuple[object, object]]) -> str:
+    """Return what chose the settings, with the values that did not go with the options given.
+
+    Args:
+        origin: what chose the settings.
+        changed: the suggested value and the default by the name of an option.
+    """
+    instead = [
+        f"--{name.replace('_', '-')} {default} in place of {value}"
+        for name, (value, default) in changed.items()
+    ]
+    if not instead:
+        return origin
+    reason = f"{', '.join(instead)}, which does not go with the options given"
+    return f"{origin}; {reason}" if origin else reason
 
 
 def _words(spec: TaskSpec) -> str:

@@ -22,8 +22,8 @@ from metarl.seeding import Phase
 ROOT = Path(__file__).parents[2]
 FILES = sorted(p for p in (ROOT / "agents").glob("*.py") if p.name != "__init__.py")
 SHARED = {
-    *("networks", "cores", "core_config", "heads", "normalization", "returns", "losses", "ppo"),
-    *("update_rules", "state", "distributions"),
+    *("networks", "cores", "heads", "normalization", "returns", "losses", "ppo", "update_rules"),
+    *("state", "distributions"),
 }
 """Modules of learning/ that DESIGN names; any other must serve two agents or none."""
 TASKS = {"continuous": "navigation:horizon=4", "discrete": "bandit/n3-k2"}

@@ -55,6 +55,29 @@ IN_CHUNKS = [
     {"core": "transformer", "window": 2, "head": "hyper", "positions": "learned"},
 ]
 """Structures beside the default one that cut trials into chunks."""
+PAIRS = [
+    *(
+        {"core": "fast-weights", name: value}
+        for name, value in (
+            ("normalize_observations", True),
+            ("baseline", "linear"),
+            ("std", "state"),
+        )
+    ),
+    *(
+        {"head": "hyper", name: value}
+        for name, value in (
+            ("normalize_observations", True),
+            ("baseline", "linear"),
+            ("encoder", "cnn"),
+        )
+    ),
+    {"core": "transformer", "head": "hyper", "std": "state"},
+    {"core": "transformer", "encoder": "cnn"},
+    {"core": "graph", "encoder": "cnn"},
+    {"core": "aggregator", "head": "hyper", "encoder": "cnn"},
+]
+"""Choices that meet in code: structures, and what else the heads and the encoder are made of."""
 NUMBERS = {"chunk_length": (3,), "tasks_per_chunk": (2,)}
 """Values of options that are no choices between kinds, and yet lead to code of their own."""
 SMALL = {
@@ -123,6 +146,7 @@ def cases():
         single = [(other,) for other in others if not is_default(agent, other)]
         if "core" in choices(registry.agent_class(agent).Config):
             single += [(("chunk_length", 3), *structure.items()) for structure in IN_CHUNKS]
+            single += [tuple(pair.items()) for pair in PAIRS]
         for chosen in [*itertools.product(*whole), *single]:
             # Composed actions are in code of their own in the heads, whatever else is chosen.
             for action in ACTIONS if chosen not in single else ("discrete", "box"):
@@ -260,7 +284,7 @@ def test_acting_one_step_at_a_time_equals_the_whole_sequence(core, head, action)
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     inputs = torch.randn(3, 8, 4 + codec.size + 2, generator=generator)
     state, active = memory.begin(3), torch.ones(3, dtype=torch.bool)
-    summary, _ = memory.sequence(inputs, memory.recomputed(torch.zeros(3, dtype=torch.long)))
+    summary = memory.sequence(inputs, memory.recomputed(torch.zeros(3, dtype=torch.long)))
     whole, value = policy(summary, inputs[..., :4])
     actions = torch.ones(3, 8, *codec.shape)
     expected = distributions.log_prob(whole, actions)

@@ -94,8 +94,10 @@ def test_a_hypernetwork_keeps_the_contract_of_an_agent(core):
 
 def in_chunks(core, chunk_length):
     """Options that cut trials into chunks: attention needs a window, and a graph cannot be cut."""
-    if chunk_length is None or core == "graph":
+    if chunk_length is None:
         return {}
+    if core == "graph":
+        pytest.skip("a graph sees the whole trial")
     window = {"window": 2} if core == "transformer" else {}
     return {"chunk_length": chunk_length, **window}
 

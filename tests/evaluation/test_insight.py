@@ -9,7 +9,7 @@ import torch
 import metarl
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.errors import UserError
-from metarl.evaluation import insight
+from metarl.evaluation import insight, insight_plots
 from metarl.evaluation.insight import watch_insight
 from metarl.evaluation.insight_plots import looked_at, plot_insight
 from metarl.options import with_options
@@ -31,7 +31,7 @@ class Steps:
         lambda n: {
             "count": n,
             "row": n.unsqueeze(-1) * torch.ones(5),
-            "map": n[:, None, None] * torch.ones(2, 3),
+            "map": n[:, None, None] * torch.arange(6.0).reshape(2, 3),
             "attention": torch.ones(len(n), 1, 16) / 16,
         }
     )
@@ -78,13 +78,29 @@ def test_the_picture_has_a_row_for_the_step_that_looks():
     np.testing.assert_array_equal(found[1, :2], [0.25, 0.75])
 
 
-def test_every_shape_is_drawn(tmp_path):
+def test_every_shape_is_drawn_as_it_is(tmp_path, monkeypatch):
     found = watch_insight(Steps(), TASKS, num_tasks=1)
+    figures, save = [], insight_plots.save_figure
+    kept = lambda figure, *rest: figures.append(figure) or save(figure, *rest)  # noqa: E731
+    monkeypatch.setattr(insight_plots, "save_figure", kept)
     plot_insight(found, 0, tmp_path / "all.png", "steps")
-    fewer = found._replace(known={"count": found.known["count"]})
-    plot_insight(fewer, 0, tmp_path / "few.png", "steps")
-    sizes = [(tmp_path / name).stat().st_size for name in ("all.png", "few.png")]
-    assert sizes[0] > sizes[1] > 5000
+    assert (tmp_path / "all.png").stat().st_size > 5000
+    reward, count, row, *maps, attention = figures[0].axes
+    assert [bar.get_height() for bar in reward.patches] == found.reward[0].tolist()
+    assert count.get_ylabel() == "count" and row.get_ylabel() == "row"
+    assert count.lines[0].get_ydata().ravel().tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert row.images[0].get_array().tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]] * 5
+    assert [axes.get_title() for axes in maps] == [f"map, step {step}" for step in range(8)]
+    for step, axes in enumerate(maps):  # row 0 is at the bottom
+        assert axes.images[0].origin == "lower"
+        assert axes.images[0].get_array().tolist() == [
+            [0, step + 1, 2 * step + 2],
+            [3 * step + 3, 4 * step + 4, 5 * step + 5],
+        ]
+    looked = np.ma.filled(attention.images[0].get_array(), np.nan)
+    np.testing.assert_array_equal(looked, looked_at(found.known["attention"][0, :, 0]))
+    plot_insight(found._replace(known={"count": found.known["count"]}), 0, tmp_path / "few.png", "")
+    assert len(figures[1].axes) == 2
 
 
 def test_what_has_no_insight_or_too_much_is_refused(monkeypatch):

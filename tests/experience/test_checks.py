@@ -45,6 +45,27 @@ class AddsRewardsInPlace(Sequential):
         return context.add_(timestep.previous_reward.unsqueeze(-1))
 
 
+class WritesWhereAnotherCounts(Sequential):
+    """act wrote into a context that it had returned before"""
+
+    def begin(self, num_tasks):
+        return {"length": torch.zeros(num_tasks, 1), "rewards": torch.zeros(num_tasks, 1000)}
+
+    def act(self, context, timestep, generator, greedy=False):
+        counted = torch.arange(1000) < context["length"]
+        known = torch.where(counted, context["rewards"], 0.0).sum(1)
+        action, record, _ = super().act(
+            torch.stack([context["length"][:, 0], known], -1).unsqueeze(1),
+            timestep,
+            generator,
+            greedy,
+        )
+        active = timestep.active[:, 0]
+        place = torch.arange(len(active))[active], context["length"][active, 0].long()
+        context["rewards"][place] = timestep.previous_reward[active, 0]
+        return action, record, context | {"length": context["length"] + timestep.active}
+
+
 class AddsRewardsOfIdleRows(Sequential):
     """changed the context of a task whose lanes are not active"""
 

@@ -52,7 +52,7 @@ def batch(core, rows=3, time=STEPS, seed=1):
 
 def whole(core, inputs, first=0):
     """The summaries of whole trials, or of sequences whose first step has a number."""
-    return core.sequence(inputs, core.recomputed(torch.full((len(inputs),), first)))[0]
+    return core.sequence(inputs, core.recomputed(torch.full((len(inputs),), first)))
 
 
 @torch.no_grad()
@@ -72,6 +72,35 @@ def test_one_step_at_a_time_equals_the_whole_sequence(options):
     found, expected = stepped(core, inputs)[0], whole(core, inputs)
     assert expected.shape == (3, STEPS, core.summary_size)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [x for x in VARIANTS.values() if x["kind"] in RECURRENT])
+def test_steps_and_a_sequence_from_the_middle_of_a_trial_end_in_the_same_state(options):
+    core = core_of(**options)
+    inputs, state = batch(core)
+    if options["kind"] == "aggregator":
+        state[:, -1] = 4.0  # The number of steps so far.
+    summary, last = core.unroll(inputs, state)
+    found, end = stepped(core, inputs, state)
+    torch.testing.assert_close(found, summary, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(end, last, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "graph"])
+def test_a_sequence_does_not_go_on_from_a_cache_nor_do_steps_have_gradients(kind):
+    core, inputs = core_of(kind), inputs_of()
+    with pytest.raises(ValueError, match="sequence begins with what recomputed"):
+        core.sequence(inputs, stepped(core, inputs[:, :2])[1])
+    summary, _ = core.step(inputs[:, 0], core.begin(3), torch.ones(3, dtype=torch.bool))
+    assert not summary.requires_grad
+
+
+def test_a_window_is_as_long_as_asked_for_however_short_trials_are():
+    core, inputs = core_of("transformer", window=6, steps=4), inputs_of()
+    alike = core_of("transformer", window=6, steps=STEPS)
+    assert core.slots == alike.slots == 6 and core.lookback == 4
+    found = stepped(core, inputs)[0]
+    torch.testing.assert_close(found, whole(alike, inputs), atol=1e-5, rtol=1e-5)
 
 
 @CASES
@@ -95,9 +124,9 @@ def test_idle_rows_keep_their_state_and_others_do_not_notice(options):
 def test_a_sequence_goes_on_where_the_one_before_ended(kind):
     core = core_of(kind)
     inputs, state = batch(core)
-    both, last = core.sequence(inputs, state)
-    first, middle = core.sequence(inputs[:, :3], state)
-    second, end = core.sequence(inputs[:, 3:], middle)
+    both, last = core.unroll(inputs, state)
+    first, middle = core.unroll(inputs[:, :3], state)
+    second, end = core.unroll(inputs[:, 3:], middle)
     torch.testing.assert_close(torch.cat([first, second], 1), both, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(end, last, atol=1e-5, rtol=1e-5)
 
@@ -165,7 +194,7 @@ def test_fast_weights_write_the_observation_that_an_action_was_taken_in():
     inputs, state = batch(core, rows=1)
     other = inputs.clone()
     other[:, 2, :SIZE] += 1
-    (a, after), (b, changed) = core.sequence(inputs, state), core.sequence(other, state)
+    (a, after), (b, changed) = core.unroll(inputs, state), core.unroll(other, state)
     assert a[:, :2].equal(b[:, :2]) and not torch.allclose(a[:, 3], b[:, 3])
     weights = [torch.split(x, core.state_sizes, -1)[1] for x in (after, changed)]
     assert not torch.allclose(*weights)
@@ -211,7 +240,7 @@ def test_the_maximum_and_the_mean_are_those_of_a_loop(start):
             1,
         )
         _, state = stepped(core, inputs[:, :start]) if start else (None, core.begin(3))
-        found, last = core.sequence(inputs[:, start:], state)
+        found, last = core.unroll(inputs[:, start:], state)
         torch.testing.assert_close(found[..., :3], expected[:, start:], atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(found[..., 3:], hidden[:, start:, 3:], atol=1e-6, rtol=1e-5)
         assert last[:, -1].tolist() == [STEPS] * 3
@@ -222,7 +251,7 @@ def test_a_maximum_teaches_the_step_it_comes_from_and_straight_through_every_ste
         core = core_of("aggregator", straight_through=through, encoder_sizes=(), hidden_size=2)
         output = torch.tensor([[[0.1, 0.0], [0.5, 0.0], [0.2, 0.0]]], requires_grad=True)
         core.run_gru = lambda encoded, hidden, output=output: (output, hidden)
-        summary, _ = core.sequence(inputs_of(1, 3), core.begin(1))
+        summary = core.sequence(inputs_of(1, 3), core.begin(1))
         assert summary[0, :, 0].tolist() == pytest.approx([0.1, 0.5, 0.5])
         summary[0, -1, 0].backward()
         assert output.grad[0, :, 0].tolist() == expected
@@ -233,7 +262,7 @@ def test_attention_is_that_of_a_loop_over_queries_and_keys():
     inputs = inputs_of(rows=1)
     x = core.embed(inputs, torch.arange(STEPS)[None])[0]
     block = core.blocks[0]
-    query, entry = block.query_and_entry(x)
+    query, entry = block.queries(x), block.entries(x)
     key, value = entry.split(6, -1)
     read = torch.zeros(STEPS, 6)
     for t in range(STEPS):
@@ -249,7 +278,7 @@ def test_learned_positions_add_a_number_for_each_head_and_distance():
     core = core_of("transformer", num_layers=1, attention_heads=2, positions="learned")
     inputs = inputs_of(rows=1)
     x = core.embed(inputs, torch.arange(STEPS)[None])[0]
-    query, entry = core.blocks[0].query_and_entry(x)
+    query, entry = core.blocks[0].queries(x), core.blocks[0].entries(x)
     key, value = entry.split(6, -1)
     read = torch.zeros(STEPS, 6)
     for t in range(STEPS):
@@ -288,7 +317,7 @@ def test_chunks_with_their_past_equal_the_whole_trial(length, positions):
     each = len(starts) // 3
     chunks = Chunks(length, kept, kept // each, kept % each * length)
     past = core.lookback
-    summary, _ = core.sequence(chunks.cut(inputs, past), core.recomputed(chunks.start - past))
+    summary = core.sequence(chunks.cut(inputs, past), core.recomputed(chunks.start - past))
     expected, real = chunks.cut(whole(core, inputs)), chunks.cut(valid)
     torch.testing.assert_close(summary[:, past:][real], expected[real], atol=1e-5, rtol=1e-5)
     summary.sum().backward()
@@ -318,7 +347,7 @@ def test_the_order_of_past_transitions_changes_nothing_for_a_graph():
     core = core_of("graph")
     g = torch.Generator().manual_seed(3)
     observed, rest = torch.randn(STEPS, SIZE, generator=g), torch.randn(STEPS, 5, generator=g)
-    memory, active = core.begin(1), torch.ones(1, dtype=torch.bool)
+    active = torch.ones(1, dtype=torch.bool)
 
     def after(order):
         state = core.begin(1)
@@ -329,7 +358,6 @@ def test_the_order_of_past_transitions_changes_nothing_for_a_graph():
         present = state._replace(observation=observed[2][None])
         return core.step(torch.cat([observed[0], rest[0]])[None], present, active)[0]
 
-    assert memory.length.tolist() == [0]
     with torch.no_grad():
         plain, mixed, fewer = after([1, 2, 3, 4]), after([3, 1, 4, 2]), after([1, 2, 3])
         twice = after([1, 2, 3, 4, 1, 2, 3, 4])
@@ -348,7 +376,7 @@ def test_attention_that_is_shown_is_what_the_last_step_looked_at(options):
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 1, 2))
     ago = torch.arange(core.slots)
     x = core.embed(inputs, torch.arange(STEPS).expand(3, -1))
-    query, entry = core.blocks[0].query_and_entry(x)
+    query, entry = core.blocks[0].queries(x), core.blocks[0].entries(x)
     score = torch.einsum(
         "rhd,rshd->rhs",
         query[:, -1].unflatten(-1, (2, 3)),

@@ -187,18 +187,23 @@ def test_hypernetwork_begins_as_an_ordinary_network_that_ignores_the_summary(siz
     for x, y in zip(pairs(plain), pairs(head(summary + 1, observation)), strict=True):
         assert torch.equal(x, y)
 
+    def linear(layer):
+        made = torch.nn.Linear(*layer.weight.shape[1:])
+        made.load_state_dict({"weight": layer.weight[0].T, "bias": layer.bias[0]})
+        return made
+
     def ordinary(layers, last):
-        x = head.observed(observation)
-        for layer in layers:
-            x = torch.tanh(x @ layer.weight[0])
-        return x @ last.weight[0]
+        hidden = [part for layer in layers for part in (linear(layer), torch.nn.Tanh())]
+        return torch.nn.Sequential(*hidden, linear(last))(head.observed(observation))
 
     policy, value = ordinary(head.actor, head.policy.output), ordinary(head.values, head.critic)
     torch.testing.assert_close(plain.distribution.mean, policy)
     torch.testing.assert_close(plain.value, value[..., 0])
-    norms = [layer.weight[0].T @ layer.weight[0] for layer in head.actor]  # orthogonal columns
-    for norm in norms:
-        torch.testing.assert_close(norm, 2 * torch.eye(len(norm)), atol=1e-5, rtol=1e-5)
+    gains = [(layer, 2**0.5) for layer in [*head.actor, *head.values]]
+    for layer, gain in [*gains, (head.policy.output, 0.01), (head.critic, 1.0)]:
+        found = torch.linalg.svdvals(layer.weight[0].detach())
+        torch.testing.assert_close(found, torch.full_like(found, gain))
+        assert not layer.bias[0].any()
 
 
 def pairs(output):

@@ -316,6 +316,19 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(agent, tmp_path, monk
     assert_same(run, uninterrupted(tmp_path, agent, 4))
 
 
+@pytest.mark.parametrize("part", ["fast-weights", "aggregator", "transformer", "graph", "hyper"])
+def test_a_killed_run_of_other_parts_ends_where_an_uninterrupted_one_does(
+    part, tmp_path, monkeypatch, python
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["--head" if part == "hyper" else "--core", part, "--hidden-size=8"]
+    words = [*begin("rl2", 3, 0), *words]
+    run = survive_kills(tmp_path, python, words, (16,))
+    request = parse_train(words)
+    config = with_options(request.settings.train, run_dir=tmp_path / "uninterrupted")
+    assert_same(run, train(Settings("rl2", request.settings.agent_config, config)))
+
+
 KILLS = (2, 16, 9)
 
 
