@@ -5,14 +5,16 @@
 Until the goal is found nothing is seen that was not expected, so that the best agent follows a
 fixed plan until then, stays on the goal, and goes there directly in later episodes. What a plan is
 worth, over all goals, is exact; the best of all plans is searched for: a beam search keeps the
-plans that are worth most, and simulated annealing then changes one action, or one stretch of them,
-at a time. Writes dark-room-plan.json beside this file. 9 × 9 cells take some minutes of a core.
+plans that are worth most, and simulated annealing goes on from the best of them, again with every
+seed. A goal in the cell of the start is found by a step that stays or comes back, as every other.
+Writes dark-room-plan.json beside this file. 9 × 9 cells take some minutes of a core.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from metarl.envs.dark_room import MOVES
 from metarl.files import write_json
 
 HORIZON, EPISODES = 20, 4
+HOT, COLD = 25.0, 2.0
+"""The first and the last temperature of the annealing, in what a plan is worth over all goals."""
 OUTPUT = Path(__file__).with_name("dark-room-plan.json")
 
 
@@ -77,7 +81,7 @@ class Room:
 
 
 def beam_search(room, width):
-    """Return the best plan among those that are never far behind."""
+    """Return the best plan that a beam of ``width`` keeps."""
     words = -(-room.cells // 62)
     at = np.full(1, room.start)
     seen = np.zeros((1, words), np.int64)
@@ -110,29 +114,44 @@ def beam_search(room, width):
     return np.array(plan[::-1]).reshape(EPISODES, HORIZON).tolist()
 
 
+def changed_plan(plan, rng):
+    """Return a plan that differs in one action, one stretch, or by an exchange of two ends."""
+    now = list(plan)
+    episode, other = rng.randrange(EPISODES), rng.randrange(EPISODES)
+    actions = now[episode][:]
+    i, j = sorted((rng.randrange(HORIZON), rng.randrange(HORIZON)))
+    kind = rng.random()
+    if kind < 0.2:
+        actions[i] = rng.randrange(len(MOVES))
+    elif kind < 0.35:
+        actions[i : j + 1] = actions[i : j + 1][::-1]
+    elif kind < 0.5:
+        actions.insert(j, actions.pop(i))
+    elif kind < 0.75:
+        actions[i], actions[j] = actions[j], actions[i]
+    elif kind < 0.85:
+        actions = [*actions[:i], rng.randrange(len(MOVES)), *actions[i:-1]]
+    elif kind < 0.9:
+        actions.append(actions.pop(i))
+    elif other != episode:
+        actions, now[other] = actions[:i] + now[other][i:], now[other][:i] + actions[i:]
+    now[episode] = actions
+    return now
+
+
 def annealed(room, plan, steps, seed):
-    """Return a plan that small changes have made better."""
-    rng = np.random.default_rng(seed)
+    """Return the best plan that simulated annealing comes by."""
+    rng = random.Random(seed)
     now, value = [list(actions) for actions in plan], room.total(plan)
-    best, best_value = [list(actions) for actions in now], value
+    best, best_value = now, value
     for k in range(steps):
-        temperature = 30.0 * (1 - k / steps) + 0.5
-        episode = int(rng.integers(EPISODES))
-        kept = now[episode][:]
-        kind, i, j = rng.integers(3), *sorted(rng.integers(HORIZON, size=2).tolist())
-        if kind == 0:
-            now[episode][i] = int(rng.integers(len(MOVES)))
-        elif kind == 1:
-            now[episode][i : j + 1] = now[episode][i : j + 1][::-1]
-        else:
-            now[episode].insert(j, now[episode].pop(i))
-        changed = room.total(now)
-        if changed >= value or rng.random() < math.exp((changed - value) / temperature):
-            value = changed
+        temperature = HOT * (COLD / HOT) ** (k / steps)
+        other = changed_plan(now, rng)
+        worth = room.total(other)
+        if worth >= value or rng.random() < math.exp((worth - value) / temperature):
+            now, value = other, worth
             if value > best_value:
-                best, best_value = [list(actions) for actions in now], value
-        else:
-            now[episode] = kept
+                best, best_value = now, value
     return best
 
 
@@ -141,8 +160,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=9)
     parser.add_argument("--beam", type=int, default=100_000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=300_000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
+    parser.add_argument("--steps", type=int, default=500_000)
     options = parser.parse_args()
     room = Room(options.size)
     beam = beam_search(room, options.beam)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,13 @@ from torch import Tensor
 from metarl.errors import UserError, bad_option
 from metarl.evaluation.drawn_tasks import evaluation_tasks
 from metarl.evaluation.evaluate import evaluation_shape, evaluation_slots
-from metarl.experience.agent import Adapter, TrialShape, require_spaces, tell_tasks
+from metarl.experience.agent import (
+    Adapter,
+    Insightful,
+    TrialShape,
+    require_spaces,
+    tell_tasks,
+)
 from metarl.experience.data import Context, Episodes, Record, Timestep
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial
@@ -81,7 +87,7 @@ def watch_insight(
     """
     name = type(adapter).__name__
     require_spaces(adapter, tasks.observation_space, tasks.action_space, f"--env: {tasks.name}")
-    if getattr(adapter, "insight", None) is None:
+    if not isinstance(adapter, Insightful):
         raise UserError(f"--insight: {name} has no method insight; accepted: an agent that has one")
     shape = evaluation_shape(adapter, tasks, num_episodes)
     if not shape.learns_while_acting:
@@ -91,8 +97,8 @@ def watch_insight(
     if num_tasks < 1:
         raise bad_option("--evaluation-tasks", num_tasks, "at least 1")
     steps = num_tasks * shape.num_episodes * tasks.horizon
-    known = adapter.insight(adapter.begin(1)).values()  # type: ignore[attr-defined]
-    size = steps * sum(x.numel() * x.element_size() for x in known)
+    one = adapter.insight(adapter.begin(1)).values()
+    size = steps * sum(x.numel() * x.element_size() for x in one)
     if size > MOST_BYTES:
         needed = f"{num_tasks} tasks, of which {size / 2**20:,.0f} MiB would be noted"
         accepted = f"fewer tasks or episodes, of {MOST_BYTES / 2**20:,.0f} MiB"
@@ -139,7 +145,7 @@ class _Watched:
     ) -> tuple[Tensor, Record, Context]:
         """Act as the adapter does, and record what it knows then."""
         action, _, context = self._adapter.act(context, timestep, generator, greedy)
-        known: dict[str, Tensor] = self._adapter.insight(context)  # type: ignore[attr-defined]
+        known = cast(Insightful, self._adapter).insight(context)
         record = {_PREFIX + name: x.unsqueeze(1).cpu() for name, x in known.items()}
         return action, record, context
 

@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 
 from metarl.evaluation.insight import Insights
 from metarl.evaluation.plotting import save_figure
-
-ATTENTION = "attention"
-"""The insight that says how much a step looked at those before it."""
+from metarl.experience.agent import ATTENTION
 
 MOST_PICTURES = 8
 """The largest number of moments at which a map is drawn."""
@@ -26,8 +24,8 @@ def plot_insight(insights: Insights, row: int, path: Path, title: str) -> None:
     """Draw what was known during one trial: the rewards above, then every insight by its shape.
 
     Attention ``[layer, distance]`` is a square for each layer: what the step on the vertical axis
-    looked at. Maps ``[row, column]`` are drawn at a few moments, and rows
-    of numbers against the steps. Lines separate episodes.
+    looked at. Maps ``[row, column]`` are drawn at a few moments, and rows of numbers against the
+    steps. Lines separate episodes.
 
     Args:
         insights: what was watched.

@@ -21,7 +21,14 @@ from torch.utils import _pytree as pytree
 from metarl.errors import UserError, bad_option
 from metarl.evaluation.drawn_tasks import evaluation_tasks
 from metarl.evaluation.evaluate import evaluation_shape, evaluation_slots, tasks_together
-from metarl.experience.agent import Adapter, TrialShape, require_spaces, tell_tasks
+from metarl.experience.agent import (
+    ATTENTION,
+    Adapter,
+    Insightful,
+    TrialShape,
+    require_spaces,
+    tell_tasks,
+)
 from metarl.experience.data import Context, Episodes, Record, Timestep
 from metarl.experience.lanes import TrialKeys
 from metarl.experience.rollout import run_trial
@@ -400,16 +407,15 @@ class _Recorder:
 def features_of(adapter: Adapter, context: Context) -> npt.NDArray[np.float32]:
     """Return the numbers that a context consists of: ``[task, number]``.
 
-    They are those of the adapter's ``insight`` if it has this method, but for ``attention``, which
-    says where the agent looked and not what it knows.
+    They are those of the adapter's ``insight`` if it has this method, but for attention, which says
+    where the agent looked and not what it knows.
 
     Raises:
         UserError: if there are none.
     """
-    insight = getattr(adapter, "insight", None)
     tree = context
-    if insight is not None:
-        tree = {name: x for name, x in insight(context).items() if name != "attention"}
+    if isinstance(adapter, Insightful):
+        tree = {name: x for name, x in adapter.insight(context).items() if name != ATTENTION}
     leaves = [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor) and x.ndim > 0]
     numbers = [x.detach().reshape(len(x), -1).to("cpu", torch.float32) for x in leaves]
     features = torch.cat(numbers, 1).numpy() if numbers else np.zeros((0, 0), np.float32)

@@ -168,6 +168,23 @@ class TrialShape:
         return replace(self, num_adaptations=num_episodes // each - 1)
 
 
+ATTENTION = "attention"
+"""The insight that says where an agent looked, not what it knows: ``[task, layer, distance]``."""
+
+
+@runtime_checkable
+class Insightful(Protocol):
+    """An adapter of which can be drawn, and read out, what it knows."""
+
+    def insight(self, context: Context) -> dict[str, Tensor]:
+        """Return what the context says, by name; the first axis is the task.
+
+        ``[task]`` and ``[task, number]`` are drawn against the steps, ``[task, row, column]`` as
+        maps at a few moments. The name ``attention`` is for weights ``[task, layer, distance]``:
+        how much the last step looked at itself, at the step before, and so on.
+        """
+
+
 @runtime_checkable
 class Adapter(Protocol):
     """Something that meets tasks it has not seen and adapts to them.
@@ -185,8 +202,8 @@ class Adapter(Protocol):
     Three more methods are optional. ``reveal(context, tasks) -> Context`` is called at the start of
     a trial and tells an oracle which tasks it has been given; tables and pictures mark its curves.
     (:func:`metarl.adapt` and Meta-World's own evaluation have no tasks that they could tell.)
-    ``insight(context) -> dict[str, Tensor]`` returns, with the task as first axis, what can be
-    drawn of what the agent knows. ``network(context) -> PolicyNetwork`` returns the policy with
+    ``insight(context) -> dict[str, Tensor]`` returns what can be drawn of what the agent knows
+    (:class:`Insightful`). ``network(context) -> PolicyNetwork`` returns the policy with
     which ``act`` meets the first task of ``context``, if it is a plain network without memory
     (:class:`metarl.learning.networks.PolicyNetwork`): :func:`metarl.sb3.export` then turns it into
     a model of Stable-Baselines3.

@@ -22,6 +22,7 @@ from metarl.errors import UserError
 from metarl.experience.agent import (
     Adapter,
     Agent,
+    Insightful,
     RememberingAgent,
     TrialShape,
     remembered_steps,
@@ -184,8 +185,8 @@ def _check_act(adapter: Adapter, tasks: TaskDistribution) -> None:
     assert torch.equal(greedy, adapter.act(context, now, other, greedy=True)[0]), (
         "a greedy action depends on the generator"
     )
-    insight = getattr(adapter, "insight", None)
-    for name, value in ({} if insight is None else insight(after)).items():
+    known = adapter.insight(after) if isinstance(adapter, Insightful) else {}
+    for name, value in known.items():
         assert len(value) == NUM_TASKS, f"insight {name!r} must have one row for each task"
 
 
@@ -225,8 +226,9 @@ def _still_true(
 
     Attention writes keys and values to places that the context does not count.
     """
-    insight = getattr(adapter, "insight", None)
-    if insight is not None and not _tree_equal(insight(written), insight(saved)):
+    if isinstance(adapter, Insightful) and not _tree_equal(
+        adapter.insight(written), adapter.insight(saved)
+    ):
         return False
     return all(
         _tree_equal(

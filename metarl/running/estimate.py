@@ -246,11 +246,12 @@ def measure_iteration(
         longer = min(8 * limit, limit + int((seconds - played.seconds) / each))
     share, episodes = what.tasks / few, few * what.episodes
     usual = _usual_length(played.trial, tasks.horizon)
-    content = _bytes(played.trial) / played.trial.env_steps * what.steps
+    known = _bytes(agent.begin(1))  # A step that copies a context holds two.
+    content = _bytes(list(played.trial.rounds)) / played.trial.env_steps * what.steps
     return what._replace(
         seconds=share * _seconds(short, played, episodes * usual),
         longest=share * _seconds(short, played, episodes * tasks.horizon),
-        memory=int(resident_mib(envs) * 2**20 + COPIES * content),
+        memory=int(resident_mib(envs) * 2**20 + COPIES * content + 2 * what.tasks * known),
         step=played.playing / played.trial.env_steps,
     )
 
@@ -314,9 +315,9 @@ def _seconds(short: _Played, longer: _Played, steps: float) -> float:
     return longer.resets + longer.playing / had * steps + max(0.0, learning)
 
 
-def _bytes(trial: Trial) -> int:
-    """Return the size of a trial's tensors in bytes."""
-    parts: list[Any] = pytree.tree_leaves(list(trial.rounds))
+def _bytes(tree: Any) -> int:
+    """Return the size of a tree's tensors in bytes."""
+    parts: list[Any] = pytree.tree_leaves(tree)
     return sum(x.numel() * x.element_size() for x in parts if isinstance(x, torch.Tensor))
 
 

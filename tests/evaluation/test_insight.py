@@ -104,10 +104,11 @@ def test_every_shape_is_drawn_as_it_is(tmp_path, monkeypatch):
 
 
 def test_what_has_no_insight_or_too_much_is_refused(monkeypatch):
-    silent = Steps()
-    silent.insight = None
-    with pytest.raises(UserError, match=r"^--insight: Steps has no method insight"):
-        watch_insight(silent, TASKS)
+    class Silent(Steps):
+        insight = None
+
+    with pytest.raises(UserError, match=r"^--insight: Silent has no method insight"):
+        watch_insight(Silent(), TASKS)
     rounds = Steps()
     rounds.shape = metarl.TrialShape(2, num_adaptations=1, sequential=False)
     with pytest.raises(UserError, match=r"^--insight: Steps learns between rounds"):

@@ -12,6 +12,7 @@ from metarl import registry
 from metarl.errors import UserError
 from metarl.experience.agent import TaskSpec
 from metarl.experience.traits import has_continuous_actions, kind_of, number_for
+from metarl.learning.cores import CORES
 from metarl.running.commandline import parse_train
 from metarl.running.defaults import starting_settings
 from metarl.running.presets import FAMILIES, _of, preset, presets, presets_of
@@ -116,6 +117,52 @@ def test_a_typed_length_replaces_a_preset_s():
     assert (train.iterations, train.env_steps) == (3, None)
     train = parse_train([*words, "--minutes", "10"]).settings.train
     assert (train.minutes, train.env_steps) == (10.0, None)
+
+
+@pytest.mark.parametrize(
+    "env", ["half-cheetah/velocity", "point-robot", "mdp/n10", "bandit/n10-k5"]
+)
+@pytest.mark.parametrize("core", CORES)
+def test_every_core_starts_as_typed_whatever_is_suggested(core, env):
+    request = parse_train(["rl2", "--env", env, "--core", core])
+    before = starting_settings("rl2", env)
+    after = request.settings.agent_config
+    assert after.core.kind == core
+    unfitting = []
+    if core in ("transformer", "graph") and before.settings.agent_config.chunk_length is not None:
+        unfitting.append("--chunk-length None in place of 100")
+    if core != "fast-weights" and before.settings.agent_config.core.memory_size is not None:
+        unfitting.append("--memory-size None in place of 32")
+    said = request.origin.removeprefix(before.origin).removeprefix("; ")
+    reason = ", which does not go with the options given"
+    assert said == (", ".join(unfitting) + reason if unfitting else "")
+
+
+def test_only_what_is_suggested_has_its_default_in_place_of_an_error():
+    words = ["rl2", "--env", "half-cheetah/velocity", "--core", "transformer"]
+    config = parse_train([*words, "--window", "32"]).settings.agent_config
+    assert (config.chunk_length, config.core.window) == (100, 32)
+    with pytest.raises(UserError, match=r"^--chunk-length: got 50; accepted: None"):
+        parse_train([*words, "--chunk-length", "50"])
+    with pytest.raises(UserError, match=r"^--hidden-size: got 0; accepted: at least 1"):
+        parse_train([*words, "--hidden-size", "0"])
+    request = parse_train(["--preset", "rl2-mdp-n10", "--core", "gru"])
+    assert request.settings.agent_config.core.memory_size is None
+    assert request.origin.startswith("--memory-size None in place of 32")
+
+
+def test_a_run_s_own_settings_are_not_changed_silently(tmp_path):
+    run = metarl.train("rl2", env="mdp/n10:n=2", iterations=1, run_dir=tmp_path / "run", **TINY)
+    assert run.settings.agent_config.core.memory_size == 32
+    with pytest.raises(UserError, match=r"^--memory-size: got 32; accepted: None, unless --core"):
+        parse_train(["--config", str(run.directory), "--core", "gru"])
+    gru = metarl.train(
+        "rl2", env="mdp/n10:n=2", core="gru", iterations=1, run_dir=tmp_path / "gru", **TINY
+    )
+    assert gru.settings.agent_config.core.memory_size is None
+
+
+TINY = {"tasks_per_update": 4, "validation_tasks": 2, "evaluation_tasks": 2, "check": False}
 
 
 def test_an_unknown_preset_is_told_with_near_names():
