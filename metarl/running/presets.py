@@ -17,7 +17,7 @@ _LEARNERS = ("rl2", "maml-ppo")
 FAMILIES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bandits", "navigation", "gymnasium"), _LEARNERS),
     **dict.fromkeys(("half_cheetah", "metaworld"), _LEARNERS),
-    "mdps": ("rl2",),
+    **dict.fromkeys(("mdps", "hidden_goals"), ("rl2",)),
     "multitask": ("ppo-multitask",),
 }
 """The modules of ``metarl.presets``, each with a dict ``PRESETS``, and the agents these are for.

@@ -34,6 +34,9 @@ CARTPOLE = "gym/CartPole-v1:force_mag=-10/10,horizon=200"
         ("rl2", "mdp/n25", "rl2-mdp-n10"),
         ("rl2", CARTPOLE, "rl2-cartpole-reversed"),
         ("rl2", "gym/CartPole-v1:length=0.3..0.7", "rl2-cartpole-reversed"),
+        ("rl2", "gridworld", "rl2-gridworld"),
+        ("rl2", "t-maze/n30", "rl2-t-maze-n100"),
+        ("rl2", "dark-room/n7", "rl2-dark-room-n9"),
         ("maml-ppo", "bandit/n10-k5", "maml-ppo-bandit-n10-k5"),
         ("maml-ppo", "bandit/n20-k3", "maml-ppo-bandit-n10-k5"),
         ("maml-ppo", "half-cheetah/velocity", "maml-ppo-half-cheetah-velocity"),
@@ -62,6 +65,23 @@ def test_the_preset_for_an_agent_and_a_family_is_found(agent, env, name):
 )
 def test_other_families_have_no_preset(agent, env):
     assert not starting_settings(agent, env).origin.startswith("preset ")
+
+
+@pytest.mark.parametrize("name", [n for n, each in presets().items() if each.variant])
+def test_a_variant_is_taken_by_its_name_alone(name):
+    own = preset(name).settings
+    found = starting_settings(own.agent, own.train.env)
+    assert found.settings.agent_config != own.agent_config
+    assert f"preset {name} " not in found.origin
+    assert starting_settings(None, None, name).settings == own
+
+
+def test_there_are_variants_and_what_they_vary_is_in_their_name():
+    names = [name for name, each in presets().items() if each.variant]
+    assert {"rl2-gridworld-transformer", "rl2-gridworld-hyper"} < set(names)
+    for name in names:
+        config = preset(name).settings.agent_config
+        assert name.endswith((f"-{config.core.kind}", f"-{config.head.kind}"))
 
 
 def test_bare_defaults_are_those_of_the_config():
