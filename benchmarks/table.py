@@ -12,6 +12,7 @@ Nothing in them is typed by hand but published figures and their sources. With t
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -229,6 +230,60 @@ def agent_table(agent: str) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Limit:
+    """What agents of other parts are measured by on some tasks, and what can be reached there."""
+
+    metric: str
+    """The measure, as in :class:`Row`."""
+    point: int
+    """Which point of the adaptation curve, as in :class:`Row`."""
+    digits: int
+    """The number of decimals shown."""
+    what: str
+    """The measure in words."""
+    known: str
+    """The limit or a published figure, and whose it is."""
+
+
+LIMITS = {
+    "gridworld": Limit("trial_return", -1, 2, "4 episodes", "37.21 (Bayes-optimal, exact)"),
+    "t-maze/n100": Limit("trial_return", -1, 2, "4 episodes", "16 (2 without memory), exact"),
+    "dark-room/n9": Limit("trial_return", -1, 2, "4 episodes", "{plan:.2f} (best plan found)"),
+}
+
+
+def parts_table() -> str:
+    """Return rl2 with other cores and heads."""
+    lines = [
+        "| tasks, and what is summed | limit | core | head | untrained | trained | steps | training | command |",
+        "|---|---|---|---|--:|--:|--:|--:|---|",
+    ]
+    plan = json.loads((ROOT / "benchmarks" / "dark-room-plan.json").read_text())["total"]
+    for _, content in _files("parts"):
+        groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for run in content["runs"]:
+            config, env = run["agent_config"], run["train_config"]["env"]
+            parts = env, config["core"]["kind"], config["head"]["kind"]
+            groups.setdefault(parts, []).append(run)
+        for (env, core, head), runs in groups.items():
+            limit = LIMITS[env]
+
+            def values(which: str, runs: Any = runs, limit: Limit = limit) -> list[float]:
+                found = [run[which][limit.metric]["mean"] for run in runs]
+                return [float(x[limit.point] if isinstance(x, list) else x) for x in found]
+
+            before = number(float(np.mean(values("untrained"))), limit.digits)
+            steps = f"{runs[0]['test']['env_steps'] / 1e6:.1f} M"
+            begins = f"`{env}`, {limit.what} | {limit.known.format(plan=plan)}"
+            here = f"{before} | {estimate(values('test'), limit.digits)}"
+            command = re.sub(r" --(seed|run-dir) \S+", "", runs[0]["command"])
+            command = command.replace("scripts/train.py", "metarl train")
+            ends = f"{steps} | {minutes(runs)} | `{command}`"
+            lines.append(f"| {begins} | `{core}` | `{head}` | {here} | {ends} |")
+    return "\n".join(lines)
+
+
 def interval(row: dict[str, Any], digits: int) -> str:
     """Return a mean with its interval: ``1.5 (1.2 to 1.8)``."""
     low, high = number(row["low"], digits), number(row["high"], digits)
@@ -366,6 +421,7 @@ def _share(value: float | None) -> str:
 
 TABLES = {
     "readme": readme_table,
+    "parts": parts_table,
     "controls": controls_table,
     "comparisons": comparisons_table,
     "multitask": multitask_table,
