@@ -256,7 +256,8 @@ LIMITS = {
 def parts_table() -> str:
     """Return rl2 with other cores and heads."""
     lines = [
-        "| tasks, and what is summed | limit | core | head | untrained | trained | steps | training | command |",
+        "| tasks, summed over | limit | core | head | untrained | trained | steps | training "
+        "| command |",
         "|---|---|---|---|--:|--:|--:|--:|---|",
     ]
     plan = json.loads((ROOT / "benchmarks" / "dark-room-plan.json").read_text())["total"]

@@ -196,7 +196,7 @@ def _check_context(
     """Check what ``act`` does with a context at one step."""
     saved = copy.deepcopy(context)
     _, _, after = adapter.act(context, timestep, generator)
-    other = timestep._replace(previous_reward=timestep.previous_reward + 1)
+    other = timestep._replace(previous_reward=1 - timestep.previous_reward)
     assert _tree_equal(context, saved) or _still_true(
         adapter, context, saved, (timestep, other), generator
     ), "act wrote into the context it was given"
