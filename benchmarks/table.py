@@ -11,8 +11,8 @@ Nothing in them is typed by hand but published figures and their sources. With t
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from metarl.running.presets import presets
 from metarl.running.trained import trained_agents
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -253,6 +254,17 @@ LIMITS = {
 }
 
 
+def preset_of(run: dict[str, Any]) -> str:
+    """Return the name of the preset whose settings a run had, however these were typed."""
+    env = run["train_config"]["env"]
+    for name, preset in presets().items():
+        train, config = preset.settings.train, dataclasses.asdict(preset.settings.agent_config)
+        same = json.loads(json.dumps(config)) == run["agent_config"]
+        if same and (train.env, train.iterations) == (env, run["train_config"]["iterations"]):
+            return name
+    raise ValueError(f"a run of {env} has the settings of no preset: {run['command']}")
+
+
 def parts_table() -> str:
     """Return rl2 with other cores and heads."""
     lines = [
@@ -278,9 +290,7 @@ def parts_table() -> str:
             steps = f"{runs[0]['test']['env_steps'] / 1e6:.1f} M"
             begins = f"`{env}`, {limit.what} | {limit.known.format(plan=plan)}"
             here = f"{before} | {estimate(values('test'), limit.digits)}"
-            command = re.sub(r" --(seed|run-dir) \S+", "", runs[0]["command"])
-            command = command.replace("scripts/train.py", "metarl train")
-            ends = f"{steps} | {minutes(runs)} | `{command}`"
+            ends = f"{steps} | {minutes(runs)} | `metarl train --preset {preset_of(runs[0])}`"
             lines.append(f"| {begins} | `{core}` | `{head}` | {here} | {ends} |")
     return "\n".join(lines)
 
