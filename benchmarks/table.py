@@ -157,7 +157,7 @@ ROWS = [
         "maml-ppo",
         "success after 3 gradient steps",
         "metaworld-maml-ppo-ml1-reach.json",
-        (0,),
+        (0, 2, 3),
         "success",
         3,
         2,
