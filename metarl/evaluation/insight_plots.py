@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from metarl.evaluation.insight import Insights
@@ -64,7 +65,9 @@ def plot_insight(insights: Insights, row: int, path: Path, title: str) -> None:
         inner = grid[next(panels)].subgridspec(1, layers)
         for layer in range(layers):
             axes = figure.add_subplot(inner[layer])
-            axes.imshow(looked_at(attention[:, layer]), cmap="magma_r", vmin=0)
+            norm = PowerNorm(0.5, 0, 1)  # Small weights are many, and show a pattern too.
+            axes.imshow(looked_at(attention[:, layer]), cmap="magma_r", norm=norm)
+            axes.tick_params(labelsize=7)
             axes.set_title(f"attention, layer {layer + 1}", fontsize=9)
             axes.set_xlabel("step that is looked at", fontsize=9)
             axes.set_ylabel("step that looks", fontsize=9)
