@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metarl.envs.dark_room import MOVES
+from metarl.envs.gridworld import MOVES
 from metarl.files import write_json
 
 HORIZON, EPISODES = 20, 4

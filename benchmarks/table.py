@@ -231,27 +231,12 @@ def agent_table(agent: str) -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Limit:
-    """What agents of other parts are measured by on some tasks, and what can be reached there."""
-
-    metric: str
-    """The measure, as in :class:`Row`."""
-    point: int
-    """Which point of the adaptation curve, as in :class:`Row`."""
-    digits: int
-    """The number of decimals shown."""
-    what: str
-    """The measure in words."""
-    known: str
-    """The limit or a published figure, and whose it is."""
-
-
 LIMITS = {
-    "gridworld": Limit("trial_return", -1, 2, "4 episodes", "37.21 (Bayes-optimal, exact)"),
-    "t-maze/n100": Limit("trial_return", -1, 2, "4 episodes", "16 (2 without memory), exact"),
-    "dark-room/n9": Limit("trial_return", -1, 2, "4 episodes", "{plan:.2f} (best plan found)"),
+    "gridworld": "37.21 (Bayes-optimal, exact)",
+    "t-maze/n100": "16 (2 without memory), exact",
+    "dark-room/n9": "{plan:.2f} (best plan found)",
 }
+"""What the total of a trial can be at most, and whose figure it is."""
 
 
 def preset_of(run: dict[str, Any]) -> str:
@@ -268,7 +253,7 @@ def preset_of(run: dict[str, Any]) -> str:
 def parts_table() -> str:
     """Return rl2 with other cores and heads."""
     lines = [
-        "| tasks, summed over | limit | core | head | untrained | trained | steps | training "
+        "| tasks, total of a trial | limit | core | head | untrained | trained | steps | training "
         "| command |",
         "|---|---|---|---|--:|--:|--:|--:|---|",
     ]
@@ -280,18 +265,15 @@ def parts_table() -> str:
             parts = env, config["core"]["kind"], config["head"]["kind"]
             groups.setdefault(parts, []).append(run)
         for (env, core, head), runs in groups.items():
-            limit = LIMITS[env]
-
-            def values(which: str, runs: Any = runs, limit: Limit = limit) -> list[float]:
-                found = [run[which][limit.metric]["mean"] for run in runs]
-                return [float(x[limit.point] if isinstance(x, list) else x) for x in found]
-
-            before = number(float(np.mean(values("untrained"))), limit.digits)
+            test, untrained = (
+                [float(run[which]["trial_return"]["mean"]) for run in runs]
+                for which in ("test", "untrained")
+            )
+            begins = f"`{env}` | {LIMITS[env].format(plan=plan)} | `{core}` | `{head}`"
+            here = f"{number(float(np.mean(untrained)), 2)} | {estimate(test, 2)}"
             steps = f"{runs[0]['test']['env_steps'] / 1e6:.1f} M"
-            begins = f"`{env}`, {limit.what} | {limit.known.format(plan=plan)}"
-            here = f"{before} | {estimate(values('test'), limit.digits)}"
             ends = f"{steps} | {minutes(runs)} | `metarl train --preset {preset_of(runs[0])}`"
-            lines.append(f"| {begins} | `{core}` | `{head}` | {here} | {ends} |")
+            lines.append(f"| {begins} | {here} | {ends} |")
     return "\n".join(lines)
 
 

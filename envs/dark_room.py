@@ -16,14 +16,13 @@ import gymnasium as gym
 import numpy as np
 from array_api_compat import array_namespace
 
+from metarl.envs.gridworld import MOVES, moved
 from metarl.errors import bad_option
 from metarl.task import Split, Task
 from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, State, Transition
 from metarl.tasks.canvas import BLUE, GREEN, INK, LIGHT_BLUE, PALE, WHITE, Canvas, Frame
 from metarl.tasks.distribution import name_with_options, require_horizon
 from metarl.tasks.scenes import Scene
-
-MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (0, 0))
 
 
 class DarkRoom(ArrayTaskDistribution):
@@ -74,8 +73,7 @@ class DarkRoom(ArrayTaskDistribution):
         """Move, unless a wall is in the way."""
         goal, position = state["goal"], state["position"]
         xp = array_namespace(goal)
-        moves = xp.asarray(MOVES, dtype=goal.dtype)
-        position = xp.clip(position + xp.take(moves, action, axis=0), 0, self.size - 1)
+        position = moved(position, action, self.size)
         reached = xp.all(position == goal, axis=-1)
         return Transition(
             {"goal": goal, "position": position},

@@ -26,6 +26,13 @@ MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (0, 0))
 GOALS = [(x, y) for x in range(SIZE) for y in range(SIZE) if x > 1 or y > 1]
 
 
+def moved(position: Array, action: Array, size: int) -> Array:
+    """Return positions ``[row, 2]`` after moves; a wall of the ``size`` × ``size`` cells stops."""
+    xp = array_namespace(position)
+    moves = xp.asarray(MOVES, dtype=position.dtype)
+    return xp.clip(position + xp.take(moves, action, axis=0), 0, size - 1)
+
+
 class GridWorld(ArrayTaskDistribution):
     """Search the grid for the goal; in later episodes, go there directly."""
 
@@ -60,8 +67,7 @@ class GridWorld(ArrayTaskDistribution):
         """Move, unless a wall is in the way."""
         goal, position = state["goal"], state["position"]
         xp = array_namespace(goal)
-        moves = xp.asarray(MOVES, dtype=goal.dtype)
-        position = xp.clip(position + xp.take(moves, action, axis=0), 0, SIZE - 1)
+        position = moved(position, action, SIZE)
         reached = xp.all(position == goal, axis=-1)
         return Transition(
             {"goal": goal, "position": position},

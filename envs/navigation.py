@@ -40,6 +40,12 @@ DRAWN = 0.8
 """The largest coordinate in a picture."""
 
 
+def moved(position: Array, action: Array) -> Array:
+    """Return positions ``[row, 2]`` after actions, clipped to ±0.1 in each coordinate."""
+    xp = array_namespace(position)
+    return position + xp.clip(xp.astype(action, position.dtype), -MAX_MOVE, MAX_MOVE)
+
+
 class Navigation(ArrayTaskDistribution):
     """Reach a hidden goal in the plane: the reward is minus the distance after each move."""
 
@@ -70,8 +76,7 @@ class Navigation(ArrayTaskDistribution):
         """Move by the action, clipped to ±0.1 in each coordinate."""
         goal = state["goal"]
         xp = array_namespace(goal)
-        move = xp.clip(xp.astype(action, goal.dtype), -MAX_MOVE, MAX_MOVE)
-        position = state["position"] + move
+        position = moved(state["position"], action)
         offset = position - goal
         squared = xp.sum(offset**2, axis=-1)
         reward = -squared if self.squared else -xp.sqrt(squared)

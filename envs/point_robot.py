@@ -16,13 +16,14 @@ import gymnasium as gym
 import numpy as np
 from array_api_compat import array_namespace
 
+from metarl.envs.navigation import MAX_MOVE, moved
 from metarl.task import Split, Task, draw_unit
 from metarl.tasks.arrays import Array, ArrayTaskDistribution, Noise, State, Transition
 from metarl.tasks.canvas import BLUE, FAINT_BLUE, GREEN, GREY, INK, ORANGE, Canvas, Frame, Point
 from metarl.tasks.distribution import name_with_options, require_horizon
 from metarl.tasks.scenes import Scene
 
-MAX_MOVE, RADIUS, GOAL_RADIUS = 0.1, 1.0, 0.2
+RADIUS, GOAL_RADIUS = 1.0, 0.2
 
 
 class PointRobot(ArrayTaskDistribution):
@@ -55,8 +56,7 @@ class PointRobot(ArrayTaskDistribution):
         """Move by the action, clipped to ±0.1 in each coordinate."""
         goal = state["goal"]
         xp = array_namespace(goal)
-        move = xp.clip(xp.astype(action, goal.dtype), -MAX_MOVE, MAX_MOVE)
-        position = state["position"] + move
+        position = moved(state["position"], action)
         distance = xp.sqrt(xp.sum((position - goal) ** 2, axis=-1))
         near = distance <= GOAL_RADIUS
         return Transition(

@@ -24,10 +24,15 @@ class UserError(Exception):
     range: got '3..1'; accepted: finite low < high
     """
 
+    option: str | None = None
+    """The option whose value was refused, as it is typed, if it is one."""
+
 
 def bad_option(name: str, got: object, accepted: str) -> UserError:
     """Return the error for a value of option ``name`` that is not accepted."""
-    return UserError(f"{name}: got {got!r}; accepted: {accepted}")
+    error = UserError(f"{name}: got {got!r}; accepted: {accepted}")
+    error.option = name
+    return error
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -73,8 +72,7 @@ def fitted(
         try:
             return build(config), changed
         except UserError as error:
-            found = re.match(r"--([a-z0-9-]+): got ", str(error))
-            name = found[1].replace("-", "_") if found else ""
+            name = (error.option or "").removeprefix("--").replace("-", "_")
             if name not in option_paths(type(config)) or name in given or name in changed:
                 raise
             suggested = option_values(config)[name]

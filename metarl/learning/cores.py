@@ -6,11 +6,9 @@ the previous observation to the inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
-from metarl.learning.attention import Graph, Transformer
+from metarl.learning.attention import Attention, Graph, Transformer
 from metarl.learning.core_base import Core as Core
 from metarl.learning.core_base import core_inputs as core_inputs
 from metarl.learning.core_base import input_size as input_size
@@ -19,8 +17,7 @@ from metarl.learning.core_config import CoreConfig as CoreConfig
 from metarl.learning.recurrent import GRU, Aggregator, FastWeights
 from metarl.stepping.actions import ActionCodec
 
-CORES: dict[str, Callable[[CoreConfig, int, ActionCodec, torch.Generator, int | None], Core]]
-CORES = {
+CORES: dict[str, type[GRU | FastWeights | Aggregator | Transformer | Graph]] = {
     "gru": GRU,
     "fast-weights": FastWeights,
     "transformer": Transformer,
@@ -46,4 +43,6 @@ def make_core(
         generator: weights are drawn from it.
         trial_steps: the steps of a trial, which attention without a window looks at.
     """
-    return CORES[config.kind](config, observation_size, codec, generator, trial_steps)
+    made_for = config, observation_size, codec, generator
+    kind = CORES[config.kind]
+    return kind(*made_for, trial_steps) if issubclass(kind, Attention) else kind(*made_for)

@@ -95,7 +95,6 @@ class GRU(Recurrent):
         observation_size: int,
         codec: ActionCodec,
         generator: torch.Generator,
-        trial_steps: int | None = None,
     ) -> None:
         super().__init__(config, input_size(observation_size, codec), generator)
         self.state_size = self.summary_size = config.hidden_size
@@ -122,7 +121,6 @@ class Aggregator(Recurrent):
         observation_size: int,
         codec: ActionCodec,
         generator: torch.Generator,
-        trial_steps: int | None = None,
     ) -> None:
         super().__init__(config, input_size(observation_size, codec), generator)
         self.mean = config.aggregate == "mean"
@@ -185,7 +183,6 @@ class FastWeights(Recurrent):
         observation_size: int,
         codec: ActionCodec,
         generator: torch.Generator,
-        trial_steps: int | None = None,
     ) -> None:
         size = input_size(observation_size, codec) + observation_size
         super().__init__(config, size, generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import NamedTuple
 
 from metarl.agents.rl2 import RL2Config
 from metarl.learning.cores import CoreConfig
@@ -11,52 +11,44 @@ from metarl.learning.ppo import PPOConfig
 from metarl.running.presets import Preset
 from metarl.running.settings import Settings, TrainConfig
 
-GRU = CoreConfig(hidden_size=128)
-AGGREGATOR = CoreConfig(kind="aggregator", hidden_size=128)
-TRANSFORMER = CoreConfig(kind="transformer", hidden_size=64)
-HYPER = HeadConfig(kind="hyper", head_sizes=(32,))
-MLP = HeadConfig()
 
-Parts = tuple[CoreConfig, HeadConfig, float]
-"""A core, a head and the learning rate with them."""
+class Parts(NamedTuple):
+    """What the presets for the same tasks differ in."""
 
-CHOICES: Mapping[str, Parts] = {
-    "": (GRU, MLP, 1e-3),
-    "-aggregator": (AGGREGATOR, MLP, 1e-3),
-    "-transformer": (TRANSFORMER, MLP, 3e-4),
-    "-hyper": (GRU, HYPER, 1e-3),
-}
-"""The parts by the ends of the presets' names; the first are the start for these tasks."""
+    core: CoreConfig = CoreConfig(hidden_size=128)
+    head: HeadConfig = HeadConfig()
+    learning_rate: float = 1e-3
+    iterations: int | None = None
+
+
+AGGREGATOR = Parts(CoreConfig(kind="aggregator", hidden_size=128))
+TRANSFORMER = Parts(CoreConfig(kind="transformer", hidden_size=64), learning_rate=3e-4)
+HYPER = Parts(head=HeadConfig(kind="hyper", head_sizes=(32,)))
 
 
 def _presets(
-    env: str,
-    tasks: int,
-    iterations: int,
-    vectors: bool,
-    endings: tuple[str, ...],
-    source: str,
-    learning_rate: float | None = None,
+    env: str, tasks: int, iterations: int, vectors: bool, source: str, **others: Parts
 ) -> dict[str, Preset]:
-    """Return presets for the same tasks with other parts."""
-    found = {}
-    for ending in endings:
-        core, head, rate = CHOICES[ending]
+    """Return presets for the same tasks: one with a GRU, the start for them, and variants."""
+    found, base = {}, f"rl2-{env.replace('/', '-')}"
+    for name, parts in {base: Parts(), **{f"{base}-{k}": x for k, x in others.items()}}.items():
         config = RL2Config(
             tasks_per_update=tasks,
             normalize_observations=vectors,
             gae_lambda=0.95,
-            core=core,
-            head=head,
+            core=parts.core,
+            head=parts.head,
             ppo=PPOConfig(
-                learning_rate=learning_rate or rate, num_minibatches=4, entropy_coefficient=0.01
+                learning_rate=parts.learning_rate, num_minibatches=4, entropy_coefficient=0.01
             ),
         )
-        found[f"rl2-{env.replace('/', '-')}{ending}"] = Preset(
-            Settings("rl2", config, TrainConfig(env=env, iterations=iterations)),
+        found[name] = Preset(
+            Settings(
+                "rl2", config, TrainConfig(env=env, iterations=parts.iterations or iterations)
+            ),
             source=source,
-            families=(f"{env.split('/')[0]}/*",) if "/" in env and not ending else (),
-            variant=ending != "",
+            families=(f"{env.split('/')[0]}/*",) if "/" in env and name == base else (),
+            variant=name != base,
         )
     return found
 
@@ -67,46 +59,20 @@ MAZE = (
     "arXiv 2210.11348; settings measured here"
 )
 
+ROOM = "the room of algorithm distillation (arXiv 2210.14215); settings measured here"
+
 PRESETS = {
     **_presets(
-        "gridworld",
-        tasks=200,
-        iterations=800,
-        vectors=True,
-        endings=("", "-aggregator", "-transformer"),
-        source=GRID,
-    ),
-    **_presets(  # A hypernetwork takes longer for an update, and fewer of them.
-        "gridworld",
-        tasks=200,
-        iterations=200,
-        vectors=True,
-        endings=("-hyper",),
-        source=GRID,
+        *("gridworld", 200, 800, True, GRID),
+        aggregator=AGGREGATOR,
+        transformer=TRANSFORMER,
+        hyper=HYPER._replace(iterations=200),  # Its updates take longer; it needs fewer of them.
     ),
     **_presets(
-        "t-maze/n100",
-        tasks=40,
-        iterations=93,
-        vectors=True,
-        endings=("", "-aggregator", "-transformer"),
-        source=MAZE,
+        *("t-maze/n100", 40, 93, True, MAZE),
+        aggregator=AGGREGATOR,
+        transformer=TRANSFORMER,
+        hyper=HYPER._replace(learning_rate=5e-4),  # With 1e-3 it learned to remember, and forgot.
     ),
-    **_presets(  # With 1e-3 it learned to remember and forgot again.
-        "t-maze/n100",
-        tasks=40,
-        iterations=93,
-        vectors=True,
-        endings=("-hyper",),
-        source=MAZE,
-        learning_rate=5e-4,
-    ),
-    **_presets(
-        "dark-room/n9",
-        tasks=200,
-        iterations=1000,
-        vectors=False,
-        endings=("", "-transformer"),
-        source="the room of algorithm distillation (arXiv 2210.14215); settings measured here",
-    ),
+    **_presets(*("dark-room/n9", 200, 1000, False, ROOM), transformer=TRANSFORMER),
 }
